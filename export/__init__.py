@@ -1,0 +1,1 @@
+"""A bundle written as ONNX graphs, for engines that run without torch."""
