@@ -1,0 +1,130 @@
+"""The plan of an edit: prompt-to-prompt control as numbers per decode step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icd_engine.editing.words import Tokens, align
+from icd_engine.errors import PromptError
+from icd_engine.settings import EditSettings
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EditPlan:
+    """One target of an edit, K decode steps, n tokens. The edited cross-attention is P_s @ S_k + P_t * d_k.
+
+    source_mix: S_k [K, n, n], source token -> target token. target_gain: d_k [K, n]. share_self: [K], whether the
+    target row takes the source row's self-attention. blend_source, blend_target: [n], 1 on the tokens of the local
+    blend words of each prompt, or None without local blend.
+    """
+
+    source_mix: Floats
+    target_gain: Floats
+    share_self: NDArray[np.bool_]
+    blend_source: Floats | None
+    blend_target: Floats | None
+
+
+def make_plan(source: Tokens, target: Tokens, settings: EditSettings, steps: int) -> EditPlan:
+    """The plan of one edit of `steps` decode steps, from resolved settings (a share that is None counts as 0).
+
+    Replace: S_k = M diag(alpha_k eq), d_k = 1 - alpha_k. Refine: S_k = M diag(alpha_k eq a),
+    d_k = alpha_k eq (1 - a) + 1 - alpha_k. "auto" is replace for equal word counts, else refine; "none" edits by the
+    prompt alone (S_k = 0, d_k = 1). PromptError naming a word that a setting holds and the prompt does not, or if
+    replace is asked for and the word counts differ.
+    """
+    alpha = cross_windows(target, settings.cross_replace, steps)
+    gain = _equalizer(target, settings.amplify)
+    share_self = _window(settings.self_replace, steps, steps)
+    control = _control(source, target, settings.control)
+    if control == "none":
+        alpha, share_self = np.zeros_like(alpha), np.zeros_like(share_self)
+    mapper, aligned = _replace_mapper(source, target) if control == "replace" else _refine_mapper(source, target)
+    blend = settings.blend or (None, None)
+    return EditPlan(
+        source_mix=np.einsum("st,kt->kst", mapper, alpha * gain * aligned),
+        target_gain=alpha * gain * (1 - aligned) + 1 - alpha,
+        share_self=share_self,
+        blend_source=_indicator(source, blend[0]),
+        blend_target=_indicator(target, blend[1]),
+    )
+
+
+def cross_windows(target: Tokens, cross_replace: Any, steps: int) -> Floats:
+    """alpha [steps, n]: 1 where the token's cross-attention still comes from the source.
+
+    A share c gives k < int(c (steps + 1)), a window (c0, c1) int(c0 (steps + 1)) <= k < int(c1 (steps + 1)); a
+    word's own window overrides the default on its tokens.
+    """
+    windows = cross_replace if isinstance(cross_replace, Mapping) else {"default": cross_replace}
+    alpha = np.empty((steps, len(target.ids)), dtype=np.float32)
+    alpha[:] = _window(windows.get("default"), steps + 1, steps)[:, None]
+    for word, share in windows.items():
+        if word != "default":
+            alpha[:, target.find(word)] = _window(share, steps + 1, steps)[:, None]
+    return alpha
+
+
+def _window(share: float | tuple[float, float] | None, count: int, steps: int) -> NDArray[np.bool_]:
+    low, high = share if isinstance(share, tuple) else (0.0, share or 0.0)
+    k = np.arange(steps)
+    return (int(low * count) <= k) & (k < int(high * count))
+
+
+def _equalizer(target: Tokens, amplify: Mapping[str, float] | None) -> Floats:
+    gain = np.ones(len(target.ids), dtype=np.float32)
+    for word, factor in (amplify or {}).items():
+        gain[list(target.find(word))] = factor
+    return gain
+
+
+def _control(source: Tokens, target: Tokens, control: str | None) -> str:
+    counts = len(source.words), len(target.words)
+    if control in (None, "auto"):
+        return "replace" if counts[0] == counts[1] else "refine"
+    if control == "replace" and counts[0] != counts[1]:
+        raise PromptError(
+            f"control 'replace' needs prompts of equal word counts, but {source.text!r} has {counts[0]} words and "
+            f"{target.text!r} has {counts[1]}: use 'refine'"
+        )
+    return control
+
+
+def _replace_mapper(source: Tokens, target: Tokens) -> tuple[Floats, Floats]:
+    """M [n, n]: word by word; one-to-one for equal token counts, else spread evenly over the target's tokens."""
+    n = len(target.ids)
+    mapper = np.zeros((n, n), dtype=np.float32)
+    pairs = [(s.tokens, t.tokens) for s, t in zip(source.words, target.words, strict=True) if s.tokens and t.tokens]
+    for s, t in pairs:
+        if len(s) == len(t):
+            mapper[s, t] = 1
+        else:
+            mapper[np.ix_(s, t)] = 1 / len(t)
+    # Begin, end, padding, and words whose partner was cut away: in order.
+    in_source = {p for s, _ in pairs for p in s}
+    in_target = {p for _, t in pairs for p in t}
+    rest = zip((p for p in range(n) if p not in in_source), (p for p in range(n) if p not in in_target), strict=False)
+    for s, t in rest:
+        mapper[s, t] = 1
+    return mapper, np.ones(n, dtype=np.float32)
+
+
+def _refine_mapper(source: Tokens, target: Tokens) -> tuple[Floats, Floats]:
+    """M [n, n], column j picks source token m(j), and a [n]; a new token's column is empty."""
+    m, aligned = align(source, target)
+    mapper = np.zeros((len(m), len(m)), dtype=np.float32)
+    mapper[m, np.arange(len(m))] = aligned
+    return mapper, aligned
+
+
+def _indicator(tokens: Tokens, words: Any) -> Floats | None:
+    if words is None:
+        return None
+    indicator = np.zeros(len(tokens.ids), dtype=np.float32)
+    indicator[list(tokens.find(words))] = 1
+    return indicator

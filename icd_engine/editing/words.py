@@ -1,0 +1,188 @@
+"""Tokens, the words they belong to, and the alignment of two prompts."""
+
+import json
+import re
+import string
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from icd_engine.errors import BundleError, PromptError
+
+DEFAULT_LENGTH = 77
+
+
+@dataclass(frozen=True)
+class Word:
+    """A run of characters without white space, and the positions of its tokens (none if it was cut away)."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt as the text encoder sees it.
+
+    ids: begin token, content, end token, padding, n in all. offsets: [n] pairs of character positions in `text`,
+    (0, 0) for the tokens that are not content. length: tokens before the padding.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    words: tuple[Word, ...]
+    length: int
+
+    def find(self, words: str | Sequence[str]) -> tuple[int, ...]:
+        """Token positions, ascending, of every occurrence of one or several words.
+
+        A string of several words is a phrase and must match consecutive words. Case and surrounding punctuation are
+        ignored. PromptError naming the word and the prompt if it does not occur, or was cut away.
+        """
+        phrases = [words] if isinstance(words, str) else list(words)
+        return tuple(sorted({position for phrase in phrases for position in self._find_phrase(phrase)}))
+
+    def _find_phrase(self, phrase: str) -> set[int]:
+        wanted = [_bare(word) for word in phrase.split()]
+        present = [_bare(word.text) for word in self.words]
+        starts = [i for i in range(len(present)) if wanted and present[i : i + len(wanted)] == wanted]
+        if not starts:
+            raise PromptError(f"{phrase!r} does not occur in the prompt {self.text!r}")
+        found = {p for i in starts for word in self.words[i : i + len(wanted)] for p in word.tokens}
+        if not found:
+            raise PromptError(f"{phrase!r} is beyond the {len(self.ids)} tokens of the prompt {self.text!r}")
+        return found
+
+
+class PromptTokenizer:
+    """Text -> Tokens, with a tokenizer in the format of the `tokenizers` library and no other framework."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int = DEFAULT_LENGTH, pad_token: str | None = None) -> None:
+        """`tokenizer` must add one begin and one end token; padding is the end token if `pad_token` is None."""
+        # Padding and truncation are done here, so that the cut text can be named.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True
+        frame = tokenizer.encode("").ids
+        if len(frame) != 2:
+            raise BundleError(f"tokenizer must add a begin and an end token, but adds {len(frame)} tokens")
+        pad = frame[1] if pad_token is None else tokenizer.token_to_id(pad_token)
+        if pad is None:
+            raise BundleError(f"tokenizer does not know its padding token {pad_token!r}")
+        if max_length < 3:
+            raise BundleError(f"tokenizer length must be at least 3, not {max_length}")
+        self.max_length = max_length
+        self._tokenizer = tokenizer
+        self._begin, self._end, self._pad = frame[0], frame[1], pad
+        self._special = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        self._unknown = None if unknown is None else tokenizer.token_to_id(unknown)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, max_length: int = DEFAULT_LENGTH, pad_token: str | None = None
+    ) -> "PromptTokenizer":
+        """From a tokenizer.json. BundleError naming the file if it is missing or damaged."""
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
+        return cls(tokenizer, max_length, pad_token)
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> "PromptTokenizer":
+        """From a folder with tokenizer.json and tokenizer_config.json (model_max_length, pad_token)."""
+        file = Path(path) / "tokenizer_config.json"
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            length = int(config.get("model_max_length", DEFAULT_LENGTH))
+            pad = config.get("pad_token")
+            pad = pad["content"] if isinstance(pad, dict) else pad
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BundleError(f"{file} is not a readable tokenizer configuration: {error}") from error
+        return cls.from_file(Path(path) / "tokenizer.json", length, pad)
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens of a prompt, padded to max_length; an empty prompt is begin, end and padding.
+
+        Text that spells a special token stays text. A prompt that is too long is cut, with a UserWarning naming the
+        cut text. PromptError if `text` is not a string of valid characters.
+        """
+        content = self._content(text)
+        room = self.max_length - 2
+        if len(content) > room:
+            _warn_cut(text[content[room][1][0] :], self.max_length)
+            content = content[:room]
+        length = len(content) + 2
+        padding = self.max_length - length
+        ids = (self._begin, *(i for i, _ in content), self._end, *[self._pad] * padding)
+        offsets = ((0, 0), *(span for _, span in content), *[(0, 0)] * (padding + 1))
+        return Tokens(text, ids, offsets, _words(text, offsets), length)
+
+    def _content(self, text: str) -> list[tuple[int, tuple[int, int]]]:
+        try:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        except (TypeError, ValueError) as error:
+            raise PromptError(f"prompt must be a text of valid characters, not {text!r}") from error
+        content = []
+        for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            # A word-level vocabulary holds the special tokens too: what a prompt spells out is an unknown word.
+            if i in self._special and text[start:end].casefold() == self._special[i].casefold():
+                i = self._unknown
+            if i is not None:
+                content.append((i, (start, end)))
+        return content
+
+
+def align(source: Tokens, target: Tokens) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Needleman-Wunsch alignment of two token sequences: gap 0, match 1, mismatch -1 (begin and end included).
+
+    Returns m [n], the source position of every target position (-1 = new), and a [n], 1 where aligned, 0 where new.
+    Positions after the target's end map to themselves. Where scores tie, the traceback takes a target token as new
+    first, then drops a source token, then pairs the two.
+    """
+    x, y = source.ids[: source.length], target.ids[: target.length]
+    score = np.zeros((len(x) + 1, len(y) + 1), dtype=np.int64)
+    for i, j in np.ndindex(len(x), len(y)):
+        pair = score[i, j] + (1 if x[i] == y[j] else -1)
+        score[i + 1, j + 1] = max(score[i + 1, j], score[i, j + 1], pair)
+    m = np.arange(len(target.ids))
+    i, j = len(x), len(y)
+    while j > 0:
+        if i == 0 or score[i, j] == score[i, j - 1]:
+            j -= 1
+            m[j] = -1
+        elif score[i, j] == score[i - 1, j]:
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            m[j] = i
+    return m, (m >= 0).astype(np.float32)
+
+
+def _words(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[Word, ...]:
+    """A token belongs to the word whose characters its offsets overlap."""
+    words = []
+    for match in re.finditer(r"\S+", text):
+        overlap = (p for p, (start, end) in enumerate(offsets) if start < match.end() and end > match.start())
+        words.append(Word(match.group(), tuple(overlap)))
+    return tuple(words)
+
+
+def _bare(word: str) -> str:
+    """A word as compared: case-folded, without surrounding punctuation unless it is nothing else."""
+    folded = unicodedata.normalize("NFC", word).casefold()
+    inner = [i for i, c in enumerate(folded) if c not in string.punctuation and unicodedata.category(c)[0] != "P"]
+    return folded[inner[0] : inner[-1] + 1] if inner else folded
+
+
+def _warn_cut(cut: str, max_length: int) -> None:
+    shown = cut if len(cut) <= 200 else cut[:200] + "..."
+    warnings.warn(f"prompt is longer than {max_length} tokens, this part is cut: {shown!r}", UserWarning, stacklevel=3)

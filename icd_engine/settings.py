@@ -1,0 +1,181 @@
+"""What an edit may be told: one frozen dataclass, validated where it is made."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
+
+from icd_engine.errors import SettingsError
+
+Control = Literal["auto", "replace", "refine", "none"]
+Share = float | tuple[float, float]
+Words = str | Sequence[str]
+
+MAX_GUIDANCE = 100.0
+MAX_AMPLIFY = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditSettings:
+    """Settings of one edit. None means "take the bundle's default" (see `resolve`).
+
+    guidance_scale: w in code notation (0 = unguided, the paper's w minus 1), 0..100.
+    tau, tau_low: dynamic guidance in shares of 1000 steps, see `sampling.guidance.dynamic_guidance`.
+    control: "replace" (equal word counts), "refine" (any two prompts), "none", or "auto" (picks one of the first two).
+    cross_replace: share c of decode steps whose cross-attention comes from the source, a window (c0, c1), or a
+        mapping {target word or "default": share or window}.
+    self_replace: the same for self-attention, share or window.
+    amplify: {target word: factor}, factors -20..20.
+    blend: a tuple (source word or words, target word or words); one string or a list of strings serves both prompts.
+        Kept as a pair of tuples. A string of several words is a phrase.
+    mask: picture or array, 1 = may change. seed: of the encode noise.
+    Raises SettingsError naming the field.
+    """
+
+    guidance_scale: float | None = None
+    tau: Share | None = None
+    tau_low: float | None = None
+    control: Control | None = None
+    cross_replace: Share | Mapping[str, Share] | None = None
+    self_replace: Share | None = None
+    amplify: Mapping[str, float] | None = None
+    blend: Words | tuple[Words, Words] | None = None
+    mask: Any = field(default=None, compare=False, repr=False)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            "guidance_scale": lambda name, value: _number(name, value, 0.0, MAX_GUIDANCE),
+            "tau": _share,
+            "tau_low": lambda name, value: _number(name, value, 0.0, 1.0),
+            "control": _control,
+            "cross_replace": _cross_replace,
+            "self_replace": _share,
+            "amplify": _amplify,
+            "blend": _blend,
+            "seed": _seed,
+        }
+        for name, check in checks.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check(name, value))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "EditSettings":
+        """Settings from names and values. Raises SettingsError on an unknown name, with the nearest known one."""
+        known = [f.name for f in fields(cls)]
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"settings must map names to values, not {values!r}")
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f", did you mean {near[0]!r}?" if near else ""
+                raise SettingsError(f"unknown setting {name!r}{hint} (known: {', '.join(known)})")
+        return cls(**values)
+
+    def resolve(self, defaults: "EditSettings") -> "EditSettings":
+        """These settings with every None taken from `defaults`, where `defaults` has a value.
+
+        Windows per word that do not name "default" take the default share of `defaults` for the other words.
+        """
+        values = {f.name: getattr(defaults, f.name) for f in fields(self) if getattr(self, f.name) is None}
+        if isinstance(self.cross_replace, Mapping) and "default" not in self.cross_replace:
+            other = defaults.cross_replace
+            share = other.get("default") if isinstance(other, Mapping) else other
+            if share is not None:
+                values["cross_replace"] = {**self.cross_replace, "default": share}
+        return replace(self, **values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the unset ones left out. A mask is only noted, as `"mask": True`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        if "mask" in values:
+            values["mask"] = True
+        return {name: _plain(value) for name, value in values.items()}
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if not _is_a(value, Real):
+        raise SettingsError(f"{name} must be a number, not {value!r}")
+    if not low <= value <= high:  # false for NaN too
+        raise SettingsError(f"{name} must lie in {low:g}..{high:g}, not {value!r}")
+    return float(value)
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _share(name: str, value: Any) -> Share:
+    """A share in 0..1, or an ordered pair of them."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise SettingsError(f"{name} must be one share or a pair (low, high), not {value!r}")
+        low, high = (_number(name, v, 0.0, 1.0) for v in value)
+        if low > high:
+            raise SettingsError(f"{name} must be an ascending pair, not {value!r}")
+        return low, high
+    return _number(name, value, 0.0, 1.0)
+
+
+def _control(name: str, value: Any) -> str:
+    known = get_args(Control)
+    if not isinstance(value, str) or value not in known:
+        raise SettingsError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+    return value
+
+
+def _cross_replace(name: str, value: Any) -> Share | dict[str, Share]:
+    if not isinstance(value, Mapping):
+        return _share(name, value)
+    return {_word(name, word): _share(f"{name}[{word!r}]", share) for word, share in value.items()}
+
+
+def _amplify(name: str, value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{name} must map words to factors, not {value!r}")
+    return {
+        _word(name, word): _number(f"{name}[{word!r}]", factor, -MAX_AMPLIFY, MAX_AMPLIFY)
+        for word, factor in value.items()
+    }
+
+
+def _blend(name: str, value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    # JSON has no tuples: a list that holds lists is a pair as well.
+    if isinstance(value, tuple) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
+        if len(value) != 2:
+            raise SettingsError(f"{name} must be a pair (source words, target words), not {value!r}")
+        return _words(name, value[0]), _words(name, value[1])
+    words = _words(name, value)
+    return words, words
+
+
+def _words(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (_word(name, value),)
+    if not isinstance(value, (tuple, list)) or not value:
+        raise SettingsError(f"{name} needs a word or a list of words, not {value!r}")
+    return tuple(_word(name, word) for word in value)
+
+
+def _word(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SettingsError(f"{name} needs words that are not empty, not {value!r}")
+    return value
+
+
+def _seed(name: str, value: Any) -> int:
+    if not _is_a(value, Integral):
+        raise SettingsError(f"{name} must be a whole number, not {value!r}")
+    if not 0 <= value < 2**63:
+        raise SettingsError(f"{name} must lie in 0..2**63-1, not {value!r}")
+    return int(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {word: _plain(v) for word, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
