@@ -1,0 +1,67 @@
+"""One consistency hop for all rows: combine guided and unguided predictions, then x_s = A x_t + B eps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from csrc_triton.boundary_step.reference import boundary_step_reference
+
+__all__ = ["boundary_step"]
+
+
+def boundary_step(
+    latents: Tensor, eps: Tensor, A: Tensor, B: Tensor, eps_uncond: Tensor | None = None, w: Tensor | None = None
+) -> Tensor:
+    """Take every row of `latents` from its time step t to its boundary s; a new contiguous float32 [R, C, H, W].
+
+    x_s = A x_t + B eps, where A = a_s / a_t and B = sigma_s - A sigma_t (the consistency boundary update of
+    arXiv 2406.14539 for noise prediction). Models that are not guidance-distilled predict twice:
+    eps <- eps_uncond + (1 + w)(eps - eps_uncond), where w = 0 is unguided (the paper writes w + 1). A row with w = 0
+    takes exactly `eps`; its `eps_uncond` is not looked at and may hold anything, NaN included.
+
+    latents: [R, C, H, W] float32. eps, eps_uncond: the same shape, any floating dtype and strides (channels-last is
+    read in place). A, B, w: [R] float32 on the same device, so a captured CUDA graph replays with new values.
+
+    Raises ValueError or TypeError, naming the argument. Not differentiable: train on `boundary_step_reference`.
+    """
+    _check(latents, eps, A, B, eps_uncond, w)
+    return torch.ops.icd.boundary_step(latents, eps, A, B, eps_uncond, w)
+
+
+def _check(latents: Tensor, eps: Tensor, A: Tensor, B: Tensor, eps_uncond: Tensor | None, w: Tensor | None) -> None:
+    if latents.ndim != 4:
+        raise ValueError(f"latents must be [R, C, H, W], got {list(latents.shape)}")
+    if (eps_uncond is None) != (w is None):
+        raise ValueError("eps_uncond and w are given together or not at all")
+    rows = latents.shape[:1]
+    float32 = {"latents": (latents, latents.shape), "A": (A, rows), "B": (B, rows), "w": (w, rows)}
+    floating = {"eps": (eps, latents.shape), "eps_uncond": (eps_uncond, latents.shape)}
+    for name, (tensor, shape) in (float32 | floating).items():
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+        if tensor.device != latents.device:
+            raise ValueError(f"{name} is on {tensor.device}, latents on {latents.device}")
+        if not tensor.is_floating_point() or (name in float32 and tensor.dtype != torch.float32):
+            raise TypeError(f"{name} must be {'float32' if name in float32 else 'floating'}, got {tensor.dtype}")
+
+
+_op = torch.library.custom_op("icd::boundary_step", boundary_step_reference, mutates_args=(), device_types="cpu")
+
+
+@_op.register_kernel("cuda")
+def _cuda(
+    latents: Tensor, eps: Tensor, A: Tensor, B: Tensor, eps_uncond: Tensor | None = None, w: Tensor | None = None
+) -> Tensor:
+    from csrc_triton.boundary_step.kernel import launch  # Triton exists on GPU builds only
+
+    return launch(latents, eps, A, B, eps_uncond, w)
+
+
+@_op.register_fake
+def _fake(
+    latents: Tensor, eps: Tensor, A: Tensor, B: Tensor, eps_uncond: Tensor | None = None, w: Tensor | None = None
+) -> Tensor:
+    return torch.empty_like(latents, memory_format=torch.contiguous_format)

@@ -1,0 +1,96 @@
+"""Local blend: keep the source picture wherever the blend words' attention maps do not ask for a change."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from csrc_triton.local_blend.reference import local_blend_reference
+
+__all__ = ["local_blend"]
+
+
+def local_blend(
+    latents: Tensor,
+    maps_source: Tensor,
+    maps_target: Tensor,
+    source_row: Tensor,
+    *,
+    use_blend: Tensor,
+    threshold: float = 0.3,
+    user_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mix target latents with their source where the masks are open: (latents [S + T, C, H, W], mask [T, H, W]).
+
+    x_t <- x_s + mask (x_t - x_s), where mask = (source words' mask OR target words' mask) * user_mask. A word mask is
+    the word map, 3x3 max-pooled, upsampled (nearest) to H x W, divided by its maximum, > threshold: prompt-to-prompt's
+    local blend as arXiv 2406.14539 uses it. Source rows come back unchanged, and so does a target where its mask is 1.
+
+    latents: [S + T, C, H, W] float32, S source rows, then T target rows.
+    maps_source, maps_target: [T, h, w] float32, attention to the blend words of each target's source prompt and of its
+        own prompt, mean over heads and layers, summed over the steps so far. A map whose maximum is 0 or not finite
+        opens nothing.
+    source_row: [T] int64, in 0..S-1 (not checked: that would wait for the device).
+    use_blend: [T] bool; False opens the whole row, so that only user_mask acts on it.
+    threshold: share of a map's maximum, at least 0.
+    user_mask: [T, H, W] float32 in 0..1 or None (all 1).
+
+    Raises ValueError or TypeError, naming the argument.
+    """
+    _check(latents, maps_source, maps_target, source_row, use_blend, user_mask, threshold)
+    return torch.ops.icd.local_blend(latents, maps_source, maps_target, source_row, use_blend, user_mask, threshold)
+
+
+def _check(
+    latents: Tensor,
+    maps_source: Tensor,
+    maps_target: Tensor,
+    source_row: Tensor,
+    use_blend: Tensor,
+    user_mask: Tensor | None,
+    threshold: float,
+) -> None:
+    for name, tensor, axes in (("latents", latents, 4), ("maps_source", maps_source, 3), ("source_row", source_row, 1)):
+        if tensor.ndim != axes:
+            raise ValueError(f"{name} must have {axes} axes, got {list(tensor.shape)}")
+    targets = source_row.shape[0]
+    if latents.shape[0] <= targets:
+        raise ValueError(f"latents has {latents.shape[0]} rows: {targets} targets and no source")
+    if not threshold >= 0:
+        raise ValueError(f"threshold must be at least 0, got {threshold}")
+    maps_shape = (targets, *maps_source.shape[1:])
+    expected = {
+        "latents": (latents, latents.shape, torch.float32),
+        "maps_source": (maps_source, maps_shape, torch.float32),
+        "maps_target": (maps_target, maps_shape, torch.float32),
+        "source_row": (source_row, (targets,), torch.int64),
+        "use_blend": (use_blend, (targets,), torch.bool),
+        "user_mask": (user_mask, (targets, *latents.shape[2:]), torch.float32),
+    }
+    for name, (tensor, shape, dtype) in expected.items():
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != tuple(shape):
+            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+        if tensor.device != latents.device:
+            raise ValueError(f"{name} is on {tensor.device}, latents on {latents.device}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+
+
+# No device named: until there is a kernel the reference runs everywhere.
+_op = torch.library.custom_op("icd::local_blend", local_blend_reference, mutates_args=())
+
+
+@_op.register_fake
+def _fake(
+    latents: Tensor,
+    maps_source: Tensor,
+    maps_target: Tensor,
+    source_row: Tensor,
+    use_blend: Tensor,
+    user_mask: Tensor | None = None,
+    threshold: float = 0.3,
+) -> tuple[Tensor, Tensor]:
+    mask = latents.new_empty((source_row.shape[0], *latents.shape[2:]))
+    return torch.empty_like(latents, memory_format=torch.contiguous_format), mask
