@@ -1,0 +1,318 @@
+"""Any picture in, RGB out: limits, orientation, modes; network range both ways; masks; atomic saving."""
+
+import contextlib
+import io
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, PngImagePlugin
+
+from icd_engine.errors import ImageError
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PIXELS = 32_000_000
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+_ROUNDING = 1e-5  # what float arithmetic may leave outside [0, 1]
+_CHANNELS = {"picture": (1, 3, 4), "mask": (1,)}
+_PNG_END = b"IEND\xaeB`\x82"
+_UPRIGHT = {  # EXIF orientation -> the turn that makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+_SOURCE_TYPES = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"><Iptc4xmpExt:DigitalSourceType>'
+    "http://cv.iptc.org/newscodes/digitalsourcetype/{}</Iptc4xmpExt:DigitalSourceType></rdf:Description>"
+    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+def load_image(image: Any) -> Image.Image:
+    """One picture of any kind as a new, upright PIL RGB picture that carries pixels and no metadata.
+
+    `image`: a path, the bytes of a file or a binary file object (PNG, JPEG or WEBP; at most 64 MiB and 32 megapixels;
+    a URL is refused), a PIL picture, a numpy array (HW, HWC or CHW; where both fit it is HWC) or a torch tensor (HW or
+    CHW). Arrays have 1, 3 or 4 channels, may have a batch axis of 1, and hold bool, uint8, uint16 or floats in [0, 1].
+    Transparency lies on white. Any aspect is accepted, 1 x 4096 too. Raises ImageError.
+    """
+    return _as_rgb(_upright(_open(image, "picture")), background="white")
+
+
+def to_model_range(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """RGB picture -> float32 [1, 3, h, w] in [-1, 1], `x / 127.5 - 1`; bicubic to `size` = (w, h) if it differs."""
+    if picture.mode != "RGB":
+        raise ImageError(f"expected an RGB picture, got mode {picture.mode}: use load_image first")
+    size = _checked_size(size)
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture, dtype=np.float32) / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def to_pil(array: Any) -> Image.Image:
+    """Float [3, h, w] in [-1, 1] -> PIL RGB, clipped, rounded to the nearest value. NaN or Inf: ImageError."""
+    values = np.asarray(array)
+    if values.ndim != 3 or values.shape[0] != 3 or values.size == 0 or values.dtype.kind != "f":
+        raise ImageError(f"expected floats of shape [3, h, w], got {values.dtype} of shape {list(values.shape)}")
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ImageError("the picture holds NaN or infinite values")
+    pixels = np.rint((np.clip(values, -1, 1) + 1) * np.float32(127.5)).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def load_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
+    """A user mask as float32 [h, w] in [0, 1] for `size` = (w, h): 1 may change, 0 is kept. Raises ImageError.
+
+    Takes what load_image takes, with one channel where it is an array. Integer masks whose maximum is 1 are read as
+    0/1. Transparent pixels are kept ones. Shrinking averages over boxes (the share of a cell that may change),
+    enlarging is bilinear.
+    """
+    width, height = _checked_size(size)
+    values = _array_values(mask, "mask")
+    if values is None:
+        values = np.asarray(_as_rgb(_upright(_open(mask, "mask")), background="black").convert("L"))[..., None]
+    if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 1:
+        values = values.astype(bool)
+    picture = Image.fromarray(_unit_range(values, "mask")[..., 0])
+    if picture.size != (width, height):
+        shrinks = width <= picture.width and height <= picture.height
+        method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+        picture = picture.resize((width, height), method)
+    return np.clip(np.asarray(picture), 0, 1)
+
+
+def save_image(
+    picture: Image.Image,
+    path: str | os.PathLike[str],
+    *,
+    provenance: bool = True,
+    source_type: str = "compositeWithTrainedAlgorithmicMedia",
+) -> Path:
+    """Write PNG, JPEG or WEBP (by suffix) in one step: `path` holds the whole picture or what it held before.
+
+    Missing folders are made. With `provenance` the file says in XMP that a model made it: IPTC digital source type
+    "compositeWithTrainedAlgorithmicMedia" (an edit) or "trainedAlgorithmicMedia" (generated). Returns the path.
+    Raises ImageError.
+    """
+    target = Path(path)
+    if source_type not in _SOURCE_TYPES:
+        raise ImageError(f"unknown source_type {source_type!r}: {' or '.join(_SOURCE_TYPES)}")
+    data = _encoded(picture, target, _XMP.format(source_type) if provenance else None)
+    part = target.with_name(f".{secrets.token_hex(8)}.part")  # the same folder, so that the rename is atomic
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(target)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a usable path"
+        raise ImageError(f"cannot write {str(path)!r}: {reason}") from None
+    finally:
+        _remove(part)
+    return target
+
+
+def _remove(part: Path) -> None:
+    with contextlib.suppress(OSError, ValueError):  # the error that matters is the one being raised
+        part.unlink(missing_ok=True)
+
+
+def _encoded(picture: Image.Image, target: Path, xmp: str | None) -> bytes:
+    file_format = _SUFFIXES.get(target.suffix.lower())
+    if file_format is None:
+        raise ImageError(f"cannot tell the format of {target.name!r}: end it in {', '.join(_SUFFIXES)}")
+    options: dict[str, Any] = dict(_OPTIONS[file_format])
+    if xmp is not None and file_format == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
+    elif xmp is not None:
+        options["xmp"] = xmp.encode()
+    buffer = io.BytesIO()
+    try:
+        plain = picture.copy()
+        plain.info = {}  # Pillow would carry the input's metadata over
+        plain.save(buffer, file_format, **options)
+    except Exception:  # encoders raise OSError, ValueError, struct.error and more
+        raise ImageError(f"cannot write a {picture.mode} picture of size {picture.size} as {file_format}") from None
+    return buffer.getvalue()
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    try:
+        width, height = (int(n) for n in size)
+        whole = (width, height) == tuple(size)
+    except (TypeError, ValueError, OverflowError):
+        raise ImageError(f"size must be (width, height), got {size!r}") from None
+    if not whole or min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise ImageError(f"size must be two whole numbers from 1, at most 32 megapixels, got {size!r}")
+    return width, height
+
+
+def _open(image: Any, what: str) -> Image.Image:
+    """The picture as its kind gives it: any mode, not yet upright, pixels decoded."""
+    if isinstance(image, Image.Image):
+        return _decoded(image)
+    if isinstance(image, (str, os.PathLike)):
+        return _from_file(_read_path(os.fsdecode(image)))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _from_file(bytes(image))
+    if callable(getattr(image, "read", None)):
+        return _from_file(_read_stream(image))
+    values = _array_values(image, what)
+    if values is None:
+        raise ImageError(f"cannot read a {what} from {type(image).__name__}: give a path, bytes, PIL picture or array")
+    return _from_array(values, what)
+
+
+def _read_path(path: str) -> bytes:
+    if re.match(r"[a-z][a-z0-9+.-]*://|data:", path, re.IGNORECASE):
+        raise ImageError("URLs are not fetched: download the picture and give its path or bytes")
+    if not os.path.isfile(path):
+        raise ImageError(f"no such file: {path!r}")
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except OSError:
+        raise ImageError(f"cannot read {path!r}") from None
+
+
+def _read_stream(stream: Any) -> bytes:
+    try:
+        data = stream.read(MAX_FILE_BYTES + 1)
+    except Exception:  # the caller's object: anything may come
+        raise ImageError("cannot read the file object") from None
+    if not isinstance(data, bytes):
+        raise ImageError("the file object does not give bytes: open it in binary mode")
+    return data
+
+
+def _from_file(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError("the picture file is empty")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"the picture file is larger than {MAX_FILE_BYTES >> 20} MiB")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"the picture has more than {MAX_PIXELS // 10**6} megapixels") from None
+    except Exception:  # damaged headers raise nearly anything, and Pillow's texts hold memory addresses
+        raise ImageError("not a PNG, JPEG or WEBP picture, or a damaged one") from None
+    if picture.format == "PNG" and _PNG_END not in data:  # Pillow alone would let the last bytes be missing
+        raise ImageError("the picture is damaged or cut short")
+    return _decoded(picture)
+
+
+def _decoded(picture: Image.Image) -> Image.Image:
+    _check_pixels(*picture.size)
+    try:
+        # MPO: a phone's JPEG with previews or depth behind the picture itself, which comes first.
+        animated = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
+        if not animated:
+            picture.load()
+    except Exception:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
+        raise ImageError("the picture is damaged or cut short") from None
+    if animated:
+        raise ImageError("the picture is animated: give a single frame")
+    return picture
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise ImageError("the picture has no pixels")
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"the picture has more than {MAX_PIXELS // 10**6} megapixels: {width} x {height}")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        turn = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF says nothing about the pixels
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _as_rgb(picture: Image.Image, background: str) -> Image.Image:
+    """Any mode -> RGB without metadata, transparency lies on `background`; 16 bits are scaled, F is in [0, 1]."""
+    if picture.mode == "F" or picture.mode.startswith("I;16"):
+        picture = _from_array(np.asarray(picture)[..., None], "picture")
+    elif picture.mode == "I":
+        raise ImageError("pictures of mode I have no fixed range: convert to L or I;16 first")
+    try:
+        if picture.has_transparency_data:
+            pixels = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", pixels.size, background), pixels)
+        rgb = picture.convert("RGB")
+    except Exception:
+        raise ImageError(f"cannot convert a picture of mode {picture.mode} to RGB") from None
+    rgb.info = {}  # an orientation left here would turn the picture twice
+    return rgb
+
+
+def _array_values(image: Any, what: str) -> np.ndarray | None:
+    """A numpy array or torch tensor as [h, w, channels], values untouched; None for every other kind."""
+    if isinstance(image, np.ndarray):
+        return _channels_last(np.asarray(image), last=True, what=what)
+    if not type(image).__module__.startswith("torch"):  # looked up by name: torch need not be installed
+        return None
+    try:
+        tensor = image.detach().cpu()
+        values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
+    except Exception:
+        raise ImageError(f"cannot read a {what} from {type(image).__name__}") from None
+    return _channels_last(values, last=False, what=what)
+
+
+def _channels_last(values: np.ndarray, last: bool, what: str) -> np.ndarray:
+    shape, channels = list(values.shape), _CHANNELS[what]
+    if values.ndim == 4 and shape[0] == 1:
+        values = values[0]
+    elif values.ndim == 4 and shape[0] > 1:
+        raise ImageError(f"a batch of {shape[0]}: give one {what} at a time")
+    if values.ndim == 2:
+        values = values[..., None]
+    elif values.ndim == 3 and not (last and values.shape[-1] in channels):
+        values = np.moveaxis(values, 0, -1)
+    if values.ndim != 3 or values.shape[-1] not in channels:
+        counts = "1, 3 or 4 channels" if what == "picture" else "1 channel"
+        kinds = "[h, w], [h, w, channels] or [channels, h, w]" if last else "[h, w] or [channels, h, w]"
+        raise ImageError(f"a {what} is {kinds} with {counts}, got shape {shape}")
+    _check_pixels(values.shape[1], values.shape[0])
+    return values
+
+
+def _from_array(values: np.ndarray, what: str) -> Image.Image:
+    """[h, w, channels] -> PIL L, RGB or RGBA, rounded to 8 bits."""
+    if values.dtype != np.uint8:
+        values = np.rint(_unit_range(values, what) * np.float32(255)).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values))
+
+
+def _unit_range(values: np.ndarray, what: str) -> np.ndarray:
+    """bool, uint8, uint16 or floats in [0, 1] -> float32 in [0, 1]."""
+    if values.dtype.kind == "b":
+        return values.astype(np.float32)
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+    if values.dtype.kind != "f":
+        raise ImageError(f"a {what} array holds bool, uint8, uint16 or floats in [0, 1], got {values.dtype}")
+    if not np.isfinite(values).all():
+        raise ImageError(f"the {what} array holds NaN or infinite values")
+    low, high = float(values.min()), float(values.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        hint = "for [-1, 1] give (x + 1) / 2" if low >= -1 and high <= 1 else "for 0..255 give uint8"
+        raise ImageError(f"{what} floats must be in [0, 1], got {low:.4g} to {high:.4g}: {hint}")
+    return np.clip(values, 0, 1).astype(np.float32)
