@@ -1,0 +1,1 @@
+"""UNet, VAE and text encoder as plain modules: no files, no time steps."""

@@ -1,0 +1,112 @@
+"""The blocks UNet and VAE share; parameter names and arithmetic are those of diffusers' modules."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GroupNormSiLU(nn.GroupNorm):
+    """GroupNorm over channels, then SiLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(super().forward(x))
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, with the time features added in between; x [B, C_in, H, W] -> [B, C_out, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_channels: int | None = None):
+        super().__init__()
+        self.norm1 = GroupNormSiLU(groups, in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        if time_channels is not None:
+            self.time_emb_proj = nn.Linear(time_channels, out_channels)
+        self.norm2 = GroupNormSiLU(groups, out_channels, eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        self.has_shortcut = in_channels != out_channels
+
+    def forward(self, x: Tensor, time_features: Tensor | None = None) -> Tensor:
+        """`time_features` [B, time_channels], SiLU already applied: it is the same for every block of a pass."""
+        h = self.conv1(self.norm1(x))
+        if time_features is not None:
+            h = h + self.time_emb_proj(time_features)[:, :, None, None]
+        h = self.conv2(self.norm2(h))
+        return (self.conv_shortcut(x) if self.has_shortcut else x) + h
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution. `symmetric=False` pads right and bottom only, as the VAE's encoder does."""
+
+    def __init__(self, channels: int, *, symmetric: bool):
+        super().__init__()
+        self.symmetric = symmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class GEGLU(nn.Module):
+    """Gated GELU: one projection to twice the width, one half gates the other."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU of four times the width, then back; the empty middle of `net` keeps diffusers' key names."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, N, heads * d] -> [B, heads, N, d]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, heads, N, d] -> [B, N, heads * d]."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H * W, C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """[B, H * W, C] -> [B, C, H, W], channels-last in memory."""
+    return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+
+def sinusoid(values: Tensor, channels: int) -> Tensor:
+    """Time features [..., channels] of `values`: [cos, sin] of values x exp(-ln(10^4) k / half), in fp32."""
+    half = channels // 2
+    frequencies = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-9.210340371976184 / half))
+    angles = values.float()[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -1,0 +1,247 @@
+"""The conditional UNet of Stable Diffusion; loads diffusers' UNet2DConditionModel weights unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from icd_engine.errors import BundleError
+from icd_engine.networks.attention import EditStep, SpatialTransformer, WordMaps
+from icd_engine.networks.blocks import Downsample, GroupNormSiLU, ResidualBlock, Upsample, sinusoid
+
+SUPPORTED = {
+    "act_fn": "silu",
+    "class_embed_type": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_attention_heads": None,
+    "only_cross_attention": False,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+}
+
+
+class UNetOutput(NamedTuple):
+    """Predicted noise [B, 4, h, w] and, where blend words were given, their maps (mean over heads and layers)."""
+
+    eps: Tensor
+    word_maps: WordMaps | None
+
+
+class AddedConditions(NamedTuple):
+    """SDXL's further conditions: pooled prompt features [B, P] and sizes and crops [B, 6]."""
+
+    text_embeds: Tensor
+    time_ids: Tensor
+
+
+class TimeEmbedding(nn.Module):
+    """Two linear layers over a sinusoid; `cond_proj` adds the guidance embedding first."""
+
+    def __init__(self, in_channels: int, channels: int, cond_channels: int | None = None):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+        if cond_channels is not None:
+            self.cond_proj = nn.Linear(cond_channels, in_channels, bias=False)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        if cond is not None:
+            x = x + self.cond_proj(cond)
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class Context(NamedTuple):
+    """What every block of one pass sees beside its own input."""
+
+    time_features: Tensor  # [B, C_time], SiLU applied
+    prompt: Tensor  # [B, n, C_text]
+    edit: EditStep | None
+    query_rows: Tensor | None  # Q and K rows of self-attention, None: each its own
+    maps: list[WordMaps]
+
+
+class Level(nn.Module):
+    """One size of the UNet: residual blocks, each followed by a transformer where the level has text attention."""
+
+    def __init__(self, widths: list[tuple[int, int]], *, transformer: dict | None, time_channels: int, groups: int, eps: float):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResidualBlock(a, b, groups=groups, eps=eps, time_channels=time_channels) for a, b in widths
+        )
+        if transformer:
+            self.attentions = nn.ModuleList(SpatialTransformer(b, groups=groups, **transformer) for _, b in widths)
+        self.shares_self = False
+        self.feeds_blend = False
+
+    def layer(self, i: int, x: Tensor, context: Context) -> Tensor:
+        x = self.resnets[i](x, context.time_features)
+        if hasattr(self, "attentions"):
+            query_rows = context.query_rows if self.shares_self else None
+            maps = context.maps if self.feeds_blend else None
+            x = self.attentions[i](x, context.prompt, context.edit, query_rows, maps)
+        return x
+
+
+class DownLevel(Level):
+    """A level of the way down; keeps every output for the way up."""
+
+    def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, context)
+            skips.append(x)
+        if hasattr(self, "downsamplers"):
+            x = self.downsamplers[0](x)
+            skips.append(x)
+        return x
+
+
+class UpLevel(Level):
+    """A level of the way up; takes the kept outputs back, last first."""
+
+    def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
+        for i in range(len(self.resnets)):
+            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), context)
+        return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
+
+
+class MidLevel(nn.Module):
+    """Residual block, transformer, residual block at the smallest size."""
+
+    def __init__(self, channels: int, *, transformer: dict, time_channels: int, groups: int, eps: float):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResidualBlock(channels, channels, groups=groups, eps=eps, time_channels=time_channels) for _ in range(2)
+        )
+        self.attentions = nn.ModuleList([SpatialTransformer(channels, groups=groups, **transformer)])
+        self.shares_self = False
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = self.resnets[0](x, context.time_features)
+        query_rows = context.query_rows if self.shares_self else None
+        x = self.attentions[0](x, context.prompt, context.edit, query_rows, None)
+        return self.resnets[1](x, context.time_features)
+
+
+def per_level(value: int | list, levels: int) -> list:
+    return list(value) if isinstance(value, list | tuple) else [value] * levels
+
+
+class UNet(nn.Module):
+    """Noise prediction eps(x_t, t, prompt, w), built from diffusers' `unet/config.json`.
+
+    `blend_downscale` names the level whose text attention local blend reads (4: a quarter of the latent's size; the
+    middle block is never read), `share_downscale` the first level whose self-attention an edit may take from its source.
+    Raises BundleError on a configuration it does not cover.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, blend_downscale: int = 4, share_downscale: int = 2):
+        super().__init__()
+        for key, value in SUPPORTED.items():
+            if key in config and config[key] != value:
+                raise BundleError(f"unet/config.json: {key} = {config[key]!r} is not supported (only {value!r})")
+        widths: list[int] = config["block_out_channels"]
+        levels, layers, groups = len(widths), config["layers_per_block"], config["norm_num_groups"]
+        heads = per_level(config["attention_head_dim"], levels)  # diffusers' historical name for the number of heads
+        depths = per_level(config.get("transformer_layers_per_block", 1), levels)
+        time_channels = 4 * widths[0]
+        shared = {"time_channels": time_channels, "groups": groups, "eps": config["norm_eps"]}
+
+        def transformer(level: int) -> dict:
+            return {
+                "heads": heads[level],
+                "depth": depths[level],
+                "context_channels": config["cross_attention_dim"],
+                "linear_projection": config.get("use_linear_projection", False),
+            }
+
+        self.in_channels: int = config["in_channels"]
+        self.time_channels = widths[0]
+        self.guidance_channels: int | None = config.get("time_cond_proj_dim")
+        self.conv_in = nn.Conv2d(self.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(widths[0], time_channels, self.guidance_channels)
+        self.addition_channels: int | None = config.get("addition_time_embed_dim")
+        if config.get("addition_embed_type") == "text_time":
+            self.add_embedding = TimeEmbedding(config["projection_class_embeddings_input_dim"], time_channels)
+
+        self.down_blocks = nn.ModuleList()
+        skips = [widths[0]]
+        for level, kind in enumerate(config["down_block_types"]):
+            entry = widths[max(level - 1, 0)]
+            pairs = list(zip([entry] + [widths[level]] * (layers - 1), [widths[level]] * layers, strict=True))
+            block = DownLevel(pairs, transformer=transformer(level) if "CrossAttn" in kind else None, **shared)
+            skips += [widths[level]] * layers
+            if level + 1 < levels:
+                block.downsamplers = nn.ModuleList([Downsample(widths[level], symmetric=True)])
+                skips.append(widths[level])
+            self.down_blocks.append(block)
+
+        self.mid_block = MidLevel(widths[-1], transformer=transformer(levels - 1), **shared)
+
+        self.up_blocks = nn.ModuleList()
+        channels = widths[-1]
+        for level, kind in zip(reversed(range(levels)), config["up_block_types"], strict=True):
+            pairs = []
+            for _ in range(layers + 1):
+                pairs.append((channels + skips.pop(), widths[level]))
+                channels = widths[level]
+            block = UpLevel(pairs, transformer=transformer(level) if "CrossAttn" in kind else None, **shared)
+            if level > 0:
+                block.upsamplers = nn.ModuleList([Upsample(channels)])
+            self.up_blocks.append(block)
+
+        self.conv_norm_out = GroupNormSiLU(groups, widths[0], config["norm_eps"])
+        self.conv_out = nn.Conv2d(widths[0], config["out_channels"], 3, padding=1)
+
+        for level in range(levels):
+            for block in (self.down_blocks[level], self.up_blocks[levels - 1 - level]):
+                block.shares_self = 2**level >= share_downscale
+                block.feeds_blend = 2**level == blend_downscale
+        self.mid_block.shares_self = 2 ** (levels - 1) >= share_downscale
+
+    def time_features(self, t: Tensor, guidance: Tensor | None, added: AddedConditions | None, dtype: torch.dtype) -> Tensor:
+        """[B, C_time], SiLU applied: time step t [B], guidance embedding [B, G], SDXL's further conditions."""
+        guidance = None if guidance is None else guidance.to(dtype)
+        features = self.time_embedding(sinusoid(t, self.time_channels).to(dtype), guidance)
+        if added is not None:
+            sizes = sinusoid(added.time_ids, self.addition_channels).flatten(1)
+            both = torch.cat([added.text_embeds, sizes.to(added.text_embeds.dtype)], dim=-1)
+            features = features + self.add_embedding(both.to(dtype))
+        return F.silu(features)
+
+    def forward(
+        self,
+        latents: Tensor,
+        t: Tensor,
+        prompt: Tensor,
+        guidance: Tensor | None = None,
+        edit: EditStep | None = None,
+        added: AddedConditions | None = None,
+    ) -> UNetOutput:
+        """Latents [B, 4, h, w] at time steps t [B], prompt features [B, n, C], guidance embedding [B, G] (or None).
+
+        With `edit`, rows are sources then targets, and the maps of the blend words come back too.
+        """
+        query_rows = None if edit is None else edit.self_attention_rows(latents.shape[0])
+        features = self.time_features(t, guidance, added, latents.dtype)
+        context = Context(features, prompt, edit, query_rows, maps=[])
+        x = self.conv_in(latents)
+        skips = [x]
+        for block in self.down_blocks:
+            x = block(x, context, skips)
+        x = self.mid_block(x, context)
+        for block in self.up_blocks:
+            x = block(x, context, skips)
+        eps = self.conv_out(self.conv_norm_out(x))
+        if not context.maps:
+            return UNetOutput(eps, None)
+        return UNetOutput(eps, WordMaps(*(torch.stack(maps).mean(dim=0) for maps in zip(*context.maps, strict=True))))
