@@ -63,40 +63,39 @@ class Attention(nn.Module):
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
     def forward(self, x: Tensor, context: Tensor | None = None, query_rows: Tensor | None = None) -> Tensor:
-        """x [B, N, C], context [B, n, C'] -> [B, N, C]; with `query_rows` [B] row b uses Q and K of row query_rows[b]."""
+        """x [B, N, C], context [B, n, C'] -> [B, N, C]; row b takes Q and K of row query_rows[b] where given."""
         q, k, v = self.project(x, x if context is None else context)
         if query_rows is not None:
             q, k = q[query_rows], k[query_rows]
         return self.to_out[0](merge_heads(attend(q, k, v)))
 
-    def edited(self, x: Tensor, context: Tensor, edit: EditStep) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Cross-attention under `edit`: output [B, N, C] and the blend words' maps [T, N] (None without blend words).
+    def edited(self, x: Tensor, context: Tensor, edit: EditStep) -> tuple[Tensor, WordMaps | None]:
+        """Cross-attention under `edit`: output [B, N, C] and the blend words' maps, [T, N] here (None without words).
 
         out_t = attention(Q_s, K_s, S V_t) + attention(Q_t, K_t, d V_t). The blend words' map is the same expression
         for a value column that is 1 on their tokens.
         """
         q, k, v = self.project(x, context)
-        mix, gain = edit.source_mix.to(v.dtype)[:, None], edit.target_gain.to(v.dtype)[:, None, :, None]
-        blend = edit.source_words is not None and edit.target_words is not None
-        sources = v.shape[0] - edit.source_row.shape[0]
+        width, sources = v.shape[-1], v.shape[0] - edit.source_row.shape[0]
         own, targets = v[:sources], v[sources:]
-        from_source = targets
-        if blend:
-            words = edit.target_words.to(v.dtype)[:, None, :, None].expand(*targets.shape[:-1], 1)
-            targets = torch.cat([targets, words], dim=-1)
-            own = F.pad(own, (0, 1))
-        from_source = mix @ targets
-        if blend:
-            source_words = edit.source_words.to(v.dtype)[:, None, :, None].expand(*v[sources:].shape[:-1], 1)
-            from_source = torch.cat([from_source, source_words], dim=-1)
-        out = attend(q, k, torch.cat([own, gain * targets]))
-        shared = attend(q[edit.source_row], k[edit.source_row], from_source)
-        width = out.shape[-1]
-        out = torch.cat([out[:sources], out[sources:] + shared[..., :width]])
-        result = self.to_out[0](merge_heads(out[..., : v.shape[-1]]))
-        if not blend:
-            return result, None, None
-        return result, shared[..., -1].mean(dim=1), out[sources:, ..., -1].mean(dim=1)
+        if edit.source_words is not None:
+            own, targets = F.pad(own, (0, 1)), _with_column(targets, edit.target_words)
+        mixed = edit.source_mix.to(v.dtype)[:, None] @ targets
+        if edit.source_words is not None:
+            mixed = _with_column(mixed, edit.source_words)
+        gained = edit.target_gain.to(v.dtype)[:, None, :, None] * targets
+        out = attend(q, k, torch.cat([own, gained]))
+        shared = attend(q[edit.source_row], k[edit.source_row], mixed)
+        edited = out[sources:] + shared[..., : out.shape[-1]]
+        result = self.to_out[0](merge_heads(torch.cat([out[:sources], edited])[..., :width]))
+        if edit.source_words is None:
+            return result, None
+        return result, WordMaps(shared[..., -1].mean(dim=1), edited[..., -1].mean(dim=1))
+
+
+def _with_column(values: Tensor, column: Tensor) -> Tensor:
+    """Values [T, heads, n, d] with `column` [T, n] appended to every head: [T, heads, n, d + 1]."""
+    return torch.cat([values, column.to(values.dtype)[:, None, :, None].expand(*values.shape[:-1], 1)], dim=-1)
 
 
 class TransformerBlock(nn.Module):
@@ -113,15 +112,14 @@ class TransformerBlock(nn.Module):
 
     def forward(
         self, x: Tensor, context: Tensor, edit: EditStep | None, query_rows: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, WordMaps | None]:
         x = x + self.attn1(self.norm1(x), query_rows=query_rows)
-        source_map = target_map = None
         if edit is None:
-            x = x + self.attn2(self.norm2(x), context)
+            prompted, maps = self.attn2(self.norm2(x), context), None
         else:
-            out, source_map, target_map = self.attn2.edited(self.norm2(x), context, edit)
-            x = x + out
-        return x + self.ff(self.norm3(x)), source_map, target_map
+            prompted, maps = self.attn2.edited(self.norm2(x), context, edit)
+        x = x + prompted
+        return x + self.ff(self.norm3(x)), maps
 
 
 class SpatialTransformer(nn.Module):
@@ -149,9 +147,9 @@ class SpatialTransformer(nn.Module):
         if edit is not None and maps is None:
             edit = edit._replace(source_words=None, target_words=None)
         for block in self.transformer_blocks:
-            tokens, source_map, target_map = block(tokens, context, edit, query_rows)
-            if maps is not None and source_map is not None and target_map is not None:
-                maps.append(WordMaps(*(m.unflatten(-1, (height, width)) for m in (source_map, target_map))))
+            tokens, words = block(tokens, context, edit, query_rows)
+            if maps is not None and words is not None:
+                maps.append(WordMaps(*(m.unflatten(-1, (height, width)) for m in words)))
         if self.linear_projection:
             return x + to_map(self.proj_out(tokens), height, width)
         return x + self.proj_out(to_map(tokens, height, width))

@@ -15,9 +15,11 @@ class GroupNormSiLU(nn.GroupNorm):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, with the time features added in between; x [B, C_in, H, W] -> [B, C_out, H, W]."""
+    """Norm, SiLU, convolution, twice, the time features added in between; [B, C_in, H, W] -> [B, C_out, H, W]."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_channels: int | None = None):
+    def __init__(
+        self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_channels: int | None = None
+    ):
         super().__init__()
         self.norm1 = GroupNormSiLU(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)

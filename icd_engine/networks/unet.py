@@ -73,7 +73,9 @@ class Context(NamedTuple):
 class Level(nn.Module):
     """One size of the UNet: residual blocks, each followed by a transformer where the level has text attention."""
 
-    def __init__(self, widths: list[tuple[int, int]], *, transformer: dict | None, time_channels: int, groups: int, eps: float):
+    def __init__(
+        self, widths: list[tuple[int, int]], *, transformer: dict | None, time_channels: int, groups: int, eps: float
+    ):
         super().__init__()
         self.resnets = nn.ModuleList(
             ResidualBlock(a, b, groups=groups, eps=eps, time_channels=time_channels) for a, b in widths
@@ -136,11 +138,32 @@ def per_level(value: int | list, levels: int) -> list:
     return list(value) if isinstance(value, list | tuple) else [value] * levels
 
 
+def down_channels(widths: list[int], layers: int) -> list[list[tuple[int, int]]]:
+    """(in, out) of every residual block of every level on the way down."""
+    entries = [widths[0], *widths[:-1]]
+    return [[(entry, width)] + [(width, width)] * (layers - 1) for entry, width in zip(entries, widths, strict=True)]
+
+
+def up_channels(widths: list[int], layers: int) -> list[list[tuple[int, int]]]:
+    """The same on the way up, lowest level first: each block also takes one output kept on the way down."""
+    kept = [widths[0]]
+    for level, width in enumerate(widths):
+        kept += [width] * (layers + (level + 1 < len(widths)))
+    channels, result = widths[-1], []
+    for width in reversed(widths):
+        pairs = []
+        for _ in range(layers + 1):
+            pairs.append((channels + kept.pop(), width))
+            channels = width
+        result.append(pairs)
+    return result
+
+
 class UNet(nn.Module):
     """Noise prediction eps(x_t, t, prompt, w), built from diffusers' `unet/config.json`.
 
     `blend_downscale` names the level whose text attention local blend reads (4: a quarter of the latent's size; the
-    middle block is never read), `share_downscale` the first level whose self-attention an edit may take from its source.
+    middle block is never read), `share_downscale` the first level whose self-attention may come from the source.
     Raises BundleError on a configuration it does not cover.
     """
 
@@ -174,31 +197,20 @@ class UNet(nn.Module):
             self.add_embedding = TimeEmbedding(config["projection_class_embeddings_input_dim"], time_channels)
 
         self.down_blocks = nn.ModuleList()
-        skips = [widths[0]]
-        for level, kind in enumerate(config["down_block_types"]):
-            entry = widths[max(level - 1, 0)]
-            pairs = list(zip([entry] + [widths[level]] * (layers - 1), [widths[level]] * layers, strict=True))
-            block = DownLevel(pairs, transformer=transformer(level) if "CrossAttn" in kind else None, **shared)
-            skips += [widths[level]] * layers
+        for level, pairs in enumerate(down_channels(widths, layers)):
+            text = "CrossAttn" in config["down_block_types"][level]
+            block = DownLevel(pairs, transformer=transformer(level) if text else None, **shared)
             if level + 1 < levels:
                 block.downsamplers = nn.ModuleList([Downsample(widths[level], symmetric=True)])
-                skips.append(widths[level])
             self.down_blocks.append(block)
-
         self.mid_block = MidLevel(widths[-1], transformer=transformer(levels - 1), **shared)
-
         self.up_blocks = nn.ModuleList()
-        channels = widths[-1]
-        for level, kind in zip(reversed(range(levels)), config["up_block_types"], strict=True):
-            pairs = []
-            for _ in range(layers + 1):
-                pairs.append((channels + skips.pop(), widths[level]))
-                channels = widths[level]
-            block = UpLevel(pairs, transformer=transformer(level) if "CrossAttn" in kind else None, **shared)
+        for i, pairs in enumerate(up_channels(widths, layers)):
+            level, text = levels - 1 - i, "CrossAttn" in config["up_block_types"][i]
+            block = UpLevel(pairs, transformer=transformer(level) if text else None, **shared)
             if level > 0:
-                block.upsamplers = nn.ModuleList([Upsample(channels)])
+                block.upsamplers = nn.ModuleList([Upsample(widths[level])])
             self.up_blocks.append(block)
-
         self.conv_norm_out = GroupNormSiLU(groups, widths[0], config["norm_eps"])
         self.conv_out = nn.Conv2d(widths[0], config["out_channels"], 3, padding=1)
 
@@ -208,7 +220,9 @@ class UNet(nn.Module):
                 block.feeds_blend = 2**level == blend_downscale
         self.mid_block.shares_self = 2 ** (levels - 1) >= share_downscale
 
-    def time_features(self, t: Tensor, guidance: Tensor | None, added: AddedConditions | None, dtype: torch.dtype) -> Tensor:
+    def time_features(
+        self, t: Tensor, guidance: Tensor | None, added: AddedConditions | None, dtype: torch.dtype
+    ) -> Tensor:
         """[B, C_time], SiLU applied: time step t [B], guidance embedding [B, G], SDXL's further conditions."""
         guidance = None if guidance is None else guidance.to(dtype)
         features = self.time_embedding(sinusoid(t, self.time_channels).to(dtype), guidance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,9 +62,7 @@ class Level(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, **resize: nn.Module):
         super().__init__()
         widths = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList(
-            ResidualBlock(a, b, groups=groups, eps=EPS) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.resnets = nn.ModuleList(ResidualBlock(a, b, groups=groups, eps=EPS) for a, b in itertools.pairwise(widths))
         for name, module in resize.items():
             self.add_module(name, nn.ModuleList([module]))
         self.resize = next(iter(resize), None)
@@ -130,7 +129,9 @@ class VAE(nn.Module):
         self.encoder = Encoder(channels, layers, groups, config["in_channels"], latent, attention)
         self.decoder = Decoder(channels, layers, groups, config["out_channels"], latent, attention)
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.get("use_quant_conv", True) else nn.Identity()
-        self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.get("use_post_quant_conv", True) else nn.Identity()
+        self.post_quant_conv = (
+            nn.Conv2d(latent, latent, 1) if config.get("use_post_quant_conv", True) else nn.Identity()
+        )
 
     def posterior(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance [B, latent, H / f, W / f] of the unscaled posterior."""
