@@ -1,0 +1,199 @@
+"""A bundle, the model folder: what is in it, whether it is whole, and how one is written without leaving halves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from icd_engine.bundles.files import file_digest, read_json, read_weights, require_file, write_file
+from icd_engine.bundles.record import FORMAT, parse_record
+from icd_engine.errors import BundleError
+from icd_engine.settings import EditSettings
+
+__all__ = ["Bundle", "check_target", "read_bundle", "read_family", "read_weights", "write_bundle"]
+
+FAMILIES = {"StableDiffusionPipeline": "sd15"}
+MODEL_INDEX = "model_index.json"
+RECORD = "icd.json"
+CONFIGS = {
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+    "text_encoder": "config.json",
+    "vae": "config.json",
+    "unet": "config.json",
+    "unet_forward": "config.json",
+}
+WEIGHTS = {
+    "text_encoder": "model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "unet_forward": "diffusion_pytorch_model.safetensors",
+}
+VERIFY_BELOW = 256 * 2**20  # bytes; hashing the gigabytes of a full model at every load would cost seconds
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked model folder: its numbers here, its networks on disk.
+
+    encode_times, decode_times: ascending time steps (METHOD table of schedules); encoding ends at encode_end, decoding
+    at 0. size: (w, h) of the pictures. blend_downscale: latent side / side of the attention maps that local blend
+    reads; share_downscale: the same for the finest self-attention that is shared. defaults: settings of an edit.
+    origin: where the weights came from. sha256: {relative file: digest}.
+    """
+
+    path: Path
+    family: str
+    encode_times: tuple[int, ...]
+    encode_end: int
+    decode_times: tuple[int, ...]
+    size: tuple[int, int]
+    blend_downscale: int
+    share_downscale: int
+    defaults: EditSettings
+    origin: dict[str, Any] = field(default_factory=dict, repr=False)
+    sha256: dict[str, str] = field(default_factory=dict, repr=False)
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def start_noise(self) -> bool:
+        """Whether noise is added before encoding. False for forward models that start at t = 0 (Inverse-and-Edit)."""
+        return self.encode_times[0] > 0
+
+    @property
+    def guidance_embedded(self) -> bool:
+        """Whether w enters the decode network as an embedding, so that no second, unconditional pass is needed."""
+        return self.configs["unet"].get("time_cond_proj_dim") is not None
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The configuration of a part: tokenizer, scheduler, text_encoder, vae, unet or unet_forward."""
+        if part not in self.configs:
+            raise BundleError(f"{self.path}: no part {part!r} (known: {', '.join(self.configs)})")
+        return dict(self.configs[part])
+
+    def weights(self, part: str) -> Path:
+        """The safetensors file of a network part, for `read_weights`."""
+        if part not in WEIGHTS:
+            raise BundleError(f"{self.path}: no weights for part {part!r} (known: {', '.join(WEIGHTS)})")
+        return self.path / part / WEIGHTS[part]
+
+    def verify(self) -> None:
+        """Reads every file listed in icd.json. Raises BundleError naming the first that is missing or was changed."""
+        for name, digest in self.sha256.items():
+            path = self.path / name
+            if not path.is_file():
+                raise BundleError(f"{self.path}: {name} is missing")
+            if file_digest(path) != digest:
+                raise BundleError(f"{self.path}: {name} was changed or damaged (SHA-256 differs from icd.json)")
+
+
+def read_bundle(name_or_path: str | Path, verify: bool | None = None) -> Bundle:
+    """The embedded bundle "tiny", or the bundle in a folder; no network is loaded.
+
+    Checks that every part is there and that icd.json is sound, and the SHA-256 of the listed files when `verify` is
+    true; None means: when they are less than 256 MiB. Raises BundleError naming the file or the field.
+    """
+    if name_or_path == "tiny":
+        folder = Path(str(resources.files("icd_engine.bundles") / "tiny"))
+        if not folder.is_dir():
+            raise BundleError("the embedded model 'tiny' is not part of this installation")
+    else:
+        folder = Path(name_or_path)
+    if not folder.is_dir():
+        raise BundleError(f"no model folder at {folder} (and no embedded model of that name; there is 'tiny')")
+    bundle = _load(folder, folder)
+    if verify is None:
+        listed = (bundle.path / name for name in bundle.sha256)
+        verify = sum(path.stat().st_size for path in listed if path.is_file()) < VERIFY_BELOW
+    if verify:
+        bundle.verify()
+    return bundle
+
+
+def _load(folder: Path, shown: Path) -> Bundle:
+    """The bundle in `folder`; errors say `shown`, the place the user knows."""
+    try:
+        if not (folder / RECORD).is_file() and (folder / MODEL_INDEX).is_file():
+            raise BundleError("icd.json is missing: this is a diffusers folder, `icd convert` makes a bundle from one")
+        values = parse_record(read_json(folder, RECORD))
+        family = read_family(folder)
+        if values["family"] != family:
+            raise BundleError(f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family!r}")
+        configs = {part: read_json(folder, f"{part}/{name}") for part, name in CONFIGS.items()}
+        for part, name in (*WEIGHTS.items(), ("tokenizer", "tokenizer.json")):
+            require_file(folder, f"{part}/{name}")
+    except BundleError as error:
+        raise BundleError(f"{shown}: {error}") from error
+    return Bundle(path=folder, configs=configs, **values)
+
+
+def read_family(folder: Path) -> str:
+    """The model family by `_class_name` of model_index.json. Raises BundleError for one that is not supported."""
+    name = read_json(folder, MODEL_INDEX).get("_class_name")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise BundleError(f"{MODEL_INDEX}: {name!r} is not supported yet (only {', '.join(FAMILIES)})")
+    return FAMILIES[name]
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """Raises BundleError unless a bundle may be written at `out`: free, an empty folder, or a bundle to overwrite."""
+    if out.is_dir():
+        if not any(out.iterdir()):
+            return
+        if not overwrite:
+            raise BundleError(f"{out} is not empty (overwrite replaces it)")
+        if not (out / RECORD).is_file():  # a slip of the path must not erase somebody's folder
+            raise BundleError(f"{out} is not a bundle, so it is not overwritten")
+    elif out.exists():
+        raise BundleError(f"{out} is a file, not a folder")
+
+
+def write_bundle(
+    out: str | Path,
+    record: Mapping[str, Any],
+    files: Iterable[tuple[str, Any]],
+    overwrite: bool = False,
+) -> Bundle:
+    """Writes a bundle whole or not at all; with `overwrite` an older bundle at `out` stays until the new one is whole.
+
+    record: the fields of icd.json but for `format` and `sha256`, which are added; `defaults` may be an EditSettings.
+    files: pairs of relative name and content (see `files.write_file`), taken one at a time, so that only one network
+    need be in memory. Raises BundleError.
+    """
+    out = Path(out)
+    check_target(out, overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the renames stay on one file system.
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+            new = Path(scratch) / "new"
+            digests = {}
+            for name, content in files:
+                write_file(new, name, content)
+                digests[name] = file_digest(new / name)
+            defaults = record.get("defaults")
+            if isinstance(defaults, EditSettings):
+                record = {**record, "defaults": defaults.as_dict()}
+            write_file(new, RECORD, {"format": FORMAT, **record, "sha256": digests})
+            _load(new, out)
+            _publish(new, out, Path(scratch) / "old")
+    except OSError as error:
+        raise BundleError(f"{out} cannot be written: {error}") from error
+    return _load(out, out)
+
+
+def _publish(new: Path, out: Path, old: Path) -> None:
+    """Renames `new` to `out`; what was there goes to `old`, and back if the second rename fails."""
+    if not out.exists():
+        new.rename(out)
+        return
+    out.rename(old)
+    try:
+        new.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise

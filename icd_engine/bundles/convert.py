@@ -1,0 +1,216 @@
+"""Published checkpoints -> a bundle: a diffusers base, the guidance-distilled teacher, and two LoRA files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icd_engine.bundles.bundle import CONFIGS, MODEL_INDEX, WEIGHTS, Bundle, check_target, read_family, write_bundle
+from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
+from icd_engine.bundles.lora import LoraPair, fuse, read_lora
+from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
+from icd_engine.errors import BundleError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+CHAIN_A = (259, 519, 779, 999)
+START, END = 19, 999
+FORWARD_NAME = re.compile(r"(?<!\d)(?:0|19)(?:[_-]\d{2,3})+(?!\d)")
+REVERSE_NAME = re.compile(r"(?<!\d)\d{2,3}(?:[_-]\d{2,3})*[_-]999(?!\d)")
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+# Names of the VAE's attention before diffusers 0.18, as in the published SD1.5 files.
+OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def convert(
+    base: str | Path,
+    teacher: str | Path,
+    forward: str | Path,
+    reverse: str | Path,
+    out: str | Path,
+    decode_times: Sequence[int] | None = None,
+    encode_times: Sequence[int] | None = None,
+    precision: str = "fp32",
+    overwrite: bool = False,
+) -> Bundle:
+    """Makes the bundle `out` of SD1.5-shaped published files; every tensor must fit, or nothing is written.
+
+    base: diffusers folder. teacher: state dict (.pt with tensors only, or .safetensors) or UNet folder, with guidance
+    embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights.
+    Time steps come from the file names where they carry them, else from the arguments, else each from the other
+    file's, else chain A. precision: fp32, fp16 or bf16, of what is written.
+    Raises BundleError naming the file and the key or field.
+    """
+    base, teacher, forward, reverse, out = (Path(p) for p in (base, teacher, forward, reverse, out))
+    if precision not in PRECISIONS:
+        raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    check_target(out, overwrite)
+    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times)
+    family, unet_config, shapes = _read_base(base)
+    teacher = teacher_file(teacher)
+    weights = read_teacher(teacher)
+    unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    loras = {"unet": read_lora(reverse, shapes), "unet_forward": read_lora(forward, shapes)}
+    record = {
+        "family": family,
+        "encode_times": encode,
+        "encode_end": decode[-1],
+        "decode_times": decode,
+        "size": _picture_size(base, unet_config),
+        "blend_downscale": 4,
+        "share_downscale": 2,
+        "defaults": default_settings(decode),
+        "origin": {
+            "base": base.resolve().name,
+            **{k: _source(p) for k, p in (("teacher", teacher), ("forward", forward), ("reverse", reverse))},
+            "lora_scale": {part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()},
+            "precision": precision,
+            "notes": notes,
+        },
+    }
+    return write_bundle(out, record, _files(base, unet_config, weights, loras, precision), overwrite)
+
+
+def _read_base(base: Path) -> tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]:
+    """(family, UNet configuration, UNet weight shapes) of a diffusers folder with every part in place."""
+    try:
+        family = read_family(base)
+        for part in ("tokenizer", "scheduler", "text_encoder", "vae", "unet"):
+            require_file(base, f"{part}/{CONFIGS[part]}")
+            if part in WEIGHTS:
+                require_file(base, f"{part}/{WEIGHTS[part]}")
+        prediction = read_json(base, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+        if prediction != "epsilon":
+            raise BundleError(f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported")
+        return family, read_json(base, "unet/config.json"), read_shapes(base / "unet" / WEIGHTS["unet"])
+    except BundleError as error:
+        raise BundleError(f"{base}: {error}") from error
+
+
+def choose_times(
+    forward: Path, reverse: Path, encode_times: Sequence[int] | None, decode_times: Sequence[int] | None
+) -> tuple[list[int], list[int], list[str]]:
+    """(encode times, decode times, notes on what was assumed). Raises BundleError where names and arguments differ."""
+    encode = _agreed(forward, "forward", FORWARD_NAME, REVERSE_NAME, encode_times)
+    decode = _agreed(reverse, "reverse", REVERSE_NAME, FORWARD_NAME, decode_times)
+    notes: list[str] = []
+    if decode is None:
+        decode = [*CHAIN_A] if encode is None else [*encode[1:], END]
+        notes.append(f"decode times assumed: {decode}, " + ("chain A" if encode is None else "from the encode times"))
+    if encode is None:
+        encode = [START, *decode[:-1]]
+        notes.append(f"encode times assumed: {encode}, from the decode times")
+    for name, times in (("encode", encode), ("decode", decode)):
+        if not times or sorted(set(times)) != times or times[0] < 0:
+            raise BundleError(f"{name} times must ascend, not {times}")
+    if encode[-1] >= decode[-1]:
+        raise BundleError(f"encode times {encode} must end below {decode[-1]}, where decoding starts")
+    return encode, decode, notes
+
+
+def _agreed(
+    path: Path, role: str, own: re.Pattern[str], other: re.Pattern[str], given: Sequence[int] | None
+) -> list[int] | None:
+    match = own.search(path.stem)
+    if match is None and other.search(path.stem):
+        raise BundleError(f"{path.name} is given as the {role} model, but its name has the other one's time steps")
+    named = [int(t) for t in re.split("[_-]", match[0])] if match else None
+    if named and role == "forward" and named[-1] == END:
+        named = named[:-1]
+    if named and given is not None and named != list(given):
+        raise BundleError(f"{path.name} says time steps {named}, but {list(given)} were asked for")
+    return named or (None if given is None else list(given))
+
+
+def default_settings(decode_times: Sequence[int]) -> dict[str, Any]:
+    """The reference's settings for SD1.5, tau as each chain was tuned; amplify and blend are left to the caller."""
+    return {
+        "guidance_scale": 19.0,
+        "tau": 0.8 if tuple(decode_times) == CHAIN_A else 0.7,
+        "tau_low": 0.0,
+        "control": "auto",
+        "cross_replace": 0.3,
+        "self_replace": 0.6,
+        "seed": 0,
+    }
+
+
+def _picture_size(base: Path, unet_config: Mapping[str, Any]) -> list[int]:
+    side, blocks = unet_config.get("sample_size"), read_json(base, "vae/config.json").get("block_out_channels")
+    if not isinstance(side, int) or not isinstance(blocks, list):
+        raise BundleError(f"{base}: unet/config.json sample_size or vae/config.json block_out_channels is unusable")
+    return [side * 2 ** (len(blocks) - 1)] * 2
+
+
+def _source(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": file_digest(path)}
+
+
+def _files(
+    base: Path,
+    unet_config: Mapping[str, Any],
+    teacher: Mapping[str, Tensor],
+    loras: Mapping[str, Mapping[str, LoraPair]],
+    precision: str,
+) -> Iterator[tuple[str, Any]]:
+    """Every file of the bundle but icd.json, one network in memory at a time beside the teacher."""
+    yield MODEL_INDEX, _model_index(base)
+    yield from _tokenizer(base)
+    yield f"scheduler/{CONFIGS['scheduler']}", base / "scheduler" / CONFIGS["scheduler"]
+    for part in ("text_encoder", "vae"):
+        yield f"{part}/config.json", base / part / "config.json"
+        weights = read_weights(base / part / WEIGHTS[part])
+        if part == "vae":
+            weights = {_new_vae_key(key): value for key, value in weights.items()}
+        yield f"{part}/{WEIGHTS[part]}", weights if precision == "fp32" else _cast(weights, precision)
+    for part, lora in loras.items():
+        yield f"{part}/config.json", unet_config
+        yield f"{part}/{WEIGHTS[part]}", _cast(fuse(teacher, lora), precision)
+
+
+def _cast(weights: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
+    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def _new_vae_key(key: str) -> str:
+    return re.sub(
+        r"(attentions\.\d+\.)(query|key|value|proj_attn)(?=\.)", lambda m: m[1] + OLD_VAE_ATTENTION[m[2]], key
+    )
+
+
+def _model_index(base: Path) -> dict[str, Any]:
+    """The base's, without the parts a bundle has not (safety checker), so that stock diffusers loads the bundle."""
+    index = read_json(base, MODEL_INDEX)
+    missing = {key: [None, None] for key, value in index.items() if isinstance(value, list) and key not in CONFIGS}
+    return {**index, **missing, "requires_safety_checker": False}
+
+
+def _tokenizer(base: Path) -> Iterator[tuple[str, Any]]:
+    for name in TOKENIZER_FILES:
+        if (base / "tokenizer" / name).is_file():
+            yield f"tokenizer/{name}", base / "tokenizer" / name
+    whole = base / "tokenizer" / "tokenizer.json"
+    yield "tokenizer/tokenizer.json", whole if whole.is_file() else _build_tokenizer(base)
+
+
+def _build_tokenizer(base: Path) -> str:
+    """tokenizer.json from vocab.json and merges.txt, by transformers."""
+    from transformers import CLIPTokenizer
+
+    try:
+        for name in ("vocab.json", "merges.txt"):
+            require_file(base, f"tokenizer/{name}")
+        tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
+        return tokenizer.backend_tokenizer.to_str(pretty=True)
+    except Exception as error:  # transformers raises many kinds for a damaged vocabulary
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{base}: tokenizer/tokenizer.json is missing and cannot be made: {reason}") from error

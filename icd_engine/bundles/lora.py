@@ -1,0 +1,97 @@
+"""LoRA files of the published styles: paired, checked against the network and fused into its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icd_engine.bundles.files import read_weights
+from icd_engine.errors import BundleError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALPHA = 8.0  # of all released models; published files do not store it
+KEY = re.compile(
+    r"(?P<root>unet\.base_model\.model\.|unet\.|lora_unet_)(?P<module>.+?)\."
+    r"(?P<role>lora_A\.weight|lora_B\.weight|lora\.down\.weight|lora\.up\.weight"
+    r"|lora_down\.weight|lora_up\.weight|alpha)"
+)
+DOWN = ("lora_A.weight", "lora.down.weight", "lora_down.weight")
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """One module's update, scale * up @ down. down [r, in, (k, k)], up [out, r, (1, 1)], rounded to fp16."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, LoraPair]:
+    """Module -> update, from a LoRA safetensors file for a network with these weight shapes.
+
+    Key styles: `unet.base_model.model.<module>.lora_A.weight` (published), `unet.<module>.lora_A.weight` or
+    `.lora.down.weight` (diffusers), `lora_unet_<module with underscores>.lora_down.weight` (kohya). Scale is alpha /
+    rank with the file's own `alpha` tensors, else alpha 8. A and B are rounded to fp16, as the reference does (SD1.5).
+    Raises BundleError naming the key: unknown style, no such module, no partner, wrong shape, not finite.
+    """
+    tensors = read_weights(path)
+    modules: dict[str, dict[str, str]] = {}
+    by_flat_name = {key.removesuffix(".weight").replace(".", "_"): key.removesuffix(".weight") for key in shapes}
+    for key in sorted(tensors):
+        match = KEY.fullmatch(key)
+        if match is None:
+            raise BundleError(f"{path.name}: LoRA key style of {key!r} is not known")
+        name = match["module"]
+        module = by_flat_name.get(name, name) if match["root"] == "lora_unet_" else name
+        if f"{module}.weight" not in shapes:
+            raise BundleError(f"{path.name}: no module of the network belongs to {key!r}")
+        role = "alpha" if match["role"] == "alpha" else "down" if match["role"] in DOWN else "up"
+        other = modules.setdefault(module, {}).setdefault(role, key)
+        if other != key:
+            raise BundleError(f"{path.name}: {other!r} and {key!r} are the same weight twice")
+    if not modules:
+        raise BundleError(f"{path.name} holds no LoRA weights")
+    return {module: _pair(path, tensors, keys, shapes[f"{module}.weight"]) for module, keys in modules.items()}
+
+
+def _pair(path: Path, tensors: Mapping[str, Tensor], keys: Mapping[str, str], shape: tuple[int, ...]) -> LoraPair:
+    if "down" not in keys or "up" not in keys:
+        raise BundleError(f"{path.name}: {next(iter(keys.values()))!r} has no partner (LoRA weights come in pairs)")
+    down, up = tensors[keys["down"]], tensors[keys["up"]]
+    rank = down.shape[0] if down.ndim else 0
+    expected = {"down": (rank, *shape[1:]), "up": (shape[0], rank, *[1] * (len(shape) - 2))}
+    for role, tensor in (("down", down), ("up", up)):
+        if len(shape) < 2 or rank < 1 or tuple(tensor.shape) != expected[role]:
+            raise BundleError(
+                f"{path.name}: {keys[role]!r} has shape {list(tensor.shape)}, which does not fit a weight of "
+                f"shape {list(shape)}" + (f" at rank {rank}" if role == "up" else "")
+            )
+    alpha = tensors[keys["alpha"]] if "alpha" in keys else None
+    if alpha is not None and alpha.numel() != 1:
+        raise BundleError(f"{path.name}: {keys['alpha']!r} must hold one number")
+    scale = (ALPHA if alpha is None else float(alpha)) / rank
+    return LoraPair(_half(path, keys["down"], down), _half(path, keys["up"], up), scale)
+
+
+def _half(path: Path, key: str, tensor: Tensor) -> Tensor:
+    rounded = tensor.half().float()
+    if not rounded.isfinite().all():
+        raise BundleError(f"{path.name}: {key!r} is beyond the range of fp16")
+    return rounded
+
+
+def fuse(weights: Mapping[str, Tensor], lora: Mapping[str, LoraPair]) -> dict[str, Tensor]:
+    """W + scale B A for every module of `lora`, in fp32; `weights` stay as they are and share what is not changed."""
+    fused = dict(weights)
+    for module, pair in lora.items():
+        weight = weights[f"{module}.weight"]
+        # A convolution's B is 1x1, so that B after A is one matrix product over A's flattened kernels.
+        update = (pair.up.flatten(1) @ pair.down.flatten(1)).reshape(weight.shape)
+        fused[f"{module}.weight"] = weight.float() + pair.scale * update
+    return fused
