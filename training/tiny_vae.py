@@ -1,0 +1,62 @@
+"""Stage 1 of the embedded model: the VAE, 128x128 pictures to 16x16 latents of 4 channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icd_engine.networks.vae import VAE
+from training import world
+from training.loop import Losses, Recipe, device, fit
+
+CONFIG = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [16, 32, 64, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 1,
+    "mid_block_add_attention": True,
+    # One group: with so few channels, narrow groups act like instance norm and cost decibels in halos.
+    "norm_num_groups": 1,
+    "out_channels": 3,
+    "sample_size": 128,
+    "scaling_factor": 1.0,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+RECIPE = Recipe(samples=40_000, batch=16, lr=2e-3, ema=0.995)
+KL_WEIGHT = 1e-3
+
+
+def to_pictures(pixels: np.ndarray) -> Tensor:
+    """uint8 [B, 128, 128, 3] -> float [B, 3, 128, 128] in [-1, 1], channels-last in memory."""
+    return torch.from_numpy(pixels).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def loss(vae: VAE, rng: np.random.Generator, count: int) -> Losses:
+    """Reconstruction (absolute and squared) plus a KL term that keeps the latent space smooth."""
+    pictures = to_pictures(world.draw_batch([world.sample_scene(rng) for _ in range(count)]))
+    noise = torch.from_numpy(rng.standard_normal((count, 4, 16, 16), dtype=np.float32)).to(pictures.device)
+    with torch.autocast(pictures.device.type, torch.bfloat16):
+        mean, log_variance = vae.posterior(pictures)
+        mean, log_variance = mean.float(), log_variance.float()
+        latents = mean + (0.5 * log_variance).exp() * noise
+        decoded = vae.to_image(latents * vae.scaling_factor).float()
+    error = decoded - pictures
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    squared = error.square().mean()
+    total = error.abs().mean() + 2 * squared + KL_WEIGHT * kl
+    psnr = -10 * torch.log10(squared.detach() / 4)
+    spread = (0.5 * log_variance.detach()).exp().mean()
+    return {"loss": total, "kl": kl.detach(), "psnr": psnr, "latent_std": mean.detach().std(), "posterior_std": spread}
+
+
+def train(folder: Path, recipe: Recipe = RECIPE) -> VAE:
+    """The trained VAE (moving average); its latents are not scaled yet."""
+    torch.manual_seed(recipe.seed)
+    vae = VAE(CONFIG).to(device(), memory_format=torch.channels_last)
+    return fit("vae", folder, recipe, vae, lambda rng, count: loss(vae, rng, count))
