@@ -1,0 +1,62 @@
+"""Edit real pictures by text in about seven network calls (Invertible Consistency Distillation)."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from icd_engine.settings import EditSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from icd_engine.engine import Engine
+    from icd_engine.results import EditRequest, EditResult, Inversion
+
+__version__ = "0.1.0"
+__all__ = ["EditRequest", "EditResult", "EditSettings", "Engine", "Inversion", "edit"]
+
+_LAZY = {
+    "Engine": "icd_engine.engine",
+    "EditRequest": "icd_engine.results",
+    "EditResult": "icd_engine.results",
+    "Inversion": "icd_engine.results",
+}
+_engines: dict[tuple[str, ...], Engine] = {}
+_loading = Lock()
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch only when an engine is first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def edit(
+    image: Any,
+    source: str,
+    target: str | Sequence[str],
+    *,
+    model: str = "tiny",
+    device: str = "auto",
+    dtype: str = "auto",
+    runner: str = "auto",
+    **options: Any,
+) -> EditResult:
+    """Edits one picture: `source` says what it shows, `target` what it should show (several targets: a list).
+
+    model: "tiny" (embedded) or a bundle folder; loaded once per process and kept. options: those of `Engine.edit`,
+    the fields of EditSettings among them. Raises ImageError, PromptError, SettingsError, BundleError or RunnerError,
+    all of them icd_engine.errors.IcdError.
+    """
+    from icd_engine.engine import Engine
+
+    key = (str(model), device, dtype, runner)
+    with _loading:
+        if key not in _engines:
+            _engines[key] = Engine.from_pretrained(model, device=device, dtype=dtype, runner=runner)
+        engine = _engines[key]
+    return engine.edit(image, source, target, **options)

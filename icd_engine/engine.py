@@ -1,0 +1,423 @@
+"""The path of one edit: picture -> latents -> noise -> edited latents -> pictures; it alone knows all parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.editing.plan import EditPlan, make_plan
+from icd_engine.editing.words import PromptTokenizer, Tokens
+from icd_engine.errors import BundleError, PromptError, SettingsError
+from icd_engine.images import load_image, load_mask, to_model_range
+from icd_engine.loading import load_runner
+from icd_engine.networks.attention import EditStep
+from icd_engine.results import EditRequest, EditResult, Inversion, as_output, check_output_type, read_inversion
+from icd_engine.runners.contract import Blend, DecodeInputs, Runner, StepCallback
+from icd_engine.sampling.guidance import dynamic_guidance
+from icd_engine.sampling.noise import normal_noise
+from icd_engine.sampling.schedule import NoiseSchedule
+from icd_engine.settings import EditSettings
+
+MAX_BATCH = 8  # pictures in one pass of edit_many; more run in turns
+Progress = Callable[[int], Any]  # called with the number of rows' hops done
+
+
+class Engine:
+    """One model on one device. All methods may be called from several threads at once."""
+
+    def __init__(self, bundle: Bundle, runner: Runner, tokenizer: PromptTokenizer):
+        self.bundle, self.runner, self.tokenizer = bundle, runner, tokenizer
+        vae, unet = bundle.config("vae"), bundle.config("unet")
+        self._latent_channels: int = vae["latent_channels"]
+        self._downscale = 2 ** (len(vae["block_out_channels"]) - 1)
+        self._size_step = self._downscale * 2 ** (len(unet["block_out_channels"]) - 1)
+        self._schedule = _schedule(bundle)
+        self._encode_hops = self._schedule.encode_hops(bundle.encode_times, bundle.encode_end)
+        self._decode_hops = self._schedule.decode_hops(bundle.decode_times)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path = "tiny", *, device: str = "auto", dtype: str = "auto", runner: str = "auto"
+    ) -> Engine:
+        """Loads the embedded model "tiny" or a bundle folder.
+
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on CPU, bfloat16 on
+        CUDA), "float32", "float16", "bfloat16". runner: "auto" or "eager". What is asked for by name and cannot run
+        raises RunnerError; a missing or damaged bundle raises BundleError.
+        """
+        bundle = read_bundle(model)
+        tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
+        return cls(bundle, load_runner(bundle, device, dtype, runner), tokenizer)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this model from others: inversions made with one do not fit another."""
+        about = [self.bundle.sha256, self.bundle.encode_times, self.bundle.encode_end]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def default_settings(self) -> EditSettings:
+        """The bundle's defaults, with every remaining field filled."""
+        plain = EditSettings(
+            guidance_scale=1.0, tau=1.0, tau_low=0.0, control="auto", cross_replace=0.0, self_replace=0.0, seed=0
+        )
+        return self.bundle.defaults.resolve(plain)
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(1, 4, h, w) of pictures of `size` = (width, height)."""
+        return (1, self._latent_channels, size[1] // self._downscale, size[0] // self._downscale)
+
+    # --- one picture -------------------------------------------------------------------------------------------
+
+    def invert(
+        self,
+        image: Any,
+        source: str,
+        *,
+        seed: int | None = None,
+        size: tuple[int, int] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        progress: Progress | None = None,
+    ) -> Inversion:
+        """Encodes a picture with its source prompt to noise: the forward network, unguided.
+
+        image: path, bytes, PIL picture, numpy array or torch tensor. size: (width, height) the picture is resized to,
+        multiples of the model's step; None is the model's own size. Raises ImageError, PromptError, SettingsError.
+        """
+        size = self._size(size)
+        chosen = self._settings(EditSettings(seed=seed), size)
+        picture = to_model_range(load_image(image), size)
+        return self._invert([picture], [source], [chosen.seed], size, callback_on_step_end, progress)[0]
+
+    def edit(
+        self,
+        image: Any,
+        source: str,
+        target: str | Sequence[str],
+        *,
+        size: tuple[int, int] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        output_type: str = "pil",
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> EditResult:
+        """Inverts a picture and decodes it towards one target prompt or several, in one pass.
+
+        settings: fields of EditSettings. callback_on_step_end(step, t, latents) is called after each decode hop with
+        latents [1 + targets, 4, h, w], source row first, and may return others to go on with. Raises ImageError,
+        PromptError, SettingsError.
+        """
+        check_output_type(output_type)
+        size = self._size(size)
+        chosen = self._settings(EditSettings.from_mapping(settings), size)
+        # A mistake in the target shows before the encode hops are spent.
+        self._plans(self._tokens(source), target, chosen)
+        inversion = self.invert(image, source, seed=chosen.seed, size=size, progress=progress)
+        calls = len(self._encode_hops)
+        return self._decode([inversion], [target], [chosen], callback_on_step_end, output_type, progress, calls)[0]
+
+    def edit_inversion(
+        self,
+        inversion: Inversion,
+        target: str | Sequence[str],
+        *,
+        callback_on_step_end: StepCallback | None = None,
+        output_type: str = "pil",
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> EditResult:
+        """Decodes a kept inversion towards one target or several: see `edit`. Its seed is already in it."""
+        check_output_type(output_type)
+        given = EditSettings.from_mapping(settings)
+        if given.seed not in (None, inversion.seed):
+            raise SettingsError(f"seed is {inversion.seed} in this inversion and cannot become {given.seed}")
+        chosen = self._settings(replace(given, seed=inversion.seed), inversion.size)
+        return self._decode([inversion], [target], [chosen], callback_on_step_end, output_type, progress, 0)[0]
+
+    def load_inversion(self, path: str | Path) -> Inversion:
+        """Reads an inversion that `Inversion.save` wrote with this model. Raises BundleError."""
+        return read_inversion(self, path)
+
+    # --- many pictures -----------------------------------------------------------------------------------------
+
+    def edit_many(
+        self,
+        requests: Sequence[EditRequest],
+        *,
+        size: tuple[int, int] | None = None,
+        output_type: str = "pil",
+        progress: Progress | None = None,
+    ) -> list[EditResult]:
+        """Different pictures, prompts and settings in shared passes; results in the order of the requests.
+
+        Equal to the same edits one by one, but for the rounding of another batch size. All requests are checked before
+        the first network call.
+        """
+        check_output_type(output_type)
+        size = self._size(size)
+        settings = [self._settings(request.settings, size) for request in requests]
+        for request, one in zip(requests, settings, strict=True):
+            self._plans(self._tokens(request.source), request.target, one)
+        pictures = [to_model_range(load_image(request.image), size) for request in requests]
+        results: list[EditResult] = []
+        for first in range(0, len(requests), MAX_BATCH):
+            part, chosen = requests[first : first + MAX_BATCH], settings[first : first + MAX_BATCH]
+            inversions = self._invert(
+                pictures[first : first + MAX_BATCH],
+                [r.source for r in part],
+                [s.seed for s in chosen],
+                size,
+                None,
+                progress,
+            )
+            targets = [r.target for r in part]
+            calls = len(self._encode_hops)
+            results += self._decode(inversions, targets, chosen, None, output_type, progress, calls)
+        return results
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int = 0,
+        guidance_scale: float | None = None,
+        tau: float | tuple[float, float] | None = None,
+        tau_low: float | None = None,
+        size: tuple[int, int] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        output_type: str = "pil",
+        progress: Progress | None = None,
+    ) -> Any:
+        """Pictures of prompts, from noise, by the reverse network alone; prompt i takes the i-th draw of noise."""
+        check_output_type(output_type)
+        size = self._size(size)
+        given = EditSettings(guidance_scale=guidance_scale, tau=tau, tau_low=tau_low, seed=seed)
+        settings = self._settings(given, size)
+        texts = _texts(prompts)
+        features = self._features([self._tokens(text) for text in texts])
+        shape = (len(texts), *self.latent_shape(size)[1:])
+        inputs = DecodeInputs(
+            latents=torch.from_numpy(normal_noise(settings.seed, shape)),
+            prompt=features,
+            guidance=[[self._w(hop.t, settings)] * len(texts) for hop in self._decode_hops],
+            empty_prompt=self._empty_prompt(),
+        )
+        decoded = self.runner.decode(inputs, self._decode_hops, _reporting(callback_on_step_end, progress))
+        return self._pictures(decoded.latents, output_type)
+
+    def decode_latents(self, latents: Tensor) -> np.ndarray:
+        """Scaled latents [B, 4, h, w] -> pictures [B, 3, H, W] float32, about in [-1, 1]."""
+        return self.runner.to_image(latents).cpu().numpy()
+
+    # --- the steps ---------------------------------------------------------------------------------------------
+
+    def _invert(
+        self,
+        pictures: Sequence[np.ndarray],
+        sources: Sequence[str],
+        seeds: Sequence[int],
+        size: tuple[int, int],
+        callback: StepCallback | None,
+        progress: Progress | None,
+    ) -> list[Inversion]:
+        tokens = [self._tokens(source) for source in sources]
+        timings: dict[str, float] = {}
+        with _timed(timings, "text"):
+            features = self._features(tokens)
+        with _timed(timings, "vae_encode"):
+            latents = self.runner.to_latents(torch.from_numpy(np.concatenate(pictures))).cpu()
+        with _timed(timings, "encode"):
+            start = self._encode_hops[0].t
+            if start > 0:
+                noise = np.concatenate([normal_noise(seed, self.latent_shape(size)) for seed in seeds])
+                latents = self._schedule.a(start) * latents + self._schedule.sigma(start) * torch.from_numpy(noise)
+            noised = self.runner.encode(latents, features, self._encode_hops, _reporting(callback, progress)).cpu()
+        return [
+            Inversion(self, noised[i : i + 1].clone(), source, seed, size, dict(timings))
+            for i, (source, seed) in enumerate(zip(sources, seeds, strict=True))
+        ]
+
+    def _decode(
+        self,
+        inversions: Sequence[Inversion],
+        targets: Sequence[str | Sequence[str]],
+        settings: Sequence[EditSettings],
+        callback: StepCallback | None,
+        output_type: str,
+        progress: Progress | None,
+        calls_before: int,
+    ) -> list[EditResult]:
+        """Rows: all sources, then the targets of the first, of the second and so on."""
+        sources = [self._tokens(inversion.source) for inversion in inversions]
+        plans = [self._plans(s, t, one) for s, t, one in zip(sources, targets, settings, strict=True)]
+        owner = [i for i, own in enumerate(plans) for _ in own]
+        flat = [plan for own in plans for _, plan in own]
+        timings = dict(inversions[0].timings) if calls_before else {}
+        with _timed(timings, "text_target"):
+            features = self._features([*sources, *(tokens for own in plans for tokens, _ in own)])
+        source_row = torch.tensor(owner)
+        guidance = [[0.0] * len(inversions) + [self._w(hop.t, settings[i]) for i in owner] for hop in self._decode_hops]
+        inputs = DecodeInputs(
+            latents=torch.cat([i.latents for i in inversions] + [inversions[i].latents for i in owner]),
+            prompt=features,
+            guidance=guidance,
+            source_row=source_row.to(features.device),
+            edits=_edit_steps(flat, source_row, features.device),
+            blend=_blend(flat, [settings[i].mask for i in owner], features.device),
+            empty_prompt=self._empty_prompt(),
+        )
+        with _timed(timings, "decode"):
+            decoded = self.runner.decode(inputs, self._decode_hops, _reporting(callback, progress))
+            latents = decoded.latents.cpu()
+        count = len(inversions)
+        with _timed(timings, "vae_decode"):
+            pictures = self._pictures(latents[count:], output_type)
+        timings["total"] = sum(timings.values())
+        results = []
+        for i, inversion in enumerate(inversions):
+            rows = [r for r, own in enumerate(owner) if own == i]
+            span = slice(rows[0], rows[-1] + 1)
+            blends = settings[i].blend is not None or settings[i].mask is not None
+            results.append(
+                EditResult(
+                    images=pictures[span],
+                    latents=latents[count:][span].clone(),
+                    settings=settings[i],
+                    timings=dict(timings),
+                    network_calls=calls_before + len(self._decode_hops),
+                    inversion=inversion,
+                    masks=decoded.masks[:, span].cpu().clone() if blends else None,
+                    source_latents=latents[i : i + 1].clone(),
+                )
+            )
+        return results
+
+    def _plans(
+        self, source: Tokens, target: str | Sequence[str], settings: EditSettings
+    ) -> list[tuple[Tokens, EditPlan]]:
+        tokens = [self._tokens(text) for text in _texts(target)]
+        return [(t, make_plan(source, t, settings, len(self._decode_hops))) for t in tokens]
+
+    def _pictures(self, latents: Tensor, output_type: str) -> Any:
+        pictures = np.empty(0) if output_type == "latent" else self.decode_latents(latents)
+        return as_output(pictures, latents.cpu(), output_type)
+
+    def _tokens(self, prompt: str) -> Tokens:
+        if isinstance(prompt, str) and not prompt.strip():
+            raise PromptError("the prompt is empty")
+        return self.tokenizer.encode(prompt)
+
+    def _features(self, tokens: Sequence[Tokens]) -> Tensor:
+        return self.runner.encode_prompts(torch.tensor([t.ids for t in tokens]))
+
+    def _empty_prompt(self) -> Tensor | None:
+        return None if self.bundle.guidance_embedded else self._features([self.tokenizer.encode("")])
+
+    def _settings(self, given: EditSettings, size: tuple[int, int]) -> EditSettings:
+        """What an edit will use: the defaults filled in, and the mask read once (a stream gives its bytes once)."""
+        settings = given.resolve(self.default_settings)
+        if settings.mask is None:
+            return settings
+        _, _, height, width = self.latent_shape(size)
+        return replace(settings, mask=load_mask(settings.mask, (width, height)))
+
+    def _w(self, t: int, settings: EditSettings) -> float:
+        return dynamic_guidance(t, settings.guidance_scale, settings.tau, settings.tau_low)
+
+    def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        if size is None:
+            return self.bundle.size
+        step = self._size_step
+        fits = isinstance(size, tuple | list) and len(size) == 2
+        if not fits or not all(isinstance(n, int) and 0 < n <= 4096 and n % step == 0 for n in size):
+            raise SettingsError(f"size must be (width, height) in multiples of {step} up to 4096, not {size!r}")
+        return size[0], size[1]
+
+
+def _schedule(bundle: Bundle) -> NoiseSchedule:
+    """The noise schedule of scheduler/scheduler_config.json. BundleError unless it is a scaled linear one."""
+    config = bundle.config("scheduler")
+    if config.get("beta_schedule") != "scaled_linear":
+        raise BundleError(f"scheduler_config.json: beta_schedule {config.get('beta_schedule')!r} is not supported")
+    try:
+        steps = config.get("num_train_timesteps", 1000)
+        return NoiseSchedule.scaled_linear(config["beta_start"], config["beta_end"], steps)
+    except (KeyError, TypeError, SettingsError) as error:
+        raise BundleError(f"scheduler_config.json: no schedule can be made of it: {error}") from None
+
+
+def _texts(prompts: str | Sequence[str]) -> list[str]:
+    """One prompt or several as a list. PromptError if there is none."""
+    texts = [prompts] if isinstance(prompts, str) else list(prompts) if isinstance(prompts, list | tuple) else []
+    if not texts:
+        raise PromptError(f"a prompt, or a list of prompts, is needed, not {prompts!r}")
+    return texts
+
+
+def _blend(plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], device: torch.device) -> Blend | None:
+    """Blend words and user masks [h, w] of all target rows; None where no row has either."""
+    active = torch.tensor([plan.blend_source is not None for plan in plans], device=device)
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return Blend(active) if active.any() else None
+    everywhere = np.ones_like(given[0])
+    user_mask = np.stack([everywhere if mask is None else mask for mask in masks])
+    return Blend(active, torch.from_numpy(user_mask).to(device))
+
+
+def _edit_steps(plans: Sequence[EditPlan], source_row: Tensor, device: torch.device) -> list[EditStep] | None:
+    """The plans of all target rows as tensors per hop; None where no attention is edited or read."""
+
+    def stack(arrays: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(device)
+
+    edited = any(plan.source_mix.any() or (plan.target_gain != 1).any() or plan.share_self.any() for plan in plans)
+    blended = any(plan.blend_source is not None for plan in plans)
+    if not edited and not blended:
+        return None
+    nothing = np.zeros(plans[0].target_gain.shape[-1], dtype=np.float32)
+    words = [
+        stack([nothing if column is None else column for column in columns]) if blended else None
+        for columns in ([p.blend_source for p in plans], [p.blend_target for p in plans])
+    ]
+    return [
+        EditStep(
+            source_row.to(device),
+            stack([plan.source_mix[k] for plan in plans]),
+            stack([plan.target_gain[k] for plan in plans]),
+            stack([plan.share_self[k] for plan in plans]),
+            *words,
+        )
+        for k in range(len(plans[0].target_gain))
+    ]
+
+
+def _reporting(callback: StepCallback | None, progress: Progress | None) -> StepCallback | None:
+    """One callback that tells `progress` of each hop and passes the user's callback on."""
+    if progress is None:
+        return callback
+
+    def report(step: int, t: int, latents: Tensor) -> Tensor | None:
+        progress(1)
+        return None if callback is None else callback(step, t, latents)
+
+    return report
+
+
+@contextmanager
+def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    """Wall milliseconds of a stage that ends with its results on the CPU."""
+    started = time.perf_counter()
+    yield
+    timings[name] = round(1000 * (time.perf_counter() - started), 3)

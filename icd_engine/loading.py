@@ -1,0 +1,96 @@
+"""A bundle's weights -> networks on a device -> the runner that executes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from icd_engine.bundles.bundle import Bundle
+from icd_engine.bundles.files import read_weights
+from icd_engine.errors import BundleError, RunnerError
+from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.unet import UNet
+from icd_engine.networks.vae import VAE
+from icd_engine.runners.contract import Runner
+from icd_engine.runners.eager import EagerRunner
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+RUNNERS = {"eager": EagerRunner}
+
+
+def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runner: str = "auto") -> Runner:
+    """Loads every network strictly and hands them to the asked runner; see `Engine.from_pretrained`."""
+    place, precision = choose_device(device), choose_dtype(dtype, device)
+    if runner != "auto" and runner not in RUNNERS:
+        raise RunnerError(f"runner must be one of auto, {', '.join(RUNNERS)}, not {runner!r}")
+    levels = {"blend_downscale": bundle.blend_downscale, "share_downscale": bundle.share_downscale}
+    # float16 overflows in the VAE of Stable Diffusion: it stays in float32 there.
+    vae_precision = torch.float32 if precision == torch.float16 else precision
+    with torch.device("meta"):  # every weight is loaded: none is worth initialising
+        networks: dict[str, nn.Module] = {
+            "vae": _build(bundle, "vae", VAE),
+            "unet_forward": _build(bundle, "unet_forward", partial(UNet, **levels)),
+            "unet": _build(bundle, "unet", partial(UNet, **levels)),
+        }
+    # On the CPU, PyTorch's channels-last GroupNorm takes variances in one pass and loses digits an inversion needs.
+    memory_format = torch.contiguous_format if place.type == "cpu" else torch.channels_last
+    for part, network in networks.items():
+        load_weights(bundle, part, network)
+        network.to(place, vae_precision if part == "vae" else precision, memory_format=memory_format)
+    text_encoder = TextEncoder(bundle.config("text_encoder"))
+    load_weights(bundle, "text_encoder", text_encoder)
+    text_encoder.to(place, precision)
+    for network in (text_encoder, *networks.values()):
+        network.eval().requires_grad_(False)
+    chosen = RUNNERS["eager" if runner == "auto" else runner]
+    return chosen(text_encoder, networks["vae"], networks["unet_forward"], networks["unet"])
+
+
+def _build(bundle: Bundle, part: str, network: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
+    """A network by its configuration. BundleError naming the part and the field that is missing."""
+    try:
+        return network(bundle.config(part))
+    except KeyError as error:
+        raise BundleError(f"{bundle.path / part / 'config.json'}: {error} is missing") from None
+
+
+def load_weights(bundle: Bundle, part: str, network: nn.Module) -> None:
+    """Loads one part strictly in float32. BundleError naming the file and the first key that does not fit."""
+    path = bundle.weights(part)
+    weights = {key: value.float() for key, value in read_weights(path).items()}
+    try:
+        if isinstance(network, TextEncoder):
+            network.load_weights(weights)
+        else:
+            network.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        reasons = [line.strip() for line in str(error).splitlines()]
+        raise BundleError(f"{path} does not fit its config.json: {' '.join(reasons[1:2])[:300]}") from None
+
+
+def choose_device(device: str) -> torch.device:
+    """The device a name stands for. RunnerError if it is unknown or not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise RunnerError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise RunnerError(f"device {device!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise RunnerError(f"device {device!r} was asked for, but {torch.cuda.device_count()} CUDA devices are there")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """float32 on CPU and bfloat16 on CUDA for "auto". RunnerError if the name is unknown."""
+    if dtype == "auto":
+        return torch.bfloat16 if choose_device(device).type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise RunnerError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
+    return DTYPES[dtype]

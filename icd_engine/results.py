@@ -1,0 +1,159 @@
+"""What the engine hands out: kept inversions, edit requests and edit results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from icd_engine.errors import BundleError, SettingsError
+from icd_engine.images import to_pil
+from icd_engine.settings import EditSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icd_engine.engine import Engine
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+INVERSION_FORMAT = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """A picture encoded to noise, kept: every further edit of it costs the decode hops only.
+
+    latents: [1, 4, h, w] float32 on the CPU, at the last encode boundary. size: (width, height) of its pictures.
+    """
+
+    engine: Engine = field(repr=False)
+    latents: Tensor = field(repr=False)
+    source: str
+    seed: int
+    size: tuple[int, int]
+    timings: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def edit(self, target: str | Sequence[str], **options: Any) -> EditResult:
+        """Edits towards one target prompt or several (one pass); options are those of `Engine.edit`."""
+        return self.engine.edit_inversion(self, target, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a safetensors file, atomically, that `Engine.load_inversion` reads."""
+        from safetensors.torch import save
+
+        path = Path(path)
+        latents = self.latents.contiguous()
+        metadata = {
+            "icd_inversion": INVERSION_FORMAT,
+            "model": self.engine.fingerprint,
+            "about": json.dumps({"source": self.source, "seed": self.seed, "size": self.size}),
+            "sha256": _digest(latents),
+        }
+        part = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            part.write_bytes(save({"latents": latents}, metadata))
+            part.replace(path)
+        except OSError as error:
+            raise SettingsError(f"cannot write the inversion to {path}: {error.strerror}") from None
+        finally:
+            with suppress(OSError):
+                part.unlink()
+        return path
+
+
+def _digest(latents: Tensor) -> str:
+    return hashlib.sha256(latents.numpy().tobytes()).hexdigest()
+
+
+def read_inversion(engine: Engine, path: str | Path) -> Inversion:
+    """Reads what `Inversion.save` wrote. BundleError if it is damaged or was made with another model."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            latents = file.get_tensor("latents")
+        digest = _digest(latents)
+        about = json.loads(metadata["about"])
+        source, seed, size = str(about["source"]), int(about["seed"]), (int(about["size"][0]), int(about["size"][1]))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such inversion file") from None
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError):
+        raise BundleError(f"{path} is not a saved inversion, or damaged") from None
+    if metadata.get("icd_inversion") != INVERSION_FORMAT or metadata.get("sha256") != digest:
+        raise BundleError(f"{path} is not a saved inversion, or damaged")
+    if metadata.get("model") != engine.fingerprint:
+        raise BundleError(f"{path} was made with another model: invert the picture again")
+    if tuple(latents.shape) != engine.latent_shape(size) or not bool(latents.isfinite().all()):
+        raise BundleError(f"{path} holds latents of a wrong shape or value")
+    return Inversion(engine, latents.float(), source, seed, size)
+
+
+@dataclass(frozen=True, eq=False)
+class EditRequest:
+    """One edit of `Engine.edit_many`: any picture, its prompt, one target prompt or several, and the settings."""
+
+    image: Any
+    source: str
+    target: str | Sequence[str]
+    settings: EditSettings = field(default_factory=EditSettings)
+
+
+@dataclass(frozen=True, eq=False)
+class EditResult:
+    """Edited pictures of one source picture, one for each target.
+
+    latents: final target latents, float32 [targets, 4, h, w] on the CPU. masks: where each target was allowed to
+    change, float32 [hops, targets, h, w] on the CPU, None where neither blend words nor a mask were given.
+    settings: those used, repeatable. timings: milliseconds by stage (of the whole batch in `edit_many`).
+    network_calls: UNet calls this result took.
+    """
+
+    images: Any
+    latents: Tensor = field(repr=False)
+    settings: EditSettings
+    timings: dict[str, float]
+    network_calls: int
+    inversion: Inversion = field(repr=False)
+    masks: Tensor | None = field(default=None, repr=False)
+    source_latents: Tensor | None = field(default=None, repr=False)  # [1, 4, h, w]
+
+    @property
+    def image(self) -> Any:
+        """The first (often only) edited picture."""
+        return self.images[0]
+
+    @cached_property
+    def reconstruction(self) -> Image.Image:
+        """The source branch decoded, on first use: how well the inversion kept the picture."""
+        engine = self.inversion.engine
+        return to_pil(engine.decode_latents(self.source_latents)[0])
+
+
+def as_output(pictures: np.ndarray, latents: Tensor, output_type: str) -> Any:
+    """[N, 3, H, W] in [-1, 1] as a list of PIL pictures, numpy [N, H, W, 3] or torch [N, 3, H, W] in [0, 1]."""
+    if output_type == "latent":
+        return latents.clone()  # of its own: what a runner gives is in inference mode and shares memory
+    if output_type == "pil":
+        return [to_pil(picture) for picture in pictures]
+    unit = np.clip(pictures / 2 + 0.5, 0, 1)
+    if output_type == "np":
+        return unit.transpose(0, 2, 3, 1)
+    import torch
+
+    return torch.from_numpy(unit)
+
+
+def check_output_type(output_type: str) -> None:
+    """SettingsError unless it is one of OUTPUT_TYPES."""
+    if output_type not in OUTPUT_TYPES:
+        raise SettingsError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}")

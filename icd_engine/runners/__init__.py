@@ -1,0 +1,1 @@
+"""How network calls are executed: one contract, same answers."""
