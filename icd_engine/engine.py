@@ -295,7 +295,7 @@ class Engine:
                     latents=latents[count:][span].clone(),
                     settings=settings[i],
                     timings=dict(timings),
-                    network_calls=calls_before + len(self._decode_hops),
+                    network_calls=calls_before + self._decode_calls(settings[i]),
                     inversion=inversion,
                     masks=decoded.masks[:, span].cpu().clone() if blends else None,
                     source_latents=latents[i : i + 1].clone(),
@@ -334,6 +334,11 @@ class Engine:
 
     def _w(self, t: int, settings: EditSettings) -> float:
         return dynamic_guidance(t, settings.guidance_scale, settings.tau, settings.tau_low)
+
+    def _decode_calls(self, settings: EditSettings) -> int:
+        """Network calls of one decoding: a two-pass model predicts twice on guided hops."""
+        second = 0 if self.bundle.guidance_embedded else sum(self._w(hop.t, settings) > 0 for hop in self._decode_hops)
+        return len(self._decode_hops) + second
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None:

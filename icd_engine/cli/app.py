@@ -1,0 +1,68 @@
+"""The program `icd`: its commands, and what an error becomes: one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from icd_engine import __version__
+from icd_engine.cli.convert import convert
+from icd_engine.cli.doctor import doctor
+from icd_engine.cli.edit import edit
+from icd_engine.cli.generate import generate
+from icd_engine.cli.invert import invert
+from icd_engine.cli.options import UsageError
+from icd_engine.cli.terminal import print_error
+from icd_engine.errors import IcdError
+
+BAD_INPUT, USAGE, INTERRUPTED = 1, 2, 130
+
+# Plain help: boxes would cut option names short in narrow terminals.
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+for command in (edit, generate, invert, convert, doctor):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"icd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def icd(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Edit real pictures by text in about eight network calls.
+
+    \b
+    Example:
+      icd edit cat.png --source "a cat on a sofa" --target "a dog on a sofa" --model MODEL_FOLDER
+      icd edit --demo
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; `arguments` are those of the process if None. Returns the exit code.
+
+    0: done. 1: bad input (any IcdError). 2: the command line itself is wrong. 130: interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="icd", standalone_mode=False)
+    except IcdError as error:
+        print_error(str(error))
+        return BAD_INPUT
+    except UsageError as error:
+        print_error(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+        return USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print_error("interrupted")
+    return code if isinstance(code, int) else 0

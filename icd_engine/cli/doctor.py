@@ -1,0 +1,90 @@
+"""`icd doctor`: what is installed, what it can run on, and whether a model is whole."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from icd_engine import __version__
+from icd_engine.bundles.bundle import read_bundle
+from icd_engine.cli.report import describe, in_units
+from icd_engine.cli.terminal import print_error
+from icd_engine.errors import BundleError
+
+NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "typer", "rich")
+OPTIONAL = ("diffusers", "triton", "onnxruntime", "onnxruntime-gpu")
+Finding = tuple[str, str, bool]  # name, text, whether it is sound
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")] = "tiny",
+) -> None:
+    """Check the installation and a model.
+
+    The exit code is 1 if something is broken.
+
+    \b
+    Example:
+      icd doctor
+      icd doctor MODEL_FOLDER
+    """
+    broken = []
+    for findings in (_packages(), _devices(), _model(model)):
+        for name, text, sound in findings:
+            typer.echo(f"{name:<16}{text if sound else 'BROKEN: ' + text}")
+            if not sound:
+                broken.append(f"{name}: {text}")
+    for problem in broken:
+        print_error(problem)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _packages() -> Iterator[Finding]:
+    yield "icd-engine", __version__, True
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", True
+    versions = {name: _version(name) for name in (*NEEDED, *OPTIONAL)}
+    for name, found in versions.items():
+        needed = name in NEEDED
+        yield name, found or f"not installed{'' if needed else ' (optional)'}", bool(found) or not needed
+    if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
+        yield "onnxruntime", "both onnxruntime and onnxruntime-gpu are installed and overwrite each other", False
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:  # a damaged installation raises ImportError, OSError and more
+        yield "torch", f"cannot be imported: {error}", False
+        return
+    yield "cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads", True
+    if not torch.cuda.is_available():
+        yield "cuda", "none usable" if torch.version.cuda else "none (torch is a CPU build)", True
+    for i in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(i)
+        yield f"cuda:{i}", f"{card.name}, {in_units(card.total_memory)}, sm_{card.major}{card.minor}", True
+
+
+def _model(model: str) -> Iterator[Finding]:
+    try:
+        bundle = read_bundle(model, verify=False)
+        for name, text in describe(bundle):
+            yield name, text, True
+        bundle.verify()
+    except BundleError as error:
+        yield "model", str(error), False
+        return
+    count = len(bundle.sha256)
+    yield "SHA-256", f"{count} files are as recorded" if count else "none recorded in icd.json: not checked", True

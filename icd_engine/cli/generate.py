@@ -1,0 +1,45 @@
+"""`icd generate`: pictures of prompts, from noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icd_engine.cli import options
+from icd_engine.cli.edit import save_all
+from icd_engine.cli.terminal import hop_bar, open_engine
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="What each picture shows.", metavar="PROMPT...")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="File to write; overwritten. Several prompts: numbered _1, _2, ...")
+    ] = Path("generated.png"),
+    model: options.Model = "tiny",
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the noise.")] = 0,
+    guidance_scale: options.GuidanceScale = None,
+    tau: options.Tau = None,
+    tau_low: options.TauLow = None,
+    size: options.Size = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    runner: options.RunnerName = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Generate one picture for each prompt.
+
+    Prints the paths of what it wrote. Existing files are overwritten.
+
+    \b
+    Example:
+      icd generate "a small red circle on a plain blue background" --seed 3 --out circle.png
+    """
+    settings = options.given(seed=seed, guidance_scale=guidance_scale, tau=options.share("--tau", tau), tau_low=tau_low)
+    wanted_size = options.size(size)
+    options.check_picture_path(out)
+    engine = open_engine(model, device, dtype, runner, quiet)
+    with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
+        pictures = engine.generate(prompts, size=wanted_size, progress=progress, **settings)
+    save_all(pictures, out, "trainedAlgorithmicMedia")

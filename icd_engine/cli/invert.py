@@ -1,0 +1,51 @@
+"""`icd invert`: a picture to noise, kept in a file, so that further edits cost the decode hops only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icd_engine.cli import options
+from icd_engine.cli.terminal import hop_bar, open_engine, print_path
+from icd_engine.errors import SettingsError
+from icd_engine.images import load_image
+
+
+def invert(
+    picture: Annotated[str, typer.Argument(help="PNG, JPEG or WEBP file.", metavar="PICTURE")],
+    source: Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write, ending in .safetensors; overwritten.")],
+    model: options.Model = "tiny",
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the encode noise.", show_default=options.MODELS_OWN)
+    ] = None,
+    size: options.Size = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    runner: options.RunnerName = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Encode a picture to noise once, for many edits.
+
+    Prints the path of what it wrote. An existing file is overwritten.
+
+    \b
+    Example:
+      icd invert cat.png --source "a cat on a sofa" --out cat.safetensors --model MODEL_FOLDER
+      icd edit cat.safetensors --target "a dog on a sofa" --model MODEL_FOLDER
+    """
+    if out.suffix.lower() != ".safetensors" or out.is_dir():
+        raise options.usage_error(f"{str(out)!r} must be a file ending in .safetensors", "--out")
+    settings = options.given(seed=seed)
+    wanted_size = options.size(size)
+    image = load_image(picture)
+    engine = open_engine(model, device, dtype, runner, quiet)
+    with hop_bar(len(engine.bundle.encode_times), quiet) as progress:
+        inversion = engine.invert(image, source, size=wanted_size, progress=progress, **settings)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"cannot write {str(out)!r}: {error.strerror}") from None
+    print_path(inversion.save(out))

@@ -1,0 +1,124 @@
+"""The options that commands share, and how their texts are read. A text that cannot be read names its option."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from icd_engine.settings import EditSettings, Share
+
+MODELS_OWN = "model's own"
+# typer brings its own copy of click or uses the installed one, by version: this is the UsageError it raises.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+Model = Annotated[str, typer.Option(metavar="NAME|FOLDER", help="The embedded model tiny, or a model folder.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Precision of the networks.")]
+RunnerName = Annotated[
+    str, typer.Option("--runner", metavar="NAME", help="How network calls are executed: auto or eager.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print written paths and errors only.")]
+Size = Annotated[
+    str | None, typer.Option(metavar="WxH", help="Picture size the model works at.", show_default=MODELS_OWN)
+]
+GuidanceScale = Annotated[
+    float | None, typer.Option(metavar="W", help="0 is unguided (the paper's w minus 1).", show_default=MODELS_OWN)
+]
+Tau = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE|LOW,HIGH",
+        help="Guidance is off above this share of the noise steps, or fades out from LOW to HIGH.",
+        show_default=MODELS_OWN,
+    ),
+]
+TauLow = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", help="Guidance is off below this share too; 0 is never.", show_default=MODELS_OWN),
+]
+
+
+def usage_error(message: str, option: str) -> Exception:
+    """What to raise when the text of an option cannot be read; it ends with exit code 2."""
+    return typer.BadParameter(message, param_hint=f"'{option}'")
+
+
+def check_picture_path(out: Path, option: str = "--out") -> Path:
+    """A path whose ending names a format: known before any work is done."""
+    if out.suffix.lower() not in PICTURE_SUFFIXES:
+        raise usage_error(f"{str(out)!r} must end in {', '.join(PICTURE_SUFFIXES)}", option)
+    if out.is_dir():
+        raise usage_error(f"{str(out)!r} is a folder", option)
+    return out
+
+
+def number(option: str, text: str) -> float:
+    """One number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise usage_error(f"{text!r} is not a number", option) from None
+
+
+def share(option: str, text: str | None) -> Share | None:
+    """ "0.7" -> 0.7, "0.1,0.6" -> (0.1, 0.6)."""
+    if text is None:
+        return None
+    parts = [number(option, part) for part in text.split(",")]
+    if len(parts) > 2:
+        raise usage_error(f"{text!r} must be one number or LOW,HIGH", option)
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def by_word(option: str, texts: Sequence[str], read: Callable[[str, str], Any]) -> dict[str, Any]:
+    """["cat=2", ...] -> {"cat": read(option, "2"), ...}."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        word, equals, value = text.rpartition("=")
+        if not equals or not word.strip():
+            raise usage_error(f"{text!r} must be WORD=VALUE", option)
+        if word in values:
+            raise usage_error(f"{word!r} is given twice", option)
+        values[word] = read(option, value)
+    return values
+
+
+def cross_replace(texts: Sequence[str]) -> Share | dict[str, Share] | None:
+    """One share or window for all words, or WORD=share entries, of which WORD may be "default"."""
+    if len(texts) == 1 and "=" not in texts[0]:
+        return share("--cross-replace", texts[0])
+    if any("=" not in text for text in texts):
+        raise usage_error("several values must all be WORD=VALUE (default=VALUE for other words)", "--cross-replace")
+    return by_word("--cross-replace", texts, share) or None
+
+
+def blend(text: str | None) -> tuple[list[str], list[str]] | None:
+    """ "cat" -> the word in both prompts; "cat,bow:dog" -> source words and target words."""
+    if text is None:
+        return None
+    sides = [[word.strip() for word in side.split(",")] for side in text.split(":")]
+    if len(sides) > 2 or not all(word for side in sides for word in side):
+        raise usage_error(f"{text!r} must be WORD[,WORD...] or SOURCE[,...]:TARGET[,...]", "--blend")
+    return sides[0], sides[-1]
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+    """ "128x96" -> (128, 96)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    if match is None:
+        raise usage_error(f"{text!r} must be WIDTHxHEIGHT, for example 128x128", "--size")
+    return int(match[1]), int(match[2])
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """The settings that were given, checked. Raises SettingsError naming the field."""
+    values = {name: value for name, value in settings.items() if value is not None}
+    EditSettings.from_mapping(values)
+    return values

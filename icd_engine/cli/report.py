@@ -1,0 +1,57 @@
+"""What a model folder is, in short lines: for `icd convert` and `icd doctor`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from icd_engine.bundles.bundle import WEIGHTS, Bundle
+from icd_engine.errors import BundleError
+
+
+def describe(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """(name, text) of everything but the digests. Raises BundleError if a weight file cannot be read."""
+    width, height = bundle.size
+    embedded = "embedded" if bundle.guidance_embedded else "two passes a hop"
+    yield "model", str(bundle.path)
+    yield "made from", _origin(bundle)
+    yield "family", f"{bundle.family}, guidance {embedded}"
+    yield "encode steps", " -> ".join(map(str, (*bundle.encode_times, bundle.encode_end)))
+    yield "decode steps", " -> ".join(map(str, (*reversed(bundle.decode_times), 0)))
+    yield "picture size", f"{width}x{height}"
+    for part in WEIGHTS:
+        yield part, _stored(bundle.weights(part))
+    yield "size on disk", in_units(sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()))
+
+
+def in_units(size: int) -> str:
+    """Bytes as MB or GB of powers of ten."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _origin(bundle: Bundle) -> str:
+    """The names in the record's origin; published files stand there with their digest."""
+    names = {}
+    for key, value in bundle.origin.items():
+        name = value.get("file") if isinstance(value, dict) else value
+        if isinstance(name, str):
+            names[key] = name
+    return ", ".join(f"{key} {name}" for key, name in names.items()) or "not recorded"
+
+
+def _stored(path: Path) -> str:
+    """Parameters, precision on disk and size of a weight file, from its header."""
+    from safetensors import SafetensorError, safe_open
+
+    counts: Counter[str] = Counter()
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118
+                tensor = file.get_slice(key)
+                counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
+    kinds = ", ".join(sorted(counts))
+    return f"{sum(counts.values()) / 1e6:.2f} M parameters, {kinds}, {in_units(path.stat().st_size)}"

@@ -1,0 +1,59 @@
+"""What a command says: written paths on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from icd_engine.engine import Engine
+
+
+def print_path(path: Path) -> None:
+    """Tells of a file or folder that now exists."""
+    print(path, flush=True)
+
+
+def print_note(text: str, quiet: bool = False) -> None:
+    """Tells of anything else."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def print_error(text: str) -> None:
+    """One line, whatever the text."""
+    print_note(f"icd: error: {' '.join(text.split())}")
+
+
+@contextmanager
+def hop_bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar of `total` hops; yields what advances it. Nothing is drawn where stderr is not a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda hops: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("hops"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda hops: bar.advance(task, hops)
+
+
+def open_engine(model: str, device: str, dtype: str, runner: str, quiet: bool) -> Engine:
+    """Loads a model, with a spinner where stderr is a terminal. Raises BundleError, RunnerError."""
+    if quiet or not sys.stderr.isatty():
+        return _open(model, device, dtype, runner)
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"loading {model}"):
+        return _open(model, device, dtype, runner)
+
+
+def _open(model: str, device: str, dtype: str, runner: str) -> Engine:
+    from icd_engine.engine import Engine
+
+    return Engine.from_pretrained(model, device=device, dtype=dtype, runner=runner)
