@@ -168,7 +168,7 @@ class Engine:
         size = self._size(size)
         settings = [self._settings(request.settings, size) for request in requests]
         for request, one in zip(requests, settings, strict=True):
-            self._plans(self._tokens(request.source), request.target, one)
+            self._check(request.source, request.target, one)
         pictures = [to_model_range(load_image(request.image), size) for request in requests]
         results: list[EditResult] = []
         for first in range(0, len(requests), MAX_BATCH):
@@ -302,6 +302,12 @@ class Engine:
                 )
             )
         return results
+
+    def _check(self, source: str, target: str | Sequence[str], settings: EditSettings) -> None:
+        """Raises what is wrong with an edit before a network call is spent on it."""
+        self._plans(self._tokens(source), target, settings)
+        if settings.mask is not None:
+            load_mask(settings.mask, self.bundle.size)
 
     def _plans(
         self, source: Tokens, target: str | Sequence[str], settings: EditSettings
