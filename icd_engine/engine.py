@@ -98,7 +98,7 @@ class Engine:
         size = self._size(size)
         chosen = self._settings(EditSettings(seed=seed), size)
         picture = to_model_range(load_image(image), size)
-        return self._invert([picture], [source], [chosen.seed], size, callback_on_step_end, progress)[0]
+        return self._invert([picture], [source], [chosen.seed or 0], size, callback_on_step_end, progress)[0]
 
     def edit(
         self,
@@ -166,9 +166,9 @@ class Engine:
         """
         check_output_type(output_type)
         size = self._size(size)
-        settings = [self._settings(request.settings, size) for request in requests]
+        settings = [self._settings(request.checked_settings(), size) for request in requests]
         for request, one in zip(requests, settings, strict=True):
-            self._check(request.source, request.target, one)
+            self._plans(self._tokens(request.source), request.target, one)
         pictures = [to_model_range(load_image(request.image), size) for request in requests]
         results: list[EditResult] = []
         for first in range(0, len(requests), MAX_BATCH):
@@ -176,7 +176,7 @@ class Engine:
             inversions = self._invert(
                 pictures[first : first + MAX_BATCH],
                 [r.source for r in part],
-                [s.seed for s in chosen],
+                [s.seed or 0 for s in chosen],
                 size,
                 None,
                 progress,
@@ -208,7 +208,7 @@ class Engine:
         features = self._features([self._tokens(text) for text in texts])
         shape = (len(texts), *self.latent_shape(size)[1:])
         inputs = DecodeInputs(
-            latents=torch.from_numpy(normal_noise(settings.seed, shape)),
+            latents=torch.from_numpy(normal_noise(seed, shape)),
             prompt=features,
             guidance=[[self._w(hop.t, settings)] * len(texts) for hop in self._decode_hops],
             empty_prompt=self._empty_prompt(),
@@ -272,9 +272,8 @@ class Engine:
             latents=torch.cat([i.latents for i in inversions] + [inversions[i].latents for i in owner]),
             prompt=features,
             guidance=guidance,
-            source_row=source_row.to(features.device),
             edits=_edit_steps(flat, source_row, features.device),
-            blend=_blend(flat, [settings[i].mask for i in owner], features.device),
+            blend=_blend(flat, [settings[i].mask for i in owner], source_row, features.device),
             empty_prompt=self._empty_prompt(),
         )
         with _timed(timings, "decode"):
@@ -288,7 +287,7 @@ class Engine:
         for i, inversion in enumerate(inversions):
             rows = [r for r, own in enumerate(owner) if own == i]
             span = slice(rows[0], rows[-1] + 1)
-            blends = settings[i].blend is not None or settings[i].mask is not None
+            masks = decoded.masks if settings[i].blend is not None or settings[i].mask is not None else None
             results.append(
                 EditResult(
                     images=pictures[span],
@@ -297,17 +296,11 @@ class Engine:
                     timings=dict(timings),
                     network_calls=calls_before + self._decode_calls(settings[i]),
                     inversion=inversion,
-                    masks=decoded.masks[:, span].cpu().clone() if blends else None,
+                    masks=None if masks is None else masks[:, span].cpu().clone(),
                     source_latents=latents[i : i + 1].clone(),
                 )
             )
         return results
-
-    def _check(self, source: str, target: str | Sequence[str], settings: EditSettings) -> None:
-        """Raises what is wrong with an edit before a network call is spent on it."""
-        self._plans(self._tokens(source), target, settings)
-        if settings.mask is not None:
-            load_mask(settings.mask, self.bundle.size)
 
     def _plans(
         self, source: Tokens, target: str | Sequence[str], settings: EditSettings
@@ -339,7 +332,9 @@ class Engine:
         return replace(settings, mask=load_mask(settings.mask, (width, height)))
 
     def _w(self, t: int, settings: EditSettings) -> float:
-        return dynamic_guidance(t, settings.guidance_scale, settings.tau, settings.tau_low)
+        w, tau, tau_low = settings.guidance_scale, settings.tau, settings.tau_low
+        assert w is not None and tau is not None and tau_low is not None  # default_settings has them all
+        return dynamic_guidance(t, w, tau, tau_low)
 
     def _decode_calls(self, settings: EditSettings) -> int:
         """Network calls of one decoding: a two-pass model predicts twice on guided hops."""
@@ -376,15 +371,18 @@ def _texts(prompts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def _blend(plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], device: torch.device) -> Blend | None:
+def _blend(
+    plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], source_row: Tensor, device: torch.device
+) -> Blend | None:
     """Blend words and user masks [h, w] of all target rows; None where no row has either."""
     active = torch.tensor([plan.blend_source is not None for plan in plans], device=device)
     given = [mask for mask in masks if mask is not None]
+    rows = source_row.to(device)
     if not given:
-        return Blend(active) if active.any() else None
+        return Blend(rows, active) if active.any() else None
     everywhere = np.ones_like(given[0])
     user_mask = np.stack([everywhere if mask is None else mask for mask in masks])
-    return Blend(active, torch.from_numpy(user_mask).to(device))
+    return Blend(rows, active, torch.from_numpy(user_mask).to(device))
 
 
 def _edit_steps(plans: Sequence[EditPlan], source_row: Tensor, device: torch.device) -> list[EditStep] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from icd_engine.runners.eager import EagerRunner
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 RUNNERS = {"eager": EagerRunner}
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runner: str = "auto") -> Runner:
@@ -30,32 +31,35 @@ def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runne
     levels = {"blend_downscale": bundle.blend_downscale, "share_downscale": bundle.share_downscale}
     # float16 overflows in the VAE of Stable Diffusion: it stays in float32 there.
     vae_precision = torch.float32 if precision == torch.float16 else precision
-    with torch.device("meta"):  # every weight is loaded: none is worth initialising
-        networks: dict[str, nn.Module] = {
-            "vae": _build(bundle, "vae", VAE),
-            "unet_forward": _build(bundle, "unet_forward", partial(UNet, **levels)),
-            "unet": _build(bundle, "unet", partial(UNet, **levels)),
-        }
-    # On the CPU, PyTorch's channels-last GroupNorm takes variances in one pass and loses digits an inversion needs.
-    memory_format = torch.contiguous_format if place.type == "cpu" else torch.channels_last
-    for part, network in networks.items():
-        load_weights(bundle, part, network)
-        network.to(place, vae_precision if part == "vae" else precision, memory_format=memory_format)
-    text_encoder = TextEncoder(bundle.config("text_encoder"))
-    load_weights(bundle, "text_encoder", text_encoder)
-    text_encoder.to(place, precision)
-    for network in (text_encoder, *networks.values()):
-        network.eval().requires_grad_(False)
-    chosen = RUNNERS["eager" if runner == "auto" else runner]
-    return chosen(text_encoder, networks["vae"], networks["unet_forward"], networks["unet"])
+    networks = (
+        load_network(bundle, "text_encoder", TextEncoder, place, precision),
+        load_network(bundle, "vae", VAE, place, vae_precision),
+        load_network(bundle, "unet_forward", partial(UNet, **levels), place, precision),
+        load_network(bundle, "unet", partial(UNet, **levels), place, precision),
+    )
+    return RUNNERS["eager" if runner == "auto" else runner](*networks)
 
 
-def _build(bundle: Bundle, part: str, network: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
-    """A network by its configuration. BundleError naming the part and the field that is missing."""
+def load_network(
+    bundle: Bundle, part: str, make: Callable[[dict[str, Any]], Network], place: torch.device, precision: torch.dtype
+) -> Network:
+    """One part of a bundle, ready to run. BundleError naming what its config.json lacks or what does not fit it."""
+    config = bundle.config(part)
     try:
-        return network(bundle.config(part))
+        if part == "text_encoder":
+            # transformers keeps constants out of its weights, and initialises the rest: not from the user's dice.
+            with torch.random.fork_rng(devices=[]):
+                network = make(config)
+        else:
+            with torch.device("meta"):  # every weight is loaded: none is worth initialising
+                network = make(config)
     except KeyError as error:
         raise BundleError(f"{bundle.path / part / 'config.json'}: {error} is missing") from None
+    load_weights(bundle, part, network)
+    # On the CPU, PyTorch's channels-last GroupNorm takes variances in one pass and loses digits an inversion needs.
+    if place.type != "cpu":
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network.to(place, precision).eval().requires_grad_(False)
 
 
 def load_weights(bundle: Bundle, part: str, network: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -100,12 +100,20 @@ def read_inversion(engine: Engine, path: str | Path) -> Inversion:
 
 @dataclass(frozen=True, eq=False)
 class EditRequest:
-    """One edit of `Engine.edit_many`: any picture, its prompt, one target prompt or several, and the settings."""
+    """One edit of `Engine.edit_many`: any picture, its prompt, one target prompt or several, and the settings.
+
+    Settings may also be a plain mapping of names to values.
+    """
 
     image: Any
     source: str
     target: str | Sequence[str]
-    settings: EditSettings = field(default_factory=EditSettings)
+    settings: EditSettings | Mapping[str, Any] = field(default_factory=EditSettings)
+
+    def checked_settings(self) -> EditSettings:
+        """The settings as EditSettings, whichever way they were given. SettingsError."""
+        given = self.settings
+        return given if isinstance(given, EditSettings) else EditSettings.from_mapping(given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +132,8 @@ class EditResult:
     timings: dict[str, float]
     network_calls: int
     inversion: Inversion = field(repr=False)
+    source_latents: Tensor = field(repr=False)  # [1, 4, h, w]
     masks: Tensor | None = field(default=None, repr=False)
-    source_latents: Tensor | None = field(default=None, repr=False)  # [1, 4, h, w]
 
     @property
     def image(self) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 SAVE_EVERY_SECONDS = 60.0
 Losses = dict[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,11 @@ def fit(
     name: str,
     folder: Path,
     recipe: Recipe,
-    model: nn.Module,
+    model: Model,
     loss: Callable[[np.random.Generator, int], Losses],
     *,
     on_save: Callable[[nn.Module], None] | None = None,
-) -> nn.Module:
+) -> Model:
     """Trains `model` in place by `loss(rng, batch of this process)` and returns its moving average.
 
     The first entry of the losses is minimised, all are logged to `<folder>/<name>.jsonl`. The state of `<name>.pt` is

@@ -92,7 +92,9 @@ def grid(pairs: Sequence[world.Pair], results: Sequence[EditResult], columns: in
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.quality", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.quality", description="Measure how well a model edits the world."
+    )
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--model", default="tiny")

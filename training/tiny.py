@@ -15,10 +15,10 @@ import torch
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from training import tiny_bundle, tiny_distil, tiny_judge, tiny_teacher, tiny_vae
-from training.loop import device, launch
+from training.loop import Model, Recipe, device, launch
 
 
-def averaged(folder: Path, name: str, model: torch.nn.Module) -> torch.nn.Module:
+def averaged(folder: Path, name: str, model: Model) -> Model:
     """The moving average of a finished stage, loaded into `model`."""
     state = torch.load(folder / f"{name}.pt", weights_only=True, map_location="cpu")["averaged"]
     weights = {key.removeprefix("module."): value for key, value in state.items() if key.startswith("module.")}
@@ -67,7 +67,7 @@ def _icd(folder: Path, samples: int | None) -> None:
     tiny_distil.train_icd(folder, teacher_of(folder), guided_of(folder), recipe)
 
 
-def _sized(recipe, samples: int | None):
+def _sized(recipe: Recipe, samples: int | None) -> Recipe:
     return recipe if samples is None else replace(recipe, samples=samples)
 
 
@@ -92,7 +92,9 @@ STAGES: dict[str, Callable[[Path, int | None], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.tiny", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.tiny", description="Train the embedded model from nothing."
+    )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all")
     parser.add_argument("--folder", type=Path, default=Path("runs/tiny"), help="checkpoints and logs")
     parser.add_argument("--workers", type=int, default=1, help="single-threaded processes that average gradients")

@@ -51,7 +51,7 @@ MODEL_INDEX = {
 DEMO = {
     "scene_seed": 12,
     "source": "a large yellow star on a striped blue background",
-    "target": "a large red heart on a striped blue background",
+    "target": "a large red star on a striped blue background",
 }
 
 
@@ -103,7 +103,7 @@ def write_tiny(
         "defaults": DEFAULTS,
         "origin": {"trained_by": "python -m training.tiny", "world": "training/world.py"},
     }
-    return write_bundle(out, record, files, overwrite=True)
+    return write_bundle(out, record, files.items(), overwrite=True)
 
 
 def write_teacher(folder: Path, unet: UNet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,8 @@ UNGUIDED = 0.3  # share of samples at w = 0
 # noise (its deviation shrinks) and generation breaks.
 PRESERVATION = 0.4
 PRESERVED_SHARE = 0.25  # of each batch also goes through the preservation losses
-GUIDANCE_RECIPE = Recipe(samples=12_000, batch=32, lr=3e-4, ema=0.99)
-ICD_RECIPE = Recipe(samples=12_000, batch=32, lr=2e-4, ema=0.99)
+GUIDANCE_RECIPE = Recipe(samples=12_000, batch=16, lr=3e-4, ema=0.99)
+ICD_RECIPE = Recipe(samples=16_000, batch=16, lr=2e-4, ema=0.99)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Sample:
 
 def guided_network(teacher: UNet) -> UNet:
     """The teacher's weights in a network that takes w; at first it ignores it."""
-    network = UNet(CONFIG).to(device(), memory_format=torch.channels_last)
+    network = UNet(CONFIG).to(device()).to(memory_format=torch.channels_last)
     missing, unexpected = network.load_state_dict(teacher.state_dict(), strict=False)
     assert missing == ["time_embedding.cond_proj.weight"] and not unexpected
     nn.init.zeros_(network.time_embedding.cond_proj.weight)
@@ -89,7 +90,8 @@ def guidance_loss(student: UNet, teacher: UNet, data: Data, rng: np.random.Gener
     empty = data.features(data.pool.ids([""])).expand(count, -1, -1)
     with torch.no_grad():
         both = predict(teacher, torch.cat([noised] * 2), torch.cat([t] * 2), torch.cat([sample.prompt, empty]))
-        target = losses.guided(*both.chunk(2), w)
+        conditional, unconditional = both.chunk(2)
+        target = losses.guided(conditional, unconditional, w)
     error = (predict(student, noised, t, sample.prompt, w) - target).square().mean()
     return {"loss": error}
 
@@ -99,10 +101,8 @@ class Pair(nn.Module):
 
     def __init__(self, guided: UNet):
         super().__init__()
-        for name in ("forward_net", "reverse_net"):
-            network = UNet(CONFIG).to(device(), memory_format=torch.channels_last)
-            network.load_state_dict(guided.state_dict())
-            self.add_module(name, network)
+        self.forward_net, self.reverse_net = copy.deepcopy(guided), copy.deepcopy(guided)
+        self.requires_grad_(True)
 
 
 def icd_loss(pair: Pair, teacher: UNet, data: Data, rng: np.random.Generator, count: int) -> Losses:

@@ -29,7 +29,9 @@ def margin(figures: dict[str, float]) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.tiny_search", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.tiny_search", description="Try default settings for the embedded model."
+    )
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--model", default="tiny")

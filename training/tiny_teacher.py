@@ -142,7 +142,7 @@ def loss(
 def train(folder: Path, recipe: Recipe = RECIPE) -> Teacher:
     """The trained teacher (moving average)."""
     torch.manual_seed(recipe.seed)
-    teacher = Teacher().to(device(), memory_format=torch.channels_last)
+    teacher = Teacher().to(device()).to(memory_format=torch.channels_last)
     pool, tables = Pool(folder), Boundaries(NoiseSchedule.scaled_linear(), device())
     unet = torch.compile(teacher.unet)
     return fit("teacher", folder, recipe, teacher, lambda rng, n: loss(teacher, unet, pool, tables, rng, n))

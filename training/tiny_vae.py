@@ -58,5 +58,5 @@ def loss(vae: VAE, rng: np.random.Generator, count: int) -> Losses:
 def train(folder: Path, recipe: Recipe = RECIPE) -> VAE:
     """The trained VAE (moving average); its latents are not scaled yet."""
     torch.manual_seed(recipe.seed)
-    vae = VAE(CONFIG).to(device(), memory_format=torch.channels_last)
+    vae = VAE(CONFIG).to(device()).to(memory_format=torch.channels_last)
     return fit("vae", folder, recipe, vae, lambda rng, count: loss(vae, rng, count))

@@ -78,17 +78,20 @@ class Attention(nn.Module):
         q, k, v = self.project(x, context)
         width, sources = v.shape[-1], v.shape[0] - edit.source_row.shape[0]
         own, targets = v[:sources], v[sources:]
-        if edit.source_words is not None:
-            own, targets = F.pad(own, (0, 1)), _with_column(targets, edit.target_words)
+        words = (
+            None if edit.source_words is None or edit.target_words is None else (edit.source_words, edit.target_words)
+        )
+        if words is not None:
+            own, targets = F.pad(own, (0, 1)), _with_column(targets, words[1])
         mixed = edit.source_mix.to(v.dtype)[:, None] @ targets
-        if edit.source_words is not None:
-            mixed = _with_column(mixed, edit.source_words)
+        if words is not None:
+            mixed = _with_column(mixed, words[0])
         gained = edit.target_gain.to(v.dtype)[:, None, :, None] * targets
         out = attend(q, k, torch.cat([own, gained]))
         shared = attend(q[edit.source_row], k[edit.source_row], mixed)
         edited = out[sources:] + shared[..., : out.shape[-1]]
         result = self.to_out[0](merge_heads(torch.cat([out[:sources], edited])[..., :width]))
-        if edit.source_words is None:
+        if words is None:
             return result, None
         return result, WordMaps(shared[..., -1].mean(dim=1), edited[..., -1].mean(dim=1))
 

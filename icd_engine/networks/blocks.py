@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -109,6 +111,7 @@ def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
 def sinusoid(values: Tensor, channels: int) -> Tensor:
     """Time features [..., channels] of `values`: [cos, sin] of values x exp(-ln(10^4) k / half), in fp32."""
     half = channels // 2
-    frequencies = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-9.210340371976184 / half))
+    exponents = -math.log(10_000) * torch.arange(half, device=values.device, dtype=torch.float32) / half
+    frequencies = exponents.exp()
     angles = values.float()[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -97,6 +97,8 @@ class Level(nn.Module):
 class DownLevel(Level):
     """A level of the way down; keeps every output for the way up."""
 
+    downsamplers: nn.ModuleList  # not on the lowest level
+
     def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
             x = self.layer(i, x, context)
@@ -109,6 +111,8 @@ class DownLevel(Level):
 
 class UpLevel(Level):
     """A level of the way up; takes the kept outputs back, last first."""
+
+    upsamplers: nn.ModuleList  # not on the highest level
 
     def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
@@ -192,7 +196,7 @@ class UNet(nn.Module):
         self.guidance_channels: int | None = config.get("time_cond_proj_dim")
         self.conv_in = nn.Conv2d(self.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], time_channels, self.guidance_channels)
-        self.addition_channels: int | None = config.get("addition_time_embed_dim")
+        self.addition_channels: int = config.get("addition_time_embed_dim") or 0
         if config.get("addition_embed_type") == "text_time":
             self.add_embedding = TimeEmbedding(config["projection_class_embeddings_input_dim"], time_channels)
 

@@ -19,6 +19,7 @@ StepCallback = Callable[[int, int, Tensor], Tensor | None]
 class Blend:
     """Where targets may differ from their source; T target rows."""
 
+    source_row: Tensor  # [T] int64
     active: Tensor  # [T] bool: the row has blend words
     user_mask: Tensor | None = None  # [T, h, w] float32, 1 = may change
 
@@ -30,7 +31,6 @@ class DecodeInputs:
     latents: Tensor  # [R, 4, h, w] float32, at the first hop's t
     prompt: Tensor  # [R, n, C] text features
     guidance: Sequence[Sequence[float]]  # [K][R]: w(t) of every hop and row, code notation
-    source_row: Tensor | None = None  # [T] int64; None: plain generation, no row knows another
     edits: Sequence[EditStep] | None = None  # [K], None: no attention is edited
     blend: Blend | None = None
     empty_prompt: Tensor | None = None  # [1, n, C]: needed where the network is not guidance-distilled

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from csrc_triton.boundary_step import boundary_step
 from csrc_triton.local_blend import local_blend
+from icd_engine.errors import RunnerError
 from icd_engine.networks.attention import EditStep
 from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet
@@ -78,7 +79,7 @@ class EagerRunner:
                 x,
                 source_maps,
                 target_maps,
-                inputs.source_row,
+                inputs.blend.source_row,
                 use_blend=inputs.blend.active,
                 user_mask=inputs.blend.user_mask,
             )
@@ -102,8 +103,10 @@ class EagerRunner:
         t = torch.full((len(x),), float(hop.t), device=self.device)
         return unet(x.to(self.dtype), t, prompt, guidance, edit)
 
-    def _predict_unconditional(self, x: Tensor, hop: Hop, w: Sequence[float], empty_prompt: Tensor) -> Tensor:
+    def _predict_unconditional(self, x: Tensor, hop: Hop, w: Sequence[float], empty_prompt: Tensor | None) -> Tensor:
         """The second prediction of a two-pass model, run for guided rows only."""
+        if empty_prompt is None:
+            raise RunnerError("a network that is not guidance-distilled needs the empty prompt for guided rows")
         rows = [row for row, scale in enumerate(w) if scale]
         prompt = empty_prompt.expand(len(rows), -1, -1)
         eps = torch.zeros_like(x)

@@ -1,0 +1,96 @@
+"""The embedded model, as shipped: whole, small, and really editing pictures of its world."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import icd_engine
+from icd_engine.bundles.bundle import read_bundle
+from training import world
+from training.quality import figures_of, inversion_psnr, psnr, run_edits, summary
+
+# Fresh scenes: training draws from other seeds. Everything is deterministic, so the bounds below are what this bundle
+# does on these scenes less a margin for other processors' roundings; its model card has the figures.
+SEED = 20_000
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return icd_engine.Engine.from_pretrained("tiny", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def edits(engine):
+    pairs = world.sample_pairs(9, SEED)
+    return pairs, run_edits(engine, pairs, {})
+
+
+def test_bundle_is_whole_and_small():
+    bundle = read_bundle("tiny", verify=True)
+    size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
+    assert size <= 20_000_000
+    listed = {str(path.relative_to(bundle.path)) for path in bundle.path.rglob("*") if path.is_file()}
+    assert listed == {*bundle.sha256, "icd.json"}
+
+
+def test_edits_change_what_they_should_and_keep_the_rest(edits):
+    pairs, results = edits
+    figures = summary(pairs, results)
+    for kind in ("color", "background"):
+        assert figures[kind]["changed_share"] >= 0.9, figures
+        assert figures[kind]["psnr_to_truth"] >= 21, figures
+    assert figures["all"]["reconstruction_psnr"] >= 25, figures
+    assert figures["all"]["background_psnr"] >= 23, figures
+
+
+def test_an_edit_takes_eight_network_calls(edits):
+    assert {result.network_calls for result in edits[1]} == {8}
+
+
+def test_dynamic_guidance_inverts_better_than_constant(engine):
+    """As in the paper: guidance where the noise is highest ruins the reconstruction most."""
+    pairs = world.sample_pairs(6, SEED + 1)
+    w = engine.default_settings.guidance_scale
+    dynamic = inversion_psnr(engine, pairs, guidance_scale=w, tau=0.7)
+    assert dynamic > inversion_psnr(engine, pairs, guidance_scale=w, tau=1.0) + 0.2
+
+
+def test_contract_example(engine):
+    rng = np.random.default_rng(SEED + 2)
+    words = {"size": "small", "color": "red", "shape": "circle", "texture": "plain", "background": "blue"}
+    scene = world.Scene(**(vars(world.sample_scene(rng)) | words))
+    result = icd_engine.edit(
+        world.draw(scene),
+        source="a small red circle on a plain blue background",
+        target="a small green circle on a plain blue background",
+        model="tiny",
+        seed=0,
+    )
+    truth = world.draw(scene.edited("color", "green"))
+    assert result.image.size == (128, 128)
+    assert psnr(np.asarray(result.image), truth) > psnr(world.draw(scene), truth) + 3
+    assert psnr(np.asarray(result.reconstruction), world.draw(scene)) > 24
+
+
+def test_demo_picture_is_the_world_s_and_its_edit_works(engine):
+    folder = engine.bundle.path
+    demo = json.loads((folder / "demo.json").read_text())
+    picture = np.asarray(Image.open(folder / "demo.png"))
+    source = world.parse_caption(demo["source"])
+    (kind, word), *more = [item for item in world.parse_caption(demo["target"]).items() if item not in source.items()]
+    assert not more, "the demo changes one word"
+    rng = np.random.default_rng(demo_seed())
+    scene = world.Scene(**(vars(world.sample_scene(rng)) | source))
+    assert np.array_equal(world.draw(scene), picture)
+    truth = world.draw(scene.edited(kind, word))
+    pair = world.Pair(picture, truth, world.change_mask(picture, truth), demo["source"], demo["target"], kind)
+    result = engine.edit(picture, demo["source"], demo["target"], **demo["settings"])
+    assert figures_of(pair, result)["changed_share"] > 0.9
+
+
+def demo_seed() -> int:
+    from training.tiny_bundle import DEMO
+
+    return DEMO["scene_seed"]
