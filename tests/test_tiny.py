@@ -39,7 +39,7 @@ def test_edits_change_what_they_should_and_keep_the_rest(edits):
     pairs, results = edits
     figures = summary(pairs, results)
     for kind in ("color", "background"):
-        assert figures[kind]["changed_share"] >= 0.9, figures
+        assert figures[kind]["changed_share"] >= 0.85, figures
         assert figures[kind]["psnr_to_truth"] >= 21, figures
     assert figures["all"]["reconstruction_psnr"] >= 25, figures
     assert figures["all"]["background_psnr"] >= 23, figures

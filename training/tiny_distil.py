@@ -14,7 +14,7 @@ from icd_engine.networks.unet import UNet
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import NoiseSchedule
 from training import losses, tiny_teacher
-from training.loop import Losses, Recipe, device, fit
+from training.loop import Losses, Recipe, channels_last, device, fit
 from training.losses import Boundaries
 
 CONFIG = tiny_teacher.CONFIG | {"time_cond_proj_dim": 512}
@@ -28,7 +28,7 @@ UNGUIDED = 0.3  # share of samples at w = 0
 PRESERVATION = 0.4
 PRESERVED_SHARE = 0.25  # of each batch also goes through the preservation losses
 GUIDANCE_RECIPE = Recipe(samples=12_000, batch=16, lr=3e-4, ema=0.99)
-ICD_RECIPE = Recipe(samples=16_000, batch=16, lr=2e-4, ema=0.99)
+ICD_RECIPE = Recipe(samples=10_000, batch=16, lr=2e-4, ema=0.99)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Sample:
 
 def guided_network(teacher: UNet) -> UNet:
     """The teacher's weights in a network that takes w; at first it ignores it."""
-    network = UNet(CONFIG).to(device()).to(memory_format=torch.channels_last)
+    network = channels_last(UNet(CONFIG).to(device()))
     missing, unexpected = network.load_state_dict(teacher.state_dict(), strict=False)
     assert missing == ["time_embedding.cond_proj.weight"] and not unexpected
     nn.init.zeros_(network.time_embedding.cond_proj.weight)

@@ -16,7 +16,7 @@ from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.sampling.schedule import NoiseSchedule
 from training import tiny_text, world
-from training.loop import Losses, Recipe, device, fit, rank, world_size
+from training.loop import Losses, Recipe, channels_last, device, fit, rank, world_size
 from training.losses import Boundaries, denoising_loss
 from training.tiny_vae import to_pictures
 
@@ -142,7 +142,7 @@ def loss(
 def train(folder: Path, recipe: Recipe = RECIPE) -> Teacher:
     """The trained teacher (moving average)."""
     torch.manual_seed(recipe.seed)
-    teacher = Teacher().to(device()).to(memory_format=torch.channels_last)
+    teacher = channels_last(Teacher().to(device()))
     pool, tables = Pool(folder), Boundaries(NoiseSchedule.scaled_linear(), device())
     unet = torch.compile(teacher.unet)
     return fit("teacher", folder, recipe, teacher, lambda rng, n: loss(teacher, unet, pool, tables, rng, n))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icd_engine.networks.vae import VAE
 from training import world
-from training.loop import Losses, Recipe, device, fit
+from training.loop import Losses, Recipe, channels_last, device, fit
 
 CONFIG = {
     "_class_name": "AutoencoderKL",
@@ -58,5 +58,5 @@ def loss(vae: VAE, rng: np.random.Generator, count: int) -> Losses:
 def train(folder: Path, recipe: Recipe = RECIPE) -> VAE:
     """The trained VAE (moving average); its latents are not scaled yet."""
     torch.manual_seed(recipe.seed)
-    vae = VAE(CONFIG).to(device()).to(memory_format=torch.channels_last)
+    vae = channels_last(VAE(CONFIG).to(device()))
     return fit("vae", folder, recipe, vae, lambda rng, count: loss(vae, rng, count))
