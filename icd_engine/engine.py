@@ -29,7 +29,7 @@ from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
 from icd_engine.settings import EditSettings
 
-MAX_BATCH = 8  # pictures in one pass of edit_many; more run in turns
+MAX_ROWS = 16  # decode rows in one pass of edit_many, sources and targets; more run in turns
 Progress = Callable[[int], Any]  # called with the number of rows' hops done
 
 
@@ -171,10 +171,10 @@ class Engine:
             self._plans(self._tokens(request.source), request.target, one)
         pictures = [to_model_range(load_image(request.image), size) for request in requests]
         results: list[EditResult] = []
-        for first in range(0, len(requests), MAX_BATCH):
-            part, chosen = requests[first : first + MAX_BATCH], settings[first : first + MAX_BATCH]
+        for span in _passes([1 + len(_texts(request.target)) for request in requests], MAX_ROWS):
+            part, chosen = requests[span], settings[span]
             inversions = self._invert(
-                pictures[first : first + MAX_BATCH],
+                pictures[span],
                 [r.source for r in part],
                 [s.seed or 0 for s in chosen],
                 size,
@@ -371,6 +371,17 @@ def _texts(prompts: str | Sequence[str]) -> list[str]:
     return texts
 
 
+def _passes(rows: Sequence[int], most: int) -> list[slice]:
+    """Consecutive requests in groups of at most `most` rows; one that has more is a group of its own."""
+    spans, first, total = [], 0, 0
+    for i, count in enumerate(rows):
+        if i > first and total + count > most:
+            spans.append(slice(first, i))
+            first, total = i, 0
+        total += count
+    return [*spans, slice(first, len(rows))] if rows else []
+
+
 def _blend(
     plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], source_row: Tensor, device: torch.device
 ) -> Blend | None:
@@ -413,13 +424,17 @@ def _edit_steps(plans: Sequence[EditPlan], source_row: Tensor, device: torch.dev
 
 
 def _reporting(callback: StepCallback | None, progress: Progress | None) -> StepCallback | None:
-    """One callback that tells `progress` of each hop and passes the user's callback on."""
-    if progress is None:
-        return callback
+    """One callback that tells `progress` of each hop, asks the user's callback and checks what it gives back."""
+    if callback is None and progress is None:
+        return None
 
     def report(step: int, t: int, latents: Tensor) -> Tensor | None:
-        progress(1)
-        return None if callback is None else callback(step, t, latents)
+        if progress is not None:
+            progress(1)
+        replaced = None if callback is None else callback(step, t, latents)
+        if replaced is not None and (not isinstance(replaced, Tensor) or replaced.shape != latents.shape):
+            raise SettingsError(f"callback_on_step_end must return None or latents of shape {list(latents.shape)}")
+        return replaced
 
     return report
 

@@ -107,10 +107,11 @@ class Pair(nn.Module):
 
 def icd_loss(pair: Pair, teacher: UNet, data: Data, rng: np.random.Generator, count: int) -> Losses:
     """Both consistency losses plus both preservation losses, summed as in the paper's equation."""
-    tables, upper = data.tables, torch.tensor(DECODE_TIMES)
+    tables, place = data.tables, device()
+    lower, upper = torch.tensor(ENCODE_TIMES, device=place), torch.tensor(DECODE_TIMES, device=place)
     sample, w = data.draw(rng, count), data.guidance(rng, count)
 
-    t, t_next = losses.reverse_steps(rng, count)
+    t, t_next = (steps.to(place) for steps in losses.reverse_steps(rng, count))
     reverse = losses.consistency_loss(
         lambda x, at: predict(pair.reverse_net, x, at, sample.prompt, w),
         lambda x, at: predict(teacher, x, at, sample.prompt, w),
@@ -120,7 +121,7 @@ def icd_loss(pair: Pair, teacher: UNet, data: Data, rng: np.random.Generator, co
         t_next,
         losses.decode_boundary(t_next, DECODE_TIMES[:-1]),
     )
-    t, t_next = losses.forward_steps(rng, count, ENCODE_TIMES[0])
+    t, t_next = (steps.to(place) for steps in losses.forward_steps(rng, count, ENCODE_TIMES[0]))
     forward = losses.consistency_loss(
         lambda x, at: predict(pair.forward_net, x, at, sample.prompt),
         lambda x, at: predict(teacher, x, at, sample.prompt),
@@ -141,13 +142,13 @@ def icd_loss(pair: Pair, teacher: UNet, data: Data, rng: np.random.Generator, co
         return predict(pair.reverse_net, x, at, prompt)
 
     # Down one segment and up again. The lowest segment ends at clean latents, from which no way up starts.
-    level = torch.from_numpy(rng.integers(1, len(upper), part))
+    level = torch.from_numpy(rng.integers(1, len(upper), part)).to(place)
     high, low = upper[level], upper[level - 1]
     start = tables.noised(latents, noise, high)
     keep_forward = losses.preservation_loss(up, down, tables, start, high, low, high, start)
     # Up one segment and down again; from the first step (noised latents) the way down ends at the clean ones.
-    level = torch.from_numpy(rng.integers(0, len(upper), part))
-    low, high = torch.tensor(ENCODE_TIMES)[level], upper[level]
+    level = torch.from_numpy(rng.integers(0, len(upper), part)).to(place)
+    low, high = lower[level], upper[level]
     start = tables.noised(latents, noise, low)
     lowest = (level == 0)[:, None, None, None]
     keep_reverse = losses.preservation_loss(

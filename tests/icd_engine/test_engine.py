@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import icd_engine
-from icd_engine.engine import Engine
+from icd_engine.engine import Engine, _passes
 from icd_engine.errors import BundleError, IcdError, ImageError, PromptError, RunnerError, SettingsError
 from icd_engine.images import to_model_range
 from icd_engine.results import EditRequest
@@ -289,9 +289,9 @@ def mixed_requests() -> list[EditRequest]:
     ]
 
 
-@pytest.mark.parametrize("batch", [8, 2], ids=["one_pass", "in_turns"])
-def test_edit_many_equals_single_edits(small_engine, monkeypatch, batch):
-    monkeypatch.setattr("icd_engine.engine.MAX_BATCH", batch)
+@pytest.mark.parametrize("rows", [16, 5], ids=["one_pass", "in_turns"])
+def test_edit_many_equals_single_edits(small_engine, monkeypatch, rows):
+    monkeypatch.setattr("icd_engine.engine.MAX_ROWS", rows)
     requests = mixed_requests()
     for request, result in zip(requests, small_engine.edit_many(requests), strict=True):
         given = {name: getattr(request.settings, name) for name in EditSettings.__dataclass_fields__}
@@ -315,6 +315,15 @@ def test_edit_many_shares_passes(small_engine):
 
 
 @pytest.mark.parametrize(
+    ("rows", "spans"),
+    [([], []), ([2], [(0, 1)]), ([2, 2, 2], [(0, 2), (2, 3)]), ([9, 2, 2, 1], [(0, 1), (1, 3), (3, 4)])],
+    ids=["none", "one", "full", "too_large_alone"],
+)
+def test_passes_hold_at_most_their_rows(rows, spans):
+    assert [(span.start, span.stop) for span in _passes(rows, 4)] == spans
+
+
+@pytest.mark.parametrize(
     "change, error",
     [
         ({"source": " "}, PromptError),
@@ -327,7 +336,7 @@ def test_edit_many_shares_passes(small_engine):
     ids=["source", "target", "no_target", "image", "blend", "mask"],
 )
 def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, error):
-    monkeypatch.setattr("icd_engine.engine.MAX_BATCH", 1)
+    monkeypatch.setattr("icd_engine.engine.MAX_ROWS", 1)
     good = EditRequest(picture(), SOURCE, TARGET)
     with recorded(small_engine) as seen, pytest.raises(error):
         small_engine.edit_many([good, replace(good, **change)])
@@ -370,6 +379,12 @@ def test_callback_may_replace_latents(small_engine, inversion):
     start = torch.full((1, 4, 8, 8), 0.5)
     expected = hop(small_engine, small_engine.runner.reverse, start, 259, 0, SOURCE, w=0.0)
     assert_close(result.source_latents, expected)
+
+
+@pytest.mark.parametrize("given", [torch.zeros(1), "latents"], ids=["shape", "kind"])
+def test_callback_that_returns_no_latents_is_refused(inversion, given):
+    with pytest.raises(SettingsError, match=r"\[2, 4, 8, 8\]"):
+        inversion.edit(TARGET, callback_on_step_end=lambda step, t, x: given)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
