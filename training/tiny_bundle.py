@@ -49,9 +49,9 @@ MODEL_INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 DEMO = {
-    "scene_seed": 12,
-    "source": "a large yellow star on a striped blue background",
-    "target": "a large red star on a striped blue background",
+    "scene_seed": 3,
+    "source": "a large purple heart on a plain orange background",
+    "target": "a large blue heart on a plain orange background",
 }
 
 
