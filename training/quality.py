@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--kinds", default="color,background,shape")
     parser.add_argument("--settings", type=json.loads, default={}, help="EditSettings as JSON")
-    parser.add_argument("--grid", type=Path, help="write source | reconstruction | edit | truth here")
+    parser.add_argument("--grid", type=Path, help="write source | reconstruction | edit | truth of the first 24 here")
     options = parser.parse_args(arguments)
     engine = Engine.from_pretrained(options.model)
     pairs = world.sample_pairs(options.pairs, options.seed, options.kinds.split(","))
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(report, indent=1))
     if options.grid:
         options.grid.parent.mkdir(parents=True, exist_ok=True)
-        grid(pairs, results).save(options.grid)
+        grid(pairs[:24], results[:24]).save(options.grid, quality=90)
 
 
 if __name__ == "__main__":

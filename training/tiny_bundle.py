@@ -22,6 +22,7 @@ from icd_engine.settings import EditSettings
 from training import tiny_distil, tiny_teacher, tiny_text, tiny_vae, world
 
 ROOT = Path(__file__).resolve().parents[1]
+EDITS = ROOT / "training" / "tiny_edits.jpg"  # the grid of `python -m training.quality` that the card shows
 BUNDLE = ROOT / "icd_engine" / "bundles" / "tiny"
 TEACHERS = ROOT / "training" / "tiny_teacher_weights"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -87,6 +88,7 @@ def write_tiny(
         "demo.png": demo_picture(),
         "demo.json": {"source": DEMO["source"], "target": DEMO["target"], "settings": {}},
         "README.md": card,
+        "edits.jpg": EDITS,
         "LICENSE": licence,
     }
     with TemporaryDirectory() as scratch:

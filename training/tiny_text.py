@@ -57,7 +57,7 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     made = tokenizer()
     made.save(str(folder / "tokenizer.json"))
-    (folder / "vocab.json").write_text(json.dumps(made.get_vocab(), indent=1))
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary())}, indent=1))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BEGIN,
