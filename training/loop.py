@@ -117,8 +117,6 @@ def fit(
     recipe: Recipe,
     model: Model,
     loss: Callable[[np.random.Generator, int], Losses],
-    *,
-    on_save: Callable[[nn.Module], None] | None = None,
 ) -> Model:
     """Trains `model` in place by `loss(rng, batch of this process)` and returns its moving average.
 
@@ -171,8 +169,6 @@ def fit(
                 "optimiser": optimiser.state_dict(),
             }
             save_atomically(state | {"step": step}, checkpoint)
-            if on_save is not None:
-                on_save(averaged.module)
             saved = time.monotonic()
     if world_size() > 1:
         dist.barrier()
