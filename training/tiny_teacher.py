@@ -78,12 +78,12 @@ def make_pool(folder: Path, vae: VAE, count: int = POOL, batch: int = 64) -> Non
 class Pool:
     """The cached latents of all processes, scaled to unit deviation."""
 
-    def __init__(self, folder: Path, scale: float | None = None):
+    def __init__(self, folder: Path):
         parts = [load_file(path) for path in sorted(folder.glob("latents_*.safetensors"))]
         self.mean = torch.cat([part["mean"] for part in parts])
         self.deviation = torch.cat([part["deviation"] for part in parts])
         self.words = torch.cat([part["words"] for part in parts])
-        self.scale = 1.0 / float(self.mean[::7].float().std()) if scale is None else scale
+        self.scale = 1.0 / float(self.mean[::7].float().std())
         self.tokenizer = PromptTokenizer(tiny_text.tokenizer(), tiny_text.LENGTH, tiny_text.END)
         self._ids: dict[str, tuple[int, ...]] = {}
 
