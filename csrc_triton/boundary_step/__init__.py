@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from csrc_triton import fused
 from csrc_triton.boundary_step.reference import boundary_step_reference
 
 __all__ = ["boundary_step"]
@@ -23,10 +24,12 @@ def boundary_step(
     latents: [R, C, H, W] float32. eps, eps_uncond: the same shape, any floating dtype and strides (channels-last is
     read in place). A, B, w: [R] float32 on the same device, so a captured CUDA graph replays with new values.
 
-    Raises ValueError or TypeError, naming the argument. Not differentiable: train on `boundary_step_reference`.
+    Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is, wherever gradients are on.
     """
     _check(latents, eps, A, B, eps_uncond, w)
-    return torch.ops.icd.boundary_step(latents, eps, A, B, eps_uncond, w)
+    if fused(latents):
+        return torch.ops.icd.boundary_step(latents, eps, A, B, eps_uncond, w)
+    return boundary_step_reference(latents, eps, A, B, eps_uncond, w)
 
 
 def _check(latents: Tensor, eps: Tensor, A: Tensor, B: Tensor, eps_uncond: Tensor | None, w: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The definition of boundary_step in plain PyTorch; it is also the CPU implementation and the ONNX decomposition."""
+"""The definition of boundary_step in plain PyTorch; it is what runs on the CPU, in training and in exports."""
 
 from __future__ import annotations
 

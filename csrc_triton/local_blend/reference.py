@@ -1,4 +1,4 @@
-"""The definition of local_blend in plain PyTorch; it runs on every device and is the ONNX decomposition."""
+"""The definition of local_blend in plain PyTorch; it is also the CPU implementation and what exporters see."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def local_blend_reference(
     use_blend: Tensor,
     user_mask: Tensor | None = None,
     threshold: float = 0.3,
+    source_latents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x_t <- x_s + mask (x_t - x_s). Shapes as `csrc_triton.local_blend.local_blend`, unchecked."""
     height, width = latents.shape[2:]
@@ -23,11 +24,11 @@ def local_blend_reference(
     if user_mask is not None:
         mask = mask * user_mask
 
-    sources = latents[: latents.shape[0] - source_row.shape[0]]
-    targets = latents[sources.shape[0] :]
+    copied, targets = latents.split([latents.shape[0] - source_row.shape[0], source_row.shape[0]])
+    sources = copied if source_latents is None else source_latents
     # lerp is that formula, and exact at mask 0 and 1: a row that blends nothing is bit-equal to the plain path.
     blended = torch.lerp(sources[source_row], targets, mask[:, None])
-    return torch.cat([sources, blended]).contiguous(), mask.contiguous()
+    return torch.cat([copied, blended]).contiguous(), mask.contiguous()
 
 
 def word_mask(maps: Tensor, height: int, width: int, threshold: float) -> Tensor:

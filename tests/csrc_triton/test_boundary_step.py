@@ -1,4 +1,4 @@
-"""boundary_step on CPU, in Triton's interpreter and on a GPU, held to float64; registration, export and refusals."""
+"""boundary_step on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and refusals."""
 
 import subprocess
 import sys
@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from csrc_triton.boundary_step import boundary_step
 from csrc_triton.boundary_step.reference import boundary_step_reference
@@ -116,9 +118,36 @@ def test_operator_is_registered_soundly(given):
     torch.library.opcheck(torch.ops.icd.boundary_step.default, arguments)
 
 
+@pytest.mark.parametrize("gradients", [False, True], ids=["gradients-off", "gradients-on"])
+def test_cuda_takes_the_operator_only_with_gradients_off(gradients):
+    """Traced on tensors that only say they are on a GPU, so that this holds where there is none."""
+    with FakeTensorMode():
+        arguments = [torch.empty_like(argument, device="cuda") for argument in make_rows((2, 4, 5, 7))]
+    with torch.set_grad_enabled(gradients):
+        graph = make_fx(boundary_step)(*arguments).graph
+    assert (torch.ops.icd.boundary_step.default in {node.target for node in graph.nodes}) == (not gradients)
+
+
+def test_gradients_are_the_formulas():
+    """Of a sum of x_s: A per latent, B (1 + w) per prediction, -B w per unguided one; rows with w = 0 have B and 0.
+
+    Two roundings each, 1 + w and its product with B; PyTorch adds up the two paths to eps_uncond, B and -B (1 + w).
+    """
+    arguments = make_rows((3, 4, 5, 7))
+    latents, eps, A, B, eps_uncond, w = arguments
+    for argument in (latents, eps, eps_uncond):
+        argument.requires_grad_()
+    boundary_step(*arguments).sum().backward()
+    column = lambda row_constant: row_constant.view(-1, 1, 1, 1).expand_as(latents)  # noqa: E731
+    tolerance = {"rtol": 0, "atol": 4 * 2.0**-24 * (B.abs() * (2 + w)).max().item()}
+    torch.testing.assert_close(latents.grad, column(A), rtol=0, atol=0)
+    torch.testing.assert_close(eps.grad, column(B * (1 + w)), **tolerance)
+    torch.testing.assert_close(eps_uncond.grad, column(-B * w), **tolerance)
+
+
 def test_compiles_whole_and_once_for_all_hops():
-    """Nothing but the op is compiled: a bare machine has no C++ compiler, and inductor calls the op as it is."""
-    compiled = torch.compile(boundary_step, fullgraph=True)
+    """Without inductor, which needs a C++ compiler."""
+    compiled = torch.compile(boundary_step, fullgraph=True, backend="aot_eager")
     arguments = make_rows((2, 4, 8, 8), torch.bfloat16, channels_last)
     assert torch.equal(compiled(*arguments), boundary_step(*arguments))
     with torch.compiler.set_stance("fail_on_recompile"):  # another hop: other constants, another guidance
@@ -130,22 +159,39 @@ class Hop(torch.nn.Module):
         return boundary_step(latents, eps, A, B, eps_uncond, w)
 
 
-def test_exports_and_decomposes_to_the_reference():
+class Operator(torch.nn.Module):
+    def forward(self, latents, eps, A, B, eps_uncond, w):
+        return torch.ops.icd.boundary_step(latents, eps, A, B, eps_uncond, w)
+
+
+def operators(program: torch.export.ExportedProgram) -> list[str]:
+    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+
+
+def test_exports_as_plain_pytorch():
     arguments = tuple(make_rows((2, 4, 8, 9)))
-    operator = torch.ops.icd.boundary_step.default
     program = torch.export.export(Hop(), arguments)
-    assert operator in {node.target for node in program.graph.nodes}
+    assert all(name.startswith("aten.") for name in operators(program))
+    assert torch.equal(program.module()(*arguments), boundary_step(*arguments))
 
-    plain = program.run_decompositions({operator: boundary_step_reference})
 
-    assert operator not in {node.target for node in plain.graph.nodes}
-    torch.testing.assert_close(plain.module()(*arguments), boundary_step(*arguments), rtol=0, atol=0)
+def test_the_operator_exports_and_decomposes_to_the_reference():
+    arguments = tuple(make_rows((2, 4, 8, 9)))
+    program = torch.export.export(Operator(), arguments)
+    assert operators(program) == ["icd.boundary_step.default"]
+
+    plain = program.run_decompositions({torch.ops.icd.boundary_step.default: boundary_step_reference})
+
+    assert all(name.startswith("aten.") for name in operators(plain))
+    assert torch.equal(plain.module()(*arguments), boundary_step(*arguments))
 
 
 def test_cpu_needs_no_triton():
+    """Neither the public call nor the registered operator."""
     code = (
         "import sys; sys.modules['triton'] = None; import torch; from csrc_triton.boundary_step import boundary_step;"
-        "one = torch.ones(1); x = torch.ones(1, 1, 1, 1); assert boundary_step(x, x, one, one).item() == 2"
+        "one = torch.ones(1); x = torch.ones(1, 1, 1, 1);"
+        "assert boundary_step(x, x, one, one).item() == torch.ops.icd.boundary_step(x, x, one, one).item() == 2"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
 

@@ -1,0 +1,79 @@
+"""GroupNorm of a map, or of two maps side by side, and the SiLU after it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from csrc_triton import fused
+from csrc_triton.group_norm_silu.reference import group_norm_silu_reference
+
+__all__ = ["group_norm_silu"]
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def group_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, skip: Tensor | None = None, silu: bool = True
+) -> Tensor:
+    """SiLU of the GroupNorm of [x, skip]: [B, C, H, W] in x's dtype, where C = C1 + C2.
+
+    y = (v - mean) / sqrt(variance + eps) * weight + bias (arXiv 1803.08494) for the channels v of x and then those of
+    skip, mean and biased variance over the C // groups channels and all pixels of a group; the result is y sigmoid(y),
+    or y without silu. All in float32, rounded once. A group may begin in x and end in skip. Stable Diffusion has it at
+    the head of every residual block, with the skip of its way up, and (without silu) of every transformer.
+
+    x: [B, C1, H, W]; skip: [B, C2, H, W] or None; one dtype of float32, float16 and bfloat16, any strides.
+    weight, bias: [C], float32 or x's dtype. groups divides C.
+
+    The kernel (CUDA, gradients off) reads both maps where they lie, fastest channels-last, and returns a channels-last
+    map. The reference keeps x's memory format: channels-last for channels-last, else contiguous.
+
+    Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is, wherever gradients are on.
+    """
+    _check(x, weight, bias, groups, skip)
+    if fused(x):
+        return torch.ops.icd.group_norm_silu(x, weight, bias, groups, eps, skip, silu)
+    return group_norm_silu_reference(x, weight, bias, groups, eps, skip=skip, silu=silu)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | None) -> None:
+    if x.ndim != 4:
+        raise ValueError(f"x must be [B, C, H, W], got {list(x.shape)}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
+    if skip is not None and (skip.ndim != 4 or skip.shape[:1] + skip.shape[2:] != x.shape[:1] + x.shape[2:]):
+        raise ValueError(f"skip must be {list(x.shape)} but for its channels, got {list(skip.shape)}")
+    channels = x.shape[1] + (0 if skip is None else skip.shape[1])
+    if groups < 1 or channels < 1 or channels % groups:
+        raise ValueError(f"groups must divide the {channels} channels, got {groups}")
+    for name, tensor in (("skip", skip), ("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        if name != "skip" and tensor.shape != (channels,):
+            raise ValueError(f"{name} must be [{channels}], got {list(tensor.shape)}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}")
+        if tensor.dtype != x.dtype and (name == "skip" or tensor.dtype != torch.float32):
+            raise TypeError(f"{name} must be of x's {x.dtype}{' or float32' * (name != 'skip')}, got {tensor.dtype}")
+
+
+# The operator's skip and silu are positional: custom operators take no keyword-only tensors.
+@torch.library.custom_op("icd::group_norm_silu", mutates_args=(), device_types="cpu")
+def _op(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, skip: Tensor | None, silu: bool) -> Tensor:
+    y = group_norm_silu_reference(x, weight, bias, groups, eps, skip=skip, silu=silu)
+    return y.contiguous(memory_format=torch.channels_last)  # the operator has one memory format on every device
+
+
+@_op.register_kernel("cuda")
+def _cuda(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, skip: Tensor | None, silu: bool) -> Tensor:
+    from csrc_triton.group_norm_silu.kernel import launch  # Triton exists on GPU builds only
+
+    return launch(x, weight, bias, groups, eps, skip=skip, silu=silu)
+
+
+@_op.register_fake
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, skip: Tensor | None, silu: bool) -> Tensor:
+    rows, channels, height, width = x.shape
+    shape = (rows, channels + (0 if skip is None else skip.shape[1]), height, width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -1,0 +1,313 @@
+"""group_norm_silu in Triton, on tiles of pixels x channels: contiguous in memory where maps are channels-last.
+
+Bytes: x and skip are read twice and the result is written once, 3 B C H W elements together (7.9 MB for a row of
+64x64x320 in bf16, 201 MB for 512x512x128): no result can be written before the statistics are complete, and those span
+the whole map. Below 50 MB the second reading finds the map in the H200's L2. Maps that fit a tile are read once.
+
+Why the split: a row has 32 groups and the chip 132 SMs, so with a block per group three quarters of it would idle at
+batch 1, and a group's 8 to 160 bytes a pixel are no whole memory transactions. So programs take several whole groups
+side by side and a chunk of the pixels. statistics_kernel writes each chunk's (mean, sum of squared deviations) a group,
+norm_kernel merges them, every program for itself and in one order: no atomics, and each run gives the same bits.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# (Triton's launch syntax, kernel[grid](...), has no types.)
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from csrc_triton.group_norm_silu.plan import Plan, plan
+
+DEEPEST = 8192
+
+
+@triton.jit
+def load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT: tl.constexpr):
+    """The elements of [x, skip] at pixel [P, 1] and channel [1, C]; x and skip point at the first pixel of a channel.
+
+    A map whose pixels are evenly spaced has None for its stride between lines.
+    """
+    tile = x + _pixel_offset(pixel, width, x_y, x_x)
+    if skip is not None:  # chosen by address: each element is one load
+        tile = tl.where(channel < SPLIT, tile, skip + _pixel_offset(pixel, width, skip_y, skip_x))
+    return tl.load(tile, mask=inside, other=0.0)
+
+
+@triton.jit
+def _pixel_offset(pixel, width, y_stride, x_stride):
+    if y_stride is None:
+        offset = pixel.to(tl.int64) * x_stride
+    else:  # divided in 32 bits: 64-bit division is slow
+        offset = (pixel // width).to(tl.int64) * y_stride + (pixel % width).to(tl.int64) * x_stride
+    return offset
+
+
+@triton.jit
+def tile_mean(tile, inside, count):
+    """The mean [1, C] of each channel's `count` pixels inside."""
+    return tl.sum(tl.where(inside, tile.to(tl.float32), 0.0), axis=0, keep_dims=True) / count
+
+
+@triton.jit
+def group_moments(shift, total, squares, count, member):
+    """(mean, M2) [G, 1] of groups from sums of v - shift and (v - shift)^2 over the `count` pixels of each channel."""
+    mean = shift + total / count
+    M2 = tl.maximum(squares - total * (total / count), 0.0)
+    return merge(tl.where(member, count, 0.0), mean, M2)
+
+
+@triton.jit
+def merge(count, mean, M2):
+    """(mean, M2) [G, 1] of the union along axis 1 of sets with these moments; M2 is the sum of squared deviations.
+
+    Sets with count 0 are absent and may hold anything. The mean is corrected once, so that of equal means it is exact.
+    """
+    there = count > 0
+    n = tl.maximum(tl.sum(count, axis=1, keep_dims=True), 1.0)
+    rough = tl.sum(tl.where(there, count * mean, 0.0), axis=1, keep_dims=True) / n
+    merged = rough + tl.sum(tl.where(there, count * (mean - rough), 0.0), axis=1, keep_dims=True) / n
+    apart = mean - merged
+    return merged, tl.sum(tl.where(there, M2 + count * apart * apart, 0.0), axis=1, keep_dims=True)
+
+
+@triton.jit
+def statistics_kernel(
+    x,
+    skip,
+    means,
+    squares,
+    pixels,
+    width,
+    x_row,
+    x_channel,
+    x_y,
+    x_x,
+    skip_row,
+    skip_channel,
+    skip_y,
+    skip_x,
+    CHANNELS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    DEPTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_GROUPS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """Program p takes the moments of TILES tiles of PIXELS x WIDTH elements of a row: [B, chunks, groups].
+
+    Channels are the fast axis of the grid. CHANNELS are C, SPLIT of them x's, DEPTH a group's; BLOCK and BLOCK_GROUPS
+    are the powers of 2 that hold WIDTH and its groups. The names after width are strides, in elements.
+    """
+    blocks: tl.constexpr = (CHANNELS + WIDTH - 1) // WIDTH
+    chunk: tl.constexpr = TILES * PIXELS
+    chunks = tl.cdiv(pixels, chunk)
+    block = tl.program_id(0) % blocks
+    first = tl.program_id(0) // blocks % chunks * chunk
+    row = (tl.program_id(0) // blocks // chunks).to(tl.int64)
+    stop = tl.minimum(first + chunk, pixels)
+
+    column = tl.arange(0, BLOCK)[None, :]
+    channel = block * WIDTH + column
+    present = (column < WIDTH) & (channel < CHANNELS)
+    x += row * x_row + channel.to(tl.int64) * x_channel
+    if skip is not None:
+        skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
+
+    pixel = first + tl.arange(0, PIXELS)[:, None]
+    inside = (pixel < stop) & present
+    tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
+    # Deviations are taken from the first tile's mean. Their squares exceed the chunk's own by its mean's distance from
+    # that, so with n tiles they cost at most a factor n of precision, however far from zero the mean lies, and none
+    # where tiles are alike.
+    shift = tile_mean(tile, inside, tl.minimum(stop - first, PIXELS) * 1.0)
+    total = tl.zeros([PIXELS, BLOCK], tl.float32)
+    square = tl.zeros([PIXELS, BLOCK], tl.float32)
+    for i in range(TILES):
+        pixel = first + i * PIXELS + tl.arange(0, PIXELS)[:, None]
+        ahead_pixel = pixel + PIXELS
+        ahead = load_tile(
+            x, skip, ahead_pixel, channel, (ahead_pixel < stop) & present, width, x_y, x_x, skip_y, skip_x, SPLIT
+        )
+        deviation = tl.where((pixel < stop) & present, tile.to(tl.float32) - shift, 0.0)
+        total += deviation
+        square += deviation * deviation
+        tile = ahead
+
+    lane = tl.arange(0, BLOCK_GROUPS)[:, None]
+    member = (column // DEPTH == lane) & present
+    total = tl.sum(total, axis=0, keep_dims=True)
+    square = tl.sum(square, axis=0, keep_dims=True)
+    mean, M2 = group_moments(shift, total, square, (stop - first) * 1.0, member)
+
+    group = block * (WIDTH // DEPTH) + lane
+    known = (lane < WIDTH // DEPTH) & (group < CHANNELS // DEPTH)
+    offset = (row * chunks + first // chunk) * (CHANNELS // DEPTH) + group
+    tl.store(means + offset, mean, mask=known)
+    tl.store(squares + offset, M2, mask=known)
+
+
+@triton.jit
+def norm_kernel(
+    x,
+    skip,
+    weight,
+    bias,
+    means,
+    squares,
+    out,
+    pixels,
+    chunk,
+    width,
+    eps,
+    x_row,
+    x_channel,
+    x_y,
+    x_x,
+    skip_row,
+    skip_channel,
+    skip_y,
+    skip_x,
+    CHANNELS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    DEPTH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_GROUPS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    TILES: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    """Program p norms TILES tiles of PIXELS x WIDTH elements of a row; out is [B, H, W, C]. Names as above.
+
+    means and squares have the moments of chunks of `chunk` pixels; CHUNKS is the power of 2 that holds a row's. Both
+    may be None: then a map is one tile, which gives its own moments.
+    """
+    blocks: tl.constexpr = (CHANNELS + WIDTH - 1) // WIDTH
+    share: tl.constexpr = TILES * PIXELS
+    shares = tl.cdiv(pixels, share)
+    block = tl.program_id(0) % blocks
+    first = tl.program_id(0) // blocks % shares * share
+    row = (tl.program_id(0) // blocks // shares).to(tl.int64)
+    stop = tl.minimum(first + share, pixels)
+
+    column = tl.arange(0, BLOCK)[None, :]
+    channel = block * WIDTH + column
+    present = (column < WIDTH) & (channel < CHANNELS)
+    x += row * x_row + channel.to(tl.int64) * x_channel
+    if skip is not None:
+        skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
+    out += row * pixels * CHANNELS + channel
+
+    # What can be loaded is, before the barriers of the sums below: no load could be moved above them.
+    pixel = first + tl.arange(0, PIXELS)[:, None]
+    inside = (pixel < stop) & present
+    tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
+    gamma = tl.load(weight + channel, mask=present, other=0.0).to(tl.float32)
+    beta = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)
+
+    lane = tl.arange(0, BLOCK_GROUPS)[:, None]
+    member = (column // DEPTH == lane) & present
+    if means is None:
+        shift = tile_mean(tile, inside, pixels * 1.0)
+        deviation = tl.where(inside, tile.to(tl.float32) - shift, 0.0)
+        total = tl.sum(deviation, axis=0, keep_dims=True)
+        square = tl.sum(deviation * deviation, axis=0, keep_dims=True)
+        mean, M2 = group_moments(shift, total, square, pixels * 1.0, member)
+    else:
+        group = block * (WIDTH // DEPTH) + lane
+        known = (lane < WIDTH // DEPTH) & (group < CHANNELS // DEPTH)
+        part = tl.arange(0, CHUNKS)[None, :]
+        count = tl.where(known, tl.minimum(pixels - part * chunk, chunk), 0)
+        offset = (row * tl.cdiv(pixels, chunk) + part) * (CHANNELS // DEPTH) + group
+        part_mean = tl.load(means + offset, mask=count > 0, other=0.0)
+        part_M2 = tl.load(squares + offset, mask=count > 0, other=0.0)
+        mean, M2 = merge(tl.maximum(count, 0) * (1.0 * DEPTH), part_mean, part_M2)
+    scale = tl.rsqrt(M2 / (pixels * (1.0 * DEPTH)) + eps)
+    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True)  # of its group to each channel
+    gain = gamma * tl.sum(tl.where(member, scale, 0.0), axis=0, keep_dims=True)
+
+    for i in range(TILES):
+        pixel = first + i * PIXELS + tl.arange(0, PIXELS)[:, None]
+        ahead_pixel = pixel + PIXELS
+        ahead = load_tile(
+            x, skip, ahead_pixel, channel, (ahead_pixel < stop) & present, width, x_y, x_x, skip_y, skip_x, SPLIT
+        )
+        y = (tile.to(tl.float32) - mean) * gain + beta
+        if SILU:
+            y = y / (1.0 + tl.exp(-y))
+        inside = (pixel < stop) & present
+        tl.store(out + pixel.to(tl.int64) * CHANNELS, y.to(out.dtype.element_ty), mask=inside)
+        tile = ahead
+
+
+def launch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    skip: Tensor | None = None,
+    silu: bool = True,
+    planned: Plan | None = None,
+) -> Tensor:
+    """Run the kernels; arguments as `group_norm_silu`, already checked. CPU tensors need Triton's interpreter.
+
+    `planned` replaces the plan: for tests and measurements.
+    """
+    rows, split, height, width = x.shape
+    channels, pixels = len(weight), height * width
+    depth = channels // groups
+    if depth > DEEPEST:
+        raise ValueError(f"groups have {depth} channels: the kernel's tiles hold whole groups of at most {DEEPEST}")
+    if pixels > 2**28:
+        raise ValueError(f"x has {pixels} pixels: positions inside a map are 32-bit")
+    shape = (rows, channels, height, width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if not out.numel():
+        return out
+
+    p = planned or plan(rows, channels, groups, pixels, x.element_size(), skip is not None)
+    strides = *_strides(x), *((0, 0, None, 0) if skip is None else _strides(skip))
+    constants = {
+        "CHANNELS": channels,
+        "SPLIT": split,
+        "DEPTH": depth,
+        "WIDTH": p.width,
+        "BLOCK": p.block,
+        "BLOCK_GROUPS": triton.next_power_of_2(p.width // depth),
+        "PIXELS": p.tile,
+        "num_warps": p.warps,
+        "enable_fp_fusion": True,  # said aloud because Triton 3.10 changes the default
+    }
+    means = squares = None
+    chunk, share = p.chunk * p.tile, p.share * p.tile
+    chunks, beside = 1, rows * triton.cdiv(channels, p.width)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        if chunk:
+            chunks = triton.cdiv(pixels, chunk)
+            means, squares = torch.empty((2, rows, chunks, groups), dtype=torch.float32, device=x.device)
+            statistics_kernel[beside * chunks,](
+                x, skip, means, squares, pixels, width, *strides, TILES=p.chunk, **constants
+            )
+        norm_kernel[beside * triton.cdiv(pixels, share),](
+            x, skip, weight.contiguous(), bias.contiguous(), means, squares, out, pixels, chunk, width, eps, *strides,
+            TILES=p.share, CHUNKS=triton.next_power_of_2(chunks), SILU=silu, **constants,
+        )  # fmt: skip
+    return out
+
+
+def _strides(x: Tensor) -> tuple[int, int, int | None, int]:
+    """Strides of x: row, channel, line, pixel; None for the line's where pixels are evenly spaced."""
+    row, channel, y, x_ = x.stride()
+    height, width = x.shape[2:]
+    if height == 1 or width == 1:
+        return row, channel, None, x_ if height == 1 else y
+    return row, channel, None if y == width * x_ else y, x_
