@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,20 @@ from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.editing.plan import EditPlan, make_plan
 from icd_engine.editing.words import PromptTokenizer, Tokens
 from icd_engine.errors import BundleError, PromptError, SettingsError
-from icd_engine.images import load_image, load_mask, to_model_range
+from icd_engine.images import load_image, load_mask, to_size
 from icd_engine.loading import load_runner
-from icd_engine.networks.attention import EditStep
-from icd_engine.results import EditRequest, EditResult, Inversion, as_output, check_output_type, read_inversion
-from icd_engine.runners.contract import Blend, DecodeInputs, Runner, StepCallback
+from icd_engine.results import EditRequest, EditResult, Inversion, as_pictures, check_output_type, read_inversion
+from icd_engine.rows import SourceBranches, blend, edit_steps, passes
+from icd_engine.runners.contract import DecodeInputs, Prompts, Runner, StepCallback
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
 from icd_engine.settings import EditSettings
+from icd_engine.stopwatch import Stopwatch
 
-MAX_ROWS = 16  # decode rows in one pass of edit_many, sources and targets; more run in turns
+ENCODE_STAGES = ("text", "vae_encode", "encode")
 Progress = Callable[[int], Any]  # called with the number of rows' hops done
+Plans = list[tuple[Tokens, EditPlan]]  # one for each target
 
 
 class Engine:
@@ -45,6 +45,7 @@ class Engine:
         self._schedule = _schedule(bundle)
         self._encode_hops = self._schedule.encode_hops(bundle.encode_times, bundle.encode_end)
         self._decode_hops = self._schedule.decode_hops(bundle.decode_times)
+        self._branches = SourceBranches()
 
     @classmethod
     def from_pretrained(
@@ -53,8 +54,10 @@ class Engine:
         """Loads the embedded model "tiny" or a bundle folder.
 
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on CPU, bfloat16 on
-        CUDA), "float32", "float16", "bfloat16". runner: "auto" or "eager". What is asked for by name and cannot run
-        raises RunnerError; a missing or damaged bundle raises BundleError.
+        CUDA), "float32", "float16", "bfloat16". runner: "eager", "compiled" (torch.compile), "graph" (CUDA graphs of
+        compiled code) or "auto", which is "graph" on CUDA where it can be and "eager" elsewhere; `engine.runner.name`
+        says which. What is asked for by name and cannot run raises RunnerError; a missing or damaged bundle raises
+        BundleError.
         """
         bundle = read_bundle(model)
         tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
@@ -97,8 +100,11 @@ class Engine:
         """
         size = self._size(size)
         chosen = self._settings(EditSettings(seed=seed), size)
-        picture = to_model_range(load_image(image), size)
-        return self._invert([picture], [source], [chosen.seed or 0], size, callback_on_step_end, progress)[0]
+        picture = to_size(load_image(image), size)
+        watch, report = Stopwatch(self.runner.device), _reporting(callback_on_step_end, progress)
+        inversion = self._invert([picture], [source], [chosen.seed or 0], size, watch, report)[0]
+        inversion.timings.update(watch.timings())
+        return inversion
 
     def edit(
         self,
@@ -121,11 +127,8 @@ class Engine:
         check_output_type(output_type)
         size = self._size(size)
         chosen = self._settings(EditSettings.from_mapping(settings), size)
-        # A mistake in the target shows before the encode hops are spent.
-        self._plans(self._tokens(source), target, chosen)
-        inversion = self.invert(image, source, seed=chosen.seed, size=size, progress=progress)
-        calls = len(self._encode_hops)
-        return self._decode([inversion], [target], [chosen], callback_on_step_end, output_type, progress, calls)[0]
+        request = EditRequest(image, source, target)
+        return self._edit([request], [chosen], size, callback_on_step_end, output_type, progress)[0]
 
     def edit_inversion(
         self,
@@ -143,7 +146,9 @@ class Engine:
         if given.seed not in (None, inversion.seed):
             raise SettingsError(f"seed is {inversion.seed} in this inversion and cannot become {given.seed}")
         chosen = self._settings(replace(given, seed=inversion.seed), inversion.size)
-        return self._decode([inversion], [target], [chosen], callback_on_step_end, output_type, progress, 0)[0]
+        plans = self._plans(self._tokens(inversion.source), target, chosen)
+        watch, report = Stopwatch(self.runner.device), _reporting(callback_on_step_end, progress)
+        return self._decode([inversion], [plans], [chosen], watch, report, output_type, 0)[0]
 
     def load_inversion(self, path: str | Path) -> Inversion:
         """Reads an inversion that `Inversion.save` wrote with this model. Raises BundleError."""
@@ -167,24 +172,7 @@ class Engine:
         check_output_type(output_type)
         size = self._size(size)
         settings = [self._settings(request.checked_settings(), size) for request in requests]
-        for request, one in zip(requests, settings, strict=True):
-            self._plans(self._tokens(request.source), request.target, one)
-        pictures = [to_model_range(load_image(request.image), size) for request in requests]
-        results: list[EditResult] = []
-        for span in _passes([1 + len(_texts(request.target)) for request in requests], MAX_ROWS):
-            part, chosen = requests[span], settings[span]
-            inversions = self._invert(
-                pictures[span],
-                [r.source for r in part],
-                [s.seed or 0 for s in chosen],
-                size,
-                None,
-                progress,
-            )
-            targets = [r.target for r in part]
-            calls = len(self._encode_hops)
-            results += self._decode(inversions, targets, chosen, None, output_type, progress, calls)
-        return results
+        return self._edit(requests, settings, size, None, output_type, progress)
 
     def generate(
         self,
@@ -205,22 +193,39 @@ class Engine:
         given = EditSettings(guidance_scale=guidance_scale, tau=tau, tau_low=tau_low, seed=seed)
         settings = self._settings(given, size)
         texts = _texts(prompts)
-        features = self._features([self._tokens(text) for text in texts])
+        encoded = self._encoded([self._tokens(text) for text in texts])
         shape = (len(texts), *self.latent_shape(size)[1:])
         inputs = DecodeInputs(
             latents=torch.from_numpy(normal_noise(seed, shape)),
-            prompt=features,
+            prompts=encoded,
             guidance=[[self._w(hop.t, settings)] * len(texts) for hop in self._decode_hops],
             empty_prompt=self._empty_prompt(),
         )
         decoded = self.runner.decode(inputs, self._decode_hops, _reporting(callback_on_step_end, progress))
-        return self._pictures(decoded.latents, output_type)
-
-    def decode_latents(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents [B, 4, h, w] -> pictures [B, 3, H, W] float32, about in [-1, 1]."""
-        return self.runner.to_image(latents).cpu().numpy()
+        return as_pictures(self.runner, decoded.latents, output_type)
 
     # --- the steps ---------------------------------------------------------------------------------------------
+
+    def _edit(
+        self,
+        requests: Sequence[EditRequest],
+        settings: Sequence[EditSettings],
+        size: tuple[int, int],
+        callback: StepCallback | None,
+        output_type: str,
+        progress: Progress | None,
+    ) -> list[EditResult]:
+        """Everything of every request is checked before the first network call."""
+        plans = [self._plans(self._tokens(r.source), r.target, one) for r, one in zip(requests, settings, strict=True)]
+        pictures = [to_size(load_image(request.image), size) for request in requests]
+        results: list[EditResult] = []
+        for span in passes([len(own) for own in plans]):
+            watch = Stopwatch(self.runner.device)
+            sources, seeds = [r.source for r in requests[span]], [one.seed or 0 for one in settings[span]]
+            inversions = self._invert(pictures[span], sources, seeds, size, watch, _reporting(None, progress))
+            calls, report = len(self._encode_hops), _reporting(callback, progress)
+            results += self._decode(inversions, plans[span], settings[span], watch, report, output_type, calls)
+        return results
 
     def _invert(
         self,
@@ -228,100 +233,106 @@ class Engine:
         sources: Sequence[str],
         seeds: Sequence[int],
         size: tuple[int, int],
+        watch: Stopwatch,
         callback: StepCallback | None,
-        progress: Progress | None,
     ) -> list[Inversion]:
-        tokens = [self._tokens(source) for source in sources]
-        timings: dict[str, float] = {}
-        with _timed(timings, "text"):
-            features = self._features(tokens)
-        with _timed(timings, "vae_encode"):
-            latents = self.runner.to_latents(torch.from_numpy(np.concatenate(pictures))).cpu()
-        with _timed(timings, "encode"):
+        device = self.runner.device
+        with watch.stage("text"):
+            prompts = self._encoded([self._tokens(source) for source in sources])
+        with watch.stage("vae_encode"):
+            latents = self.runner.to_latents(torch.from_numpy(np.concatenate(pictures)).to(device))
+        with watch.stage("encode"):
             start = self._encode_hops[0].t
             if start > 0:
                 noise = np.concatenate([normal_noise(seed, self.latent_shape(size)) for seed in seeds])
-                latents = self._schedule.a(start) * latents + self._schedule.sigma(start) * torch.from_numpy(noise)
-            noised = self.runner.encode(latents, features, self._encode_hops, _reporting(callback, progress)).cpu()
+                noise = torch.from_numpy(noise).to(device)
+                latents = self._schedule.a(start) * latents + self._schedule.sigma(start) * noise
+            noised = self.runner.encode(latents, prompts, self._encode_hops, callback)
         return [
-            Inversion(self, noised[i : i + 1].clone(), source, seed, size, dict(timings))
-            for i, (source, seed) in enumerate(zip(sources, seeds, strict=True))
+            Inversion(self, row.clone(), source, seed, size)
+            for row, source, seed in zip(noised.split(1), sources, seeds, strict=True)
         ]
 
     def _decode(
         self,
         inversions: Sequence[Inversion],
-        targets: Sequence[str | Sequence[str]],
+        plans: Sequence[Plans],
         settings: Sequence[EditSettings],
+        watch: Stopwatch,
         callback: StepCallback | None,
         output_type: str,
-        progress: Progress | None,
         calls_before: int,
     ) -> list[EditResult]:
-        """Rows: all sources, then the targets of the first, of the second and so on."""
-        sources = [self._tokens(inversion.source) for inversion in inversions]
-        plans = [self._plans(s, t, one) for s, t, one in zip(sources, targets, settings, strict=True)]
+        """Rows: all sources, then the targets of the first, of the second and so on.
+
+        The source branch of a single picture is kept, and its next edit runs target rows alone. A callback may change
+        source rows, so with one nothing is kept or taken.
+        """
+        device, count = self.runner.device, len(inversions)
         owner = [i for i, own in enumerate(plans) for _ in own]
         flat = [plan for own in plans for _, plan in own]
-        timings = dict(inversions[0].timings) if calls_before else {}
-        with _timed(timings, "text_target"):
-            features = self._features([*sources, *(tokens for own in plans for tokens, _ in own)])
-        source_row = torch.tensor(owner)
-        guidance = [[0.0] * len(inversions) + [self._w(hop.t, settings[i]) for i in owner] for hop in self._decode_hops]
-        inputs = DecodeInputs(
-            latents=torch.cat([i.latents for i in inversions] + [inversions[i].latents for i in owner]),
-            prompt=features,
-            guidance=guidance,
-            edits=_edit_steps(flat, source_row, features.device),
-            blend=_blend(flat, [settings[i].mask for i in owner], source_row, features.device),
-            empty_prompt=self._empty_prompt(),
-        )
-        with _timed(timings, "decode"):
-            decoded = self.runner.decode(inputs, self._decode_hops, _reporting(callback, progress))
-            latents = decoded.latents.cpu()
-        count = len(inversions)
-        with _timed(timings, "vae_decode"):
-            pictures = self._pictures(latents[count:], output_type)
-        timings["total"] = sum(timings.values())
+        alone = count == 1 and callback is None
+        branch = self._branches.get(inversions[0]) if alone else None
+        with watch.stage("text_target"):
+            sources = [self._tokens(inversion.source) for inversion in inversions]
+            prompts = self._encoded([*sources, *(tokens for own in plans for tokens, _ in own)])
+        guided = [[self._w(hop.t, settings[i]) for i in owner] for hop in self._decode_hops]
+        rows = [inversions[i].noised.to(device) for i in owner]
+        with watch.stage("decode"):
+            inputs = DecodeInputs(
+                latents=torch.cat(rows if branch else [i.noised.to(device) for i in inversions] + rows),
+                prompts=prompts,
+                guidance=guided if branch else [[0.0] * count + row for row in guided],
+                edits=edit_steps(flat, owner, device),
+                blend=blend(flat, [settings[i].mask for i in owner], owner, device),
+                empty_prompt=self._empty_prompt(),
+                source=branch,
+                keep=alone and branch is None,
+            )
+            decoded = self.runner.decode(inputs, self._decode_hops, callback)
+        if decoded.source is not None:
+            self._branches.put(inversions[0], decoded.source)
+        kept = branch.latents[-1] if branch else decoded.latents[:count]
+        edited = decoded.latents if branch else decoded.latents[count:]
+        with watch.stage("vae_decode"):
+            pictures = as_pictures(self.runner, edited, output_type)
+        latents, source_latents = edited.cpu().clone(), kept.cpu().clone()
+        timings = watch.timings()
         results = []
         for i, inversion in enumerate(inversions):
-            rows = [r for r, own in enumerate(owner) if own == i]
+            if calls_before:
+                inversion.timings.update({name: timings[name] for name in ENCODE_STAGES})
+            rows = [row for row, own in enumerate(owner) if own == i]
             span = slice(rows[0], rows[-1] + 1)
             masks = decoded.masks if settings[i].blend is not None or settings[i].mask is not None else None
             results.append(
                 EditResult(
                     images=pictures[span],
-                    latents=latents[count:][span].clone(),
+                    latents=latents[span],
                     settings=settings[i],
                     timings=dict(timings),
                     network_calls=calls_before + self._decode_calls(settings[i]),
                     inversion=inversion,
                     masks=None if masks is None else masks[:, span].cpu().clone(),
-                    source_latents=latents[i : i + 1].clone(),
+                    source_latents=source_latents[i : i + 1],
                 )
             )
         return results
 
-    def _plans(
-        self, source: Tokens, target: str | Sequence[str], settings: EditSettings
-    ) -> list[tuple[Tokens, EditPlan]]:
+    def _plans(self, source: Tokens, target: str | Sequence[str], settings: EditSettings) -> Plans:
         tokens = [self._tokens(text) for text in _texts(target)]
         return [(t, make_plan(source, t, settings, len(self._decode_hops))) for t in tokens]
-
-    def _pictures(self, latents: Tensor, output_type: str) -> Any:
-        pictures = np.empty(0) if output_type == "latent" else self.decode_latents(latents)
-        return as_output(pictures, latents.cpu(), output_type)
 
     def _tokens(self, prompt: str) -> Tokens:
         if isinstance(prompt, str) and not prompt.strip():
             raise PromptError("the prompt is empty")
         return self.tokenizer.encode(prompt)
 
-    def _features(self, tokens: Sequence[Tokens]) -> Tensor:
-        return self.runner.encode_prompts(torch.tensor([t.ids for t in tokens]))
+    def _encoded(self, tokens: Sequence[Tokens]) -> Prompts:
+        return self.runner.encode_prompts([t.ids for t in tokens])
 
-    def _empty_prompt(self) -> Tensor | None:
-        return None if self.bundle.guidance_embedded else self._features([self.tokenizer.encode("")])
+    def _empty_prompt(self) -> Prompts | None:
+        return None if self.bundle.guidance_embedded else self._encoded([self.tokenizer.encode("")])
 
     def _settings(self, given: EditSettings, size: tuple[int, int]) -> EditSettings:
         """What an edit will use: the defaults filled in, and the mask read once (a stream gives its bytes once)."""
@@ -371,58 +382,6 @@ def _texts(prompts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def _passes(rows: Sequence[int], most: int) -> list[slice]:
-    """Consecutive requests in groups of at most `most` rows; one that has more is a group of its own."""
-    spans, first, total = [], 0, 0
-    for i, count in enumerate(rows):
-        if i > first and total + count > most:
-            spans.append(slice(first, i))
-            first, total = i, 0
-        total += count
-    return [*spans, slice(first, len(rows))] if rows else []
-
-
-def _blend(
-    plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], source_row: Tensor, device: torch.device
-) -> Blend | None:
-    """Blend words and user masks [h, w] of all target rows; None where no row has either."""
-    active = torch.tensor([plan.blend_source is not None for plan in plans], device=device)
-    given = [mask for mask in masks if mask is not None]
-    rows = source_row.to(device)
-    if not given:
-        return Blend(rows, active) if active.any() else None
-    everywhere = np.ones_like(given[0])
-    user_mask = np.stack([everywhere if mask is None else mask for mask in masks])
-    return Blend(rows, active, torch.from_numpy(user_mask).to(device))
-
-
-def _edit_steps(plans: Sequence[EditPlan], source_row: Tensor, device: torch.device) -> list[EditStep] | None:
-    """The plans of all target rows as tensors per hop; None where no attention is edited or read."""
-
-    def stack(arrays: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(device)
-
-    edited = any(plan.source_mix.any() or (plan.target_gain != 1).any() or plan.share_self.any() for plan in plans)
-    blended = any(plan.blend_source is not None for plan in plans)
-    if not edited and not blended:
-        return None
-    nothing = np.zeros(plans[0].target_gain.shape[-1], dtype=np.float32)
-    words = [
-        stack([nothing if column is None else column for column in columns]) if blended else None
-        for columns in ([p.blend_source for p in plans], [p.blend_target for p in plans])
-    ]
-    return [
-        EditStep(
-            source_row.to(device),
-            stack([plan.source_mix[k] for plan in plans]),
-            stack([plan.target_gain[k] for plan in plans]),
-            stack([plan.share_self[k] for plan in plans]),
-            *words,
-        )
-        for k in range(len(plans[0].target_gain))
-    ]
-
-
 def _reporting(callback: StepCallback | None, progress: Progress | None) -> StepCallback | None:
     """One callback that tells `progress` of each hop, asks the user's callback and checks what it gives back."""
     if callback is None and progress is None:
@@ -437,11 +396,3 @@ def _reporting(callback: StepCallback | None, progress: Progress | None) -> Step
         return replaced
 
     return report
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    """Wall milliseconds of a stage that ends with its results on the CPU."""
-    started = time.perf_counter()
-    yield
-    timings[name] = round(1000 * (time.perf_counter() - started), 3)

@@ -52,15 +52,20 @@ def load_image(image: Any) -> Image.Image:
     return _as_rgb(_upright(_open(image, "picture")), background="white")
 
 
-def to_model_range(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """RGB picture -> float32 [1, 3, h, w] in [-1, 1], `x / 127.5 - 1`; bicubic to `size` = (w, h) if it differs."""
+def to_size(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """RGB picture -> uint8 [1, h, w, 3]; bicubic to `size` = (w, h) if it differs."""
     if picture.mode != "RGB":
         raise ImageError(f"expected an RGB picture, got mode {picture.mode}: use load_image first")
     size = _checked_size(size)
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BICUBIC)
-    pixels = np.asarray(picture, dtype=np.float32) / np.float32(127.5) - np.float32(1)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+    return np.array(picture)[None]
+
+
+def to_model_range(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """RGB picture -> float32 [1, 3, h, w] in [-1, 1], `x / 127.5 - 1`; bicubic to `size` = (w, h) if it differs."""
+    pixels = to_size(picture, size).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
 def to_pil(array: Any) -> Image.Image:

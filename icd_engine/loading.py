@@ -15,11 +15,13 @@ from icd_engine.errors import BundleError, RunnerError
 from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
+from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.contract import Runner
 from icd_engine.runners.eager import EagerRunner
+from icd_engine.runners.graph import GraphRunner
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RUNNERS = {"eager": EagerRunner}
+RUNNERS = {runner.name: runner for runner in (EagerRunner, CompiledRunner, GraphRunner)}
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -37,7 +39,10 @@ def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runne
         load_network(bundle, "unet_forward", partial(UNet, **levels), place, precision),
         load_network(bundle, "unet", partial(UNet, **levels), place, precision),
     )
-    return RUNNERS["eager" if runner == "auto" else runner](*networks)
+    if runner == "auto":
+        # On the CPU compiling takes a minute, which one edit never earns back.
+        runner = "graph" if place.type == "cuda" and bundle.guidance_embedded and can_compile(place) else "eager"
+    return RUNNERS[runner](*networks)
 
 
 def load_network(

@@ -12,17 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 from icd_engine.errors import BundleError, SettingsError
-from icd_engine.images import to_pil
 from icd_engine.settings import EditSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from icd_engine.engine import Engine
+    from icd_engine.runners.contract import Runner
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 INVERSION_FORMAT = "1"
@@ -32,15 +31,21 @@ INVERSION_FORMAT = "1"
 class Inversion:
     """A picture encoded to noise, kept: every further edit of it costs the decode hops only.
 
-    latents: [1, 4, h, w] float32 on the CPU, at the last encode boundary. size: (width, height) of its pictures.
+    noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device. size: (width, height) of
+    its pictures.
     """
 
     engine: Engine = field(repr=False)
-    latents: Tensor = field(repr=False)
+    noised: Tensor = field(repr=False)
     source: str
     seed: int
     size: tuple[int, int]
     timings: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def latents(self) -> Tensor:
+        """The noised latents on the CPU."""
+        return self.noised.cpu().clone()  # out of inference mode, in which runners work
 
     def edit(self, target: str | Sequence[str], **options: Any) -> EditResult:
         """Edits towards one target prompt or several (one pass); options are those of `Engine.edit`."""
@@ -144,21 +149,20 @@ class EditResult:
     def reconstruction(self) -> Image.Image:
         """The source branch decoded, on first use: how well the inversion kept the picture."""
         engine = self.inversion.engine
-        return to_pil(engine.decode_latents(self.source_latents)[0])
+        return as_pictures(engine.runner, self.source_latents, "pil")[0]
 
 
-def as_output(pictures: np.ndarray, latents: Tensor, output_type: str) -> Any:
-    """[N, 3, H, W] in [-1, 1] as a list of PIL pictures, numpy [N, H, W, 3] or torch [N, 3, H, W] in [0, 1]."""
+def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
+    """Latents [N, 4, h, w] decoded: a list of PIL pictures, numpy [N, H, W, 3] or torch [N, 3, H, W] in [0, 1].
+
+    Or the latents themselves. ImageError where pictures hold NaN or infinite values.
+    """
     if output_type == "latent":
-        return latents.clone()  # of its own: what a runner gives is in inference mode and shares memory
+        return latents.cpu().clone()  # of its own: what a runner gives is in inference mode and may share memory
     if output_type == "pil":
-        return [to_pil(picture) for picture in pictures]
-    unit = np.clip(pictures / 2 + 0.5, 0, 1)
-    if output_type == "np":
-        return unit.transpose(0, 2, 3, 1)
-    import torch
-
-    return torch.from_numpy(unit)
+        return [Image.fromarray(pixels) for pixels in runner.to_pixels(latents).cpu().numpy()]
+    pictures = (runner.to_image(latents).float().cpu() / 2 + 0.5).clamp(0, 1)
+    return pictures.permute(0, 2, 3, 1).numpy() if output_type == "np" else pictures.clone()
 
 
 def check_output_type(output_type: str) -> None:

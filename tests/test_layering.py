@@ -22,6 +22,8 @@ FLOORS = {  # a room may import lower floors and itself; rooms of one floor do n
     "icd_engine.engine": 5,
     "icd_engine.results": 5,  # what the engine gives back
     "icd_engine.loading": 5,  # what the engine is made of
+    "icd_engine.rows": 5,  # how it puts batches together
+    "icd_engine.stopwatch": 5,
     "icd_engine.runners": 4,
     "icd_engine.networks": 3,
     "icd_engine.sampling": 2,
@@ -33,7 +35,14 @@ FLOORS = {  # a room may import lower floors and itself; rooms of one floor do n
     "csrc_triton": 0,
 }
 SHARED = {"icd_engine.images", "icd_engine.settings", "icd_engine.errors"}  # for every room of icd_engine and above
-ENGINE = {"icd_engine", "icd_engine.engine", "icd_engine.results", "icd_engine.loading"}
+ENGINE = {
+    "icd_engine",
+    "icd_engine.engine",
+    "icd_engine.results",
+    "icd_engine.loading",
+    "icd_engine.rows",
+    "icd_engine.stopwatch",
+}
 NEIGHBOURS = {  # rooms of one floor that may know each other
     frozenset({"icd_engine.__main__", "icd_engine.cli"}),
     frozenset({"icd_engine.cli", "icd_engine.service"}),

@@ -20,7 +20,8 @@ Model = Annotated[str, typer.Option(metavar="NAME|FOLDER", help="The embedded mo
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Precision of the networks.")]
 RunnerName = Annotated[
-    str, typer.Option("--runner", metavar="NAME", help="How network calls are executed: auto or eager.")
+    str,
+    typer.Option("--runner", metavar="NAME", help="How network calls are executed: auto, eager, compiled or graph."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print written paths and errors only.")]
 Size = Annotated[

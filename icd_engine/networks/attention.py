@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icd_engine.networks.blocks import FeedForward, merge_heads, split_heads, to_map, to_tokens
+from csrc_triton.edited_attention import edited_attention
+from csrc_triton.layer_norm import layer_norm
+from icd_engine.networks.blocks import FeedForward, GroupNorm, merge_heads, split_heads, to_map, to_tokens
 
 
 class EditStep(NamedTuple):
@@ -25,22 +27,28 @@ class EditStep(NamedTuple):
     source_words: Tensor | None = None  # [T, n]: 1 on the source prompt's tokens that steer local blend
     target_words: Tensor | None = None  # [T, n]: the same for the target prompt
 
-    def self_attention_rows(self, rows: int) -> Tensor:
-        """[rows] int64: where each row of the batch takes Q and K of self-attention from."""
-        own = torch.arange(rows, device=self.source_row.device)
-        sources = rows - self.source_row.shape[0]
-        return torch.cat([own[:sources], torch.where(self.share_self, self.source_row, own[sources:])])
+    def columns(self) -> Tensor | None:
+        """[3, T, n]: the blend words as columns of the three sets of values: own, S V, d V; None without words."""
+        if self.source_words is None or self.target_words is None:
+            return None
+        mixed = (self.source_mix @ self.target_words[..., None])[..., 0]
+        return torch.stack([self.source_words, mixed, self.target_gain * self.target_words])
 
 
-class WordMaps(NamedTuple):
-    """Attention paid to the blend words, mean over heads: [T, h, w] for the source rows and the edited target rows."""
+class Tape(NamedTuple):
+    """What the blocks of one pass take and leave, each list in the order they run in; they take from the end."""
 
-    source: Tensor
-    target: Tensor
+    shifts: list[Tensor]  # of every residual block: [B, C_out], from time step and guidance
+    prompt: list[Tensor]  # of every transformer block: K and V of its text attention, [R, n, 2 C]
+    edit: EditStep | None
+    columns: Tensor | None  # EditStep.columns()
+    source: list[Tensor] | None  # left by an earlier pass: the batch holds target rows alone
+    kept: list[Tensor] | None  # left for later passes; None where nothing is to be kept
+    maps: list[Tensor]  # left by every block that local blend reads: [2, T, h, w]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V for [B, heads, N, d]; values may be wider than queries."""
+    """softmax(Q K^T / sqrt(d)) V for [B, heads, N, d]."""
     if q.requires_grad and q.device.type == "cpu":
         # Training on the CPU: the backward pass of plain products is a quarter faster than of PyTorch's attention.
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
@@ -48,7 +56,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention; keys and values come from `context`, by default the input itself."""
+    """Multi-head attention; keys and values come from a context, by default the input itself."""
 
     def __init__(self, channels: int, heads: int, context_channels: int | None = None):
         super().__init__()
@@ -58,71 +66,87 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_channels or channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
+    def split(self, x: Tensor) -> Tensor:
+        return split_heads(x, self.heads)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, query_rows: Tensor | None = None) -> Tensor:
-        """x [B, N, C], context [B, n, C'] -> [B, N, C]; row b takes Q and K of row query_rows[b] where given."""
-        q, k, v = self.project(x, x if context is None else context)
-        if query_rows is not None:
-            q, k = q[query_rows], k[query_rows]
-        return self.to_out[0](merge_heads(attend(q, k, v)))
+    def out(self, x: Tensor) -> Tensor:
+        return self.to_out[0](merge_heads(x))
 
-    def edited(self, x: Tensor, context: Tensor, edit: EditStep) -> tuple[Tensor, WordMaps | None]:
-        """Cross-attention under `edit`: output [B, N, C] and the blend words' maps, [T, N] here (None without words).
+    def project_context(self, context: Tensor) -> Tensor:
+        """Context [B, n, C'] -> its keys and values [B, n, 2 C]."""
+        return torch.cat([self.to_k(context), self.to_v(context)], dim=-1)
 
-        out_t = attention(Q_s, K_s, S V_t) + attention(Q_t, K_t, d V_t). The blend words' map is the same expression
-        for a value column that is 1 on their tokens.
-        """
-        q, k, v = self.project(x, context)
-        width, sources = v.shape[-1], v.shape[0] - edit.source_row.shape[0]
-        own, targets = v[:sources], v[sources:]
-        words = (
-            None if edit.source_words is None or edit.target_words is None else (edit.source_words, edit.target_words)
+    def to_self(self, x: Tensor, tape: Tape, shared: bool) -> Tensor:
+        """Self-attention of x [B, N, C]; where `shared`, rows that share take Q and K from their source row."""
+        q, k, v = self.split(self.to_q(x)), self.split(self.to_k(x)), self.split(self.to_v(x))
+        if not shared or tape.edit is None:
+            return self.out(attend(q, k, v))
+        row, share = tape.edit.source_row, tape.edit.share_self[:, None, None, None]
+        sources = len(q) - len(row)
+        if tape.source is not None:
+            source_q, source_k = tape.source.pop(), tape.source.pop()
+        else:
+            source_q, source_k = q[:sources], k[:sources]
+        if tape.kept is not None:
+            tape.kept.extend((source_q, source_k))
+        targets = [torch.where(share, theirs[row], own[sources:]) for theirs, own in ((source_q, q), (source_k, k))]
+        q, k = (torch.cat([own[:sources], target]) for own, target in zip((q, k), targets, strict=True))
+        return self.out(attend(q, k, v))
+
+    def to_prompt(self, x: Tensor, tape: Tape, with_maps: bool) -> tuple[Tensor, Tensor | None]:
+        """Attention of x [B, N, C] to the prompt, under the edit; maps [2, T, N] of the blend words where asked for."""
+        q = self.split(self.to_q(x))
+        k, v = (self.split(part) for part in tape.prompt.pop().chunk(2, dim=-1))
+        if tape.edit is None:
+            return self.out(attend(q, k, v)), None
+        edit, sources = tape.edit, len(k) - len(tape.edit.source_row)
+        if tape.source is not None:
+            source_q, source_v = tape.source.pop(), None
+        else:
+            source_q, q, source_v = q[:sources], q[sources:], v[:sources]
+        if tape.kept is not None:
+            tape.kept.append(source_q)
+        values = v[sources:]
+        out, maps = edited_attention(
+            q,
+            k[sources:],
+            edit.target_gain.to(v.dtype)[:, None, :, None] * values,
+            source_q,
+            k[:sources],
+            edit.source_mix.to(v.dtype)[:, None] @ values,
+            edit.source_row,
+            source_v=source_v,
+            columns=tape.columns if with_maps else None,
         )
-        if words is not None:
-            own, targets = F.pad(own, (0, 1)), _with_column(targets, words[1])
-        mixed = edit.source_mix.to(v.dtype)[:, None] @ targets
-        if words is not None:
-            mixed = _with_column(mixed, words[0])
-        gained = edit.target_gain.to(v.dtype)[:, None, :, None] * targets
-        out = attend(q, k, torch.cat([own, gained]))
-        shared = attend(q[edit.source_row], k[edit.source_row], mixed)
-        edited = out[sources:] + shared[..., : out.shape[-1]]
-        result = self.to_out[0](merge_heads(torch.cat([out[:sources], edited])[..., :width]))
-        if words is None:
-            return result, None
-        return result, WordMaps(shared[..., -1].mean(dim=1), edited[..., -1].mean(dim=1))
+        return self.out(out), maps
 
 
-def _with_column(values: Tensor, column: Tensor) -> Tensor:
-    """Values [T, heads, n, d] with `column` [T, n] appended to every head: [T, heads, n, d + 1]."""
-    return torch.cat([values, column.to(values.dtype)[:, None, :, None].expand(*values.shape[:-1], 1)], dim=-1)
+class LayerNorm(nn.LayerNorm):
+    """x + residual, and its normalised form: [..., C] both."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return layer_norm(x, self.weight, self.bias, self.eps, residual=residual)
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the prompt, feed-forward; each with its norm and residual."""
+    """Self-attention, attention to the prompt, feed-forward; each with its norm and residual."""
 
     def __init__(self, channels: int, heads: int, context_channels: int):
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
+        self.channels = channels
+        self.norm1 = LayerNorm(channels)
         self.attn1 = Attention(channels, heads)
-        self.norm2 = nn.LayerNorm(channels)
+        self.norm2 = LayerNorm(channels)
         self.attn2 = Attention(channels, heads, context_channels)
-        self.norm3 = nn.LayerNorm(channels)
+        self.norm3 = LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(
-        self, x: Tensor, context: Tensor, edit: EditStep | None, query_rows: Tensor | None
-    ) -> tuple[Tensor, WordMaps | None]:
-        x = x + self.attn1(self.norm1(x), query_rows=query_rows)
-        if edit is None:
-            prompted, maps = self.attn2(self.norm2(x), context), None
-        else:
-            prompted, maps = self.attn2.edited(self.norm2(x), context, edit)
-        x = x + prompted
-        return x + self.ff(self.norm3(x)), maps
+    def forward(self, x: Tensor, tape: Tape, shares_self: bool, with_maps: bool) -> tuple[Tensor, Tensor | None]:
+        x, h = self.norm1(x)
+        x, h = self.norm2(self.attn1.to_self(h, tape, shares_self), x)
+        prompted, maps = self.attn2.to_prompt(h, tape, with_maps)
+        x, h = self.norm3(prompted, x)
+        return x + self.ff(h), maps
 
 
 class SpatialTransformer(nn.Module):
@@ -133,26 +157,21 @@ class SpatialTransformer(nn.Module):
     ):
         super().__init__()
         self.linear_projection = linear_projection
-        self.norm = nn.GroupNorm(groups, channels, 1e-6)
+        self.norm = GroupNorm(groups, channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, heads, context_channels) for _ in range(depth)
         )
         self.proj_out = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
 
-    def forward(
-        self, x: Tensor, context: Tensor, edit: EditStep | None, query_rows: Tensor | None, maps: list[WordMaps] | None
-    ) -> Tensor:
-        """Appends the blend words' maps of each of its blocks to `maps` where they are asked for."""
+    def forward(self, x: Tensor, tape: Tape, shares_self: bool, feeds_blend: bool) -> Tensor:
         height, width = x.shape[-2:]
         h = self.norm(x)
         tokens = self.proj_in(to_tokens(h)) if self.linear_projection else to_tokens(self.proj_in(h))
-        if edit is not None and maps is None:
-            edit = edit._replace(source_words=None, target_words=None)
         for block in self.transformer_blocks:
-            tokens, words = block(tokens, context, edit, query_rows)
-            if maps is not None and words is not None:
-                maps.append(WordMaps(*(m.unflatten(-1, (height, width)) for m in words)))
+            tokens, maps = block(tokens, tape, shares_self, feeds_blend)
+            if maps is not None:
+                tape.maps.append(maps.unflatten(-1, (height, width)))
         if self.linear_projection:
             return x + to_map(self.proj_out(tokens), height, width)
         return x + self.proj_out(to_map(tokens, height, width))

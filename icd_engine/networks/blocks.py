@@ -8,21 +8,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csrc_triton.geglu import geglu
+from csrc_triton.group_norm_silu import group_norm_silu
 
-class GroupNormSiLU(nn.GroupNorm):
-    """GroupNorm over channels, then SiLU."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(super().forward(x))
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm over the channels of [B, C, H, W], or of two tensors as if they were concatenated."""
+
+    silu = False
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        return group_norm_silu(x, self.weight, self.bias, self.num_groups, self.eps, skip=skip, silu=self.silu)
+
+
+class GroupNormSiLU(GroupNorm):
+    """GroupNorm, then SiLU."""
+
+    silu = True
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, the time features added in between; [B, C_in, H, W] -> [B, C_out, H, W]."""
+    """Norm, SiLU, convolution, twice, the time shift added in between; [B, C_in, H, W] -> [B, C_out, H, W]."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_channels: int | None = None
     ):
         super().__init__()
+        self.out_channels = out_channels
         self.norm1 = GroupNormSiLU(groups, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         if time_channels is not None:
@@ -33,13 +45,19 @@ class ResidualBlock(nn.Module):
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
         self.has_shortcut = in_channels != out_channels
 
-    def forward(self, x: Tensor, time_features: Tensor | None = None) -> Tensor:
-        """`time_features` [B, time_channels], SiLU already applied: it is the same for every block of a pass."""
-        h = self.conv1(self.norm1(x))
-        if time_features is not None:
-            h = h + self.time_emb_proj(time_features)[:, :, None, None]
-        h = self.conv2(self.norm2(h))
-        return (self.conv_shortcut(x) if self.has_shortcut else x) + h
+    def forward(self, x: Tensor, skip: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """`skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is `time_emb_proj`'s output."""
+        h = self.conv1(self.norm1(x, skip))
+        if shift is not None:
+            h = h + shift[:, :, None, None]
+        return self.shortcut(x, skip) + self.conv2(self.norm2(h))
+
+    def shortcut(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        if skip is None:
+            return self.conv_shortcut(x) if self.has_shortcut else x
+        # A 1x1 convolution of a concatenation is the sum of two: nothing is copied.
+        own, kept = self.conv_shortcut.weight.split([x.shape[1], skip.shape[1]], dim=1)
+        return F.conv2d(x, own, self.conv_shortcut.bias) + F.conv2d(skip, kept)
 
 
 class Downsample(nn.Module):
@@ -73,8 +91,7 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(channels, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icd_engine.errors import BundleError
-from icd_engine.networks.attention import EditStep, SpatialTransformer, WordMaps
+from icd_engine.networks.attention import EditStep, SpatialTransformer, Tape, TransformerBlock
 from icd_engine.networks.blocks import Downsample, GroupNormSiLU, ResidualBlock, Upsample, sinusoid
 
 SUPPORTED = {
@@ -31,10 +31,11 @@ SUPPORTED = {
 
 
 class UNetOutput(NamedTuple):
-    """Predicted noise [B, 4, h, w] and, where blend words were given, their maps (mean over heads and layers)."""
+    """Predicted noise [B, 4, h, w], and what else a pass was asked for."""
 
     eps: Tensor
-    word_maps: WordMaps | None
+    word_maps: Tensor | None  # [2, T, h, w]: attention to source and target blend words, mean over heads and layers
+    kept: list[Tensor] | None  # of each transformer block: Q (and K where self-attention is shared) of the source rows
 
 
 class AddedConditions(NamedTuple):
@@ -60,16 +61,6 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
-class Context(NamedTuple):
-    """What every block of one pass sees beside its own input."""
-
-    time_features: Tensor  # [B, C_time], SiLU applied
-    prompt: Tensor  # [B, n, C_text]
-    edit: EditStep | None
-    query_rows: Tensor | None  # Q and K rows of self-attention, None: each its own
-    maps: list[WordMaps]
-
-
 class Level(nn.Module):
     """One size of the UNet: residual blocks, each followed by a transformer where the level has text attention."""
 
@@ -85,12 +76,10 @@ class Level(nn.Module):
         self.shares_self = False
         self.feeds_blend = False
 
-    def layer(self, i: int, x: Tensor, context: Context) -> Tensor:
-        x = self.resnets[i](x, context.time_features)
+    def layer(self, i: int, x: Tensor, skip: Tensor | None, tape: Tape) -> Tensor:
+        x = self.resnets[i](x, skip, tape.shifts.pop())
         if hasattr(self, "attentions"):
-            query_rows = context.query_rows if self.shares_self else None
-            maps = context.maps if self.feeds_blend else None
-            x = self.attentions[i](x, context.prompt, context.edit, query_rows, maps)
+            x = self.attentions[i](x, tape, self.shares_self, self.feeds_blend)
         return x
 
 
@@ -99,9 +88,9 @@ class DownLevel(Level):
 
     downsamplers: nn.ModuleList  # not on the lowest level
 
-    def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, tape: Tape, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
-            x = self.layer(i, x, context)
+            x = self.layer(i, x, None, tape)
             skips.append(x)
         if hasattr(self, "downsamplers"):
             x = self.downsamplers[0](x)
@@ -114,9 +103,9 @@ class UpLevel(Level):
 
     upsamplers: nn.ModuleList  # not on the highest level
 
-    def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, tape: Tape, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), context)
+            x = self.layer(i, x, skips.pop(), tape)
         return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
 
 
@@ -131,11 +120,10 @@ class MidLevel(nn.Module):
         self.attentions = nn.ModuleList([SpatialTransformer(channels, groups=groups, **transformer)])
         self.shares_self = False
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = self.resnets[0](x, context.time_features)
-        query_rows = context.query_rows if self.shares_self else None
-        x = self.attentions[0](x, context.prompt, context.edit, query_rows, None)
-        return self.resnets[1](x, context.time_features)
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        x = self.resnets[0](x, None, tape.shifts.pop())
+        x = self.attentions[0](x, tape, self.shares_self, False)
+        return self.resnets[1](x, None, tape.shifts.pop())
 
 
 def per_level(value: int | list, levels: int) -> list:
@@ -224,17 +212,35 @@ class UNet(nn.Module):
                 block.feeds_blend = 2**level == blend_downscale
         self.mid_block.shares_self = 2 ** (levels - 1) >= share_downscale
 
-    def time_features(
-        self, t: Tensor, guidance: Tensor | None, added: AddedConditions | None, dtype: torch.dtype
-    ) -> Tensor:
-        """[B, C_time], SiLU applied: time step t [B], guidance embedding [B, G], SDXL's further conditions."""
+        self._shift_widths = [block.out_channels for block in self.residual_blocks()]
+        self._value_widths = [2 * block.channels for block in self.transformer_blocks()]
+
+    def residual_blocks(self) -> list[ResidualBlock]:
+        """In the order they run in."""
+        return [module for module in self.modules() if isinstance(module, ResidualBlock)]
+
+    def transformer_blocks(self) -> list[TransformerBlock]:
+        """In the order they run in."""
+        return [module for module in self.modules() if isinstance(module, TransformerBlock)]
+
+    def time_shifts(self, t: Tensor, guidance: Tensor | None = None, added: AddedConditions | None = None) -> Tensor:
+        """What the residual blocks add for time step t [B], guidance embedding [B, G] and SDXL's conditions: [B, D].
+
+        D is the sum of their widths. It depends on nothing else, so it can be kept for every (t, w) in use.
+        """
+        dtype = self.conv_in.weight.dtype
         guidance = None if guidance is None else guidance.to(dtype)
         features = self.time_embedding(sinusoid(t, self.time_channels).to(dtype), guidance)
         if added is not None:
             sizes = sinusoid(added.time_ids, self.addition_channels).flatten(1)
             both = torch.cat([added.text_embeds, sizes.to(added.text_embeds.dtype)], dim=-1)
             features = features + self.add_embedding(both.to(dtype))
-        return F.silu(features)
+        features = F.silu(features)
+        return torch.cat([block.time_emb_proj(features) for block in self.residual_blocks()], dim=-1)
+
+    def prompt_values(self, prompt: Tensor) -> Tensor:
+        """Prompt features [B, n, C] -> keys and values of every text attention, [B, n, D]; kept for each prompt."""
+        return torch.cat([block.attn2.project_context(prompt) for block in self.transformer_blocks()], dim=-1)
 
     def forward(
         self,
@@ -249,17 +255,37 @@ class UNet(nn.Module):
 
         With `edit`, rows are sources then targets, and the maps of the blend words come back too.
         """
-        query_rows = None if edit is None else edit.self_attention_rows(latents.shape[0])
-        features = self.time_features(t, guidance, added, latents.dtype)
-        context = Context(features, prompt, edit, query_rows, maps=[])
+        return self.predict(latents, self.time_shifts(t, guidance, added), self.prompt_values(prompt), edit)
+
+    def predict(
+        self,
+        latents: Tensor,
+        shifts: Tensor,
+        prompt: Tensor,
+        edit: EditStep | None = None,
+        source: Sequence[Tensor] | None = None,
+        keep: bool = False,
+    ) -> UNetOutput:
+        """`forward` with its tables given: `time_shifts` [B, D] and `prompt_values` [R, n, D'].
+
+        With `keep`, what the source rows contribute to target rows comes back; given as `source` to a later pass at
+        the same step, latents and shifts hold the T target rows alone, the prompt still all R = S + T.
+        """
+        tape = Tape(
+            shifts=list(reversed(shifts.split(self._shift_widths, dim=-1))),
+            prompt=list(reversed(prompt.split(self._value_widths, dim=-1))),
+            edit=edit,
+            columns=None if edit is None else edit.columns(),
+            source=None if source is None else list(reversed(source)),
+            kept=[] if keep else None,
+            maps=[],
+        )
         x = self.conv_in(latents)
         skips = [x]
         for block in self.down_blocks:
-            x = block(x, context, skips)
-        x = self.mid_block(x, context)
+            x = block(x, tape, skips)
+        x = self.mid_block(x, tape)
         for block in self.up_blocks:
-            x = block(x, context, skips)
+            x = block(x, tape, skips)
         eps = self.conv_out(self.conv_norm_out(x))
-        if not context.maps:
-            return UNetOutput(eps, None)
-        return UNetOutput(eps, WordMaps(*(torch.stack(maps).mean(dim=0) for maps in zip(*context.maps, strict=True))))
+        return UNetOutput(eps, torch.stack(tape.maps).mean(dim=0) if tape.maps else None, tape.kept)

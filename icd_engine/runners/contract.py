@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from icd_engine.networks.attention import EditStep
@@ -16,7 +17,17 @@ StepCallback = Callable[[int, int, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
-class Blend:
+class Prompts:
+    """Encoded prompts, one a row; what a runner keeps for a prompt it keeps under its token ids."""
+
+    ids: tuple[tuple[int, ...], ...]
+    features: Tensor  # [B, n, C]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Blend(NamedTuple):
     """Where targets may differ from their source; T target rows."""
 
     source_row: Tensor  # [T] int64
@@ -24,44 +35,63 @@ class Blend:
     user_mask: Tensor | None = None  # [T, h, w] float32, 1 = may change
 
 
+class SourceBranch(NamedTuple):
+    """What the source rows of a decoding leave for further edits of the same pictures; K hops."""
+
+    latents: list[Tensor]  # [K] of [S, 4, h, w] float32, after each hop
+    features: list[list[Tensor]]  # [K] of UNetOutput.kept
+
+
 @dataclass(frozen=True)
 class DecodeInputs:
-    """One batch of decode rows, sources first, then targets: R = S + T rows, K hops, n tokens."""
+    """One batch of decode rows, sources first, then targets: R = S + T rows, K hops, n tokens.
+
+    Without edits, rows are independent of each other and all count as sources. With `source`, latents and guidance
+    are those of the T target rows alone.
+    """
 
     latents: Tensor  # [R, 4, h, w] float32, at the first hop's t
-    prompt: Tensor  # [R, n, C] text features
+    prompts: Prompts  # R
     guidance: Sequence[Sequence[float]]  # [K][R]: w(t) of every hop and row, code notation
     edits: Sequence[EditStep] | None = None  # [K], None: no attention is edited
     blend: Blend | None = None
-    empty_prompt: Tensor | None = None  # [1, n, C]: needed where the network is not guidance-distilled
+    empty_prompt: Prompts | None = None  # 1: needed where the network is not guidance-distilled
+    source: SourceBranch | None = None
+    keep: bool = False  # hand the source branch back
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Final latents [R, 4, h, w] float32 and the masks used after each hop [K, T, h, w] (None without blending)."""
+    """Final latents [R, 4, h, w] float32 ([T, ...] where the source was given) and what else was asked for."""
 
     latents: Tensor
-    masks: Tensor | None = None
+    masks: Tensor | None = None  # [K, T, h, w]: used after each hop; None without blending
+    source: SourceBranch | None = None
 
 
 class Runner(Protocol):
-    """A way to execute the networks of one model."""
+    """A way to execute the networks of one model. Tensors stay on its device; it may be called from several threads."""
 
     name: str
+    device: torch.device
 
-    def encode_prompts(self, ids: Tensor) -> Tensor:
-        """Token ids [B, n] -> text features [B, n, C]."""
+    def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
+        """Token ids of each prompt -> text features."""
         ...
 
-    def to_latents(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] in [-1, 1] -> scaled latents [B, 4, h, w] float32."""
+    def to_latents(self, pixels: Tensor) -> Tensor:
+        """Pictures [B, H, W, 3] uint8 -> scaled latents [B, 4, h, w] float32."""
         ...
 
     def to_image(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B, 4, h, w] -> pictures [B, 3, H, W] float32, not clamped."""
+        """Scaled latents [B, 4, h, w] -> pictures [B, 3, H, W] float32, about in [-1, 1], not clamped."""
         ...
 
-    def encode(self, latents: Tensor, prompt: Tensor, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        """Scaled latents [B, 4, h, w] -> pictures [B, H, W, 3] uint8. ImageError where they are not finite."""
+        ...
+
+    def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
         """The forward network up its hops, unguided: latents [B, 4, h, w] float32 in and out."""
         ...
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -17,10 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 import icd_engine
-from icd_engine.engine import Engine, _passes
+from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, IcdError, ImageError, PromptError, RunnerError, SettingsError
 from icd_engine.images import to_model_range
 from icd_engine.results import EditRequest
+from icd_engine.rows import MOST_BRANCHES, passes
 from icd_engine.sampling.guidance import dynamic_guidance, guidance_embedding
 from icd_engine.sampling.schedule import NoiseSchedule
 from icd_engine.settings import EditSettings
@@ -41,7 +43,7 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float = ROUNDING) -> 
 
 
 def prompt_features(engine: Engine, prompt: str) -> Tensor:
-    return engine.runner.encode_prompts(torch.tensor([engine.tokenizer.encode(prompt).ids]))
+    return engine.runner.encode_prompts([engine.tokenizer.encode(prompt).ids]).features
 
 
 @torch.no_grad()
@@ -66,23 +68,23 @@ def plain_decode(engine: Engine, x: Tensor, prompt: str, w: float = 0.0, tau: fl
 
 @contextmanager
 def recorded(engine: Engine) -> Iterator[dict[str, list]]:
-    """Rows of every call of the forward and the reverse network, and the guidance embeddings of the reverse one."""
-    seen: dict[str, list] = {"forward": [], "reverse": [], "guidance": []}
+    """Rows of every call of the forward and the reverse network, and the time shifts of the reverse one."""
+    seen: dict[str, list] = {"forward": [], "reverse": [], "shifts": []}
 
-    def note(name):
-        def before(module, args):
-            seen[name].append(len(args[0]))
+    def watched(name, predict):
+        def call(latents, shifts, *others):
+            seen[name].append(len(latents))
             if name == "reverse":
-                seen["guidance"].append(args[3])
+                seen["shifts"].append(shifts)
+            return predict(latents, shifts, *others)
 
-        return before
+        return call
 
-    hooks = [getattr(engine.runner, name).register_forward_pre_hook(note(name)) for name in ("forward", "reverse")]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("forward", "reverse"):
+            unet = getattr(engine.runner, name)
+            patch.setattr(unet, "predict", watched(name, unet.predict))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_result_settings_repeat_the_edit(small_engine):
     used = {name: getattr(first.settings, name) for name in EditSettings.__dataclass_fields__}
     assert all(value is not None for value in used.values())
     assert torch.equal(small_engine.edit(picture(), SOURCE, TARGET, **used).latents, first.latents)
-    assert torch.equal(first.inversion.edit(TARGET, **used).latents, first.latents)
+    assert_close(first.inversion.edit(TARGET, **used).latents, first.latents)
 
 
 def test_other_sizes(small_engine):
@@ -188,12 +190,21 @@ def test_generation_is_a_plain_decoding_of_noise(small_engine):
     ],
     ids=["step", "constant", "ramp", "interval"],
 )
-def test_dynamic_guidance_reaches_the_network(small_engine, inversion, tau, tau_low, expected):
+def test_dynamic_guidance_reaches_the_network(small_engine, tau, tau_low, expected):
+    times, unet = [999.0, 779.0, 519.0, 259.0], small_engine.runner.reverse
     with recorded(small_engine) as seen:
-        inversion.edit([TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low)
-    for embedding, w in zip(seen["guidance"], expected, strict=True):
+        result = small_engine.edit(picture(), SOURCE, [TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low)
+        result.inversion.edit([TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low)
+    assert len(seen["shifts"]) == 8
+    for k, shifts in enumerate(seen["shifts"]):
+        embedding = torch.from_numpy(guidance_embedding([0.0, expected[k % 4]], 64))
+        with torch.no_grad():
+            unguided, guided = unet.time_shifts(torch.full((2,), times[k % 4]), embedding)
         # 1000 w in float32 is a phase of up to 10^4: its rounding moves a sine by 1e-3.
-        np.testing.assert_allclose(embedding, guidance_embedding([0, w, w], 64), atol=1e-3)
+        torch.testing.assert_close(shifts[-2:], torch.stack([guided, guided]), rtol=0, atol=2e-3)
+        if k < 4:
+            torch.testing.assert_close(shifts[0], unguided)
+        assert len(shifts) == (3 if k < 4 else 2)  # a further edit runs the target rows alone
 
 
 @pytest.mark.parametrize("tau", [0.8, (0.3, 0.9)], ids=["step", "ramp"])
@@ -226,15 +237,51 @@ def test_only_the_needed_rows_run(small_engine, targets):
         assert seen["forward"] == [1] * 4
         assert seen["reverse"] == [1 + targets] * 4
         assert result.network_calls == 8
-        assert result.inversion.edit(TARGET).network_calls == 4
+        seen["reverse"].clear()
+        assert result.inversion.edit([TARGET, OTHER]).network_calls == 4
+        assert seen["reverse"] == [2] * 4  # the source branch is kept
         assert seen["forward"] == [1] * 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"blend": ("cat", "sits")}, {"mask": np.tri(64), "control": "none"}],
+    ids=["plain", "blend", "mask"],
+)
+def test_a_further_edit_equals_a_first_one(small_engine, settings):
+    """With another edit before it, whose source branch it takes, and without."""
+    kept = small_engine.invert(picture(), SOURCE)
+    first = kept.edit(TARGET, **settings)
+    kept.edit(OTHER)
+    again = kept.edit([SOURCE, TARGET], **settings)
+    assert_close(again.latents[1:], first.latents)
+    assert torch.equal(again.source_latents, first.source_latents)
+    assert first.masks is None or torch.equal(again.masks[:, 1:], first.masks)
+
+
+def test_source_branches_are_kept_for_the_last_few(small_engine):
+    inversions = [small_engine.invert(picture(i), SOURCE) for i in range(MOST_BRANCHES + 1)]
+    with recorded(small_engine) as seen:
+        for kept in [*inversions, inversions[-1], inversions[0]]:
+            kept.edit(TARGET)
+    assert seen["reverse"] == [2] * 4 * len(inversions) + [1] * 4 + [2] * 4
+
+
+def test_a_callback_sees_all_rows_and_leaves_nothing_kept(small_engine):
+    kept = small_engine.invert(picture(), SOURCE)
+    plain = kept.edit(TARGET)
+    seen = []
+    shifted = kept.edit(TARGET, callback_on_step_end=lambda k, t, x: seen.append(len(x)) or x + 1)
+    assert seen == [2] * 4
+    assert not torch.equal(shifted.source_latents, plain.source_latents)
+    assert torch.equal(kept.edit(TARGET).source_latents, plain.source_latents)
 
 
 def test_reconstruction_is_decoded_on_first_use(small_engine, monkeypatch):
     result = small_engine.edit(picture(), SOURCE, TARGET)
     runner, calls = small_engine.runner, []
-    to_image = runner.to_image
-    monkeypatch.setattr(runner, "to_image", lambda latents: calls.append(len(latents)) or to_image(latents))
+    to_pixels = runner.to_pixels
+    monkeypatch.setattr(runner, "to_pixels", lambda latents: calls.append(len(latents)) or to_pixels(latents))
     assert calls == []
     first, again = result.reconstruction, result.reconstruction
     assert first is again
@@ -289,9 +336,9 @@ def mixed_requests() -> list[EditRequest]:
     ]
 
 
-@pytest.mark.parametrize("rows", [16, 5], ids=["one_pass", "in_turns"])
-def test_edit_many_equals_single_edits(small_engine, monkeypatch, rows):
-    monkeypatch.setattr("icd_engine.engine.MAX_ROWS", rows)
+@pytest.mark.parametrize("targets", [16, 3], ids=["one_pass", "in_turns"])
+def test_edit_many_equals_single_edits(small_engine, monkeypatch, targets):
+    monkeypatch.setattr("icd_engine.engine.passes", partial(passes, most=targets))
     requests = mixed_requests()
     for request, result in zip(requests, small_engine.edit_many(requests), strict=True):
         given = {name: getattr(request.settings, name) for name in EditSettings.__dataclass_fields__}
@@ -320,7 +367,7 @@ def test_edit_many_shares_passes(small_engine):
     ids=["none", "one", "full", "too_large_alone"],
 )
 def test_passes_hold_at_most_their_rows(rows, spans):
-    assert [(span.start, span.stop) for span in _passes(rows, 4)] == spans
+    assert [(span.start, span.stop) for span in passes(rows, 4)] == spans
 
 
 @pytest.mark.parametrize(
@@ -336,7 +383,7 @@ def test_passes_hold_at_most_their_rows(rows, spans):
     ids=["source", "target", "no_target", "image", "blend", "mask"],
 )
 def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, error):
-    monkeypatch.setattr("icd_engine.engine.MAX_ROWS", 1)
+    monkeypatch.setattr("icd_engine.engine.passes", partial(passes, most=1))
     good = EditRequest(picture(), SOURCE, TARGET)
     with recorded(small_engine) as seen, pytest.raises(error):
         small_engine.edit_many([good, replace(good, **change)])
@@ -393,6 +440,7 @@ def test_callback_error_passes_and_leaves_the_engine_whole(small_engine, inversi
         latents.zero_()
         raise error
 
+    inversion.edit(TARGET)  # so that all later ones are further edits, alike to the bit
     before = inversion.edit(TARGET, blend=("cat", "dog"))
     for run in (inversion.edit, lambda target, **kw: small_engine.edit(picture(), SOURCE, target, **kw)):
         with pytest.raises(error):

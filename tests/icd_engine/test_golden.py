@@ -101,7 +101,7 @@ def assert_masks(result: EditResult, case: dict, golden: dict[str, Tensor]) -> N
 def test_decode(inverted, name):
     """Every hop from the reference's inverted latents, the masks and the pictures."""
     case, golden = CASES[name], load_file(GOLDEN / f"{name}.safetensors")
-    result, steps = run(replace(inverted(case), latents=golden["inverted_latents"]), case, "pil")
+    result, steps = run(replace(inverted(case), noised=golden["inverted_latents"]), case, "pil")
     seen = errors(steps, golden)
     assert max(seen) <= TOLERANCE, seen
     assert torch.equal(result.latents, steps[-1][1:])

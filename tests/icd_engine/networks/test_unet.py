@@ -67,7 +67,7 @@ def test_equals_diffusers(name):
         expected = theirs(
             x["latents"], x["t"], x["prompt"], timestep_cond=x["guidance"], added_cond_kwargs=added
         ).sample
-        eps, maps = ours(**x)
+        eps, maps, _ = ours(**x)
     assert maps is None
     assert (eps - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -120,7 +120,7 @@ def test_edit_step_equals_edited_maps(name, share):
         expected = theirs(
             x["latents"], x["t"], x["prompt"], timestep_cond=x["guidance"], added_cond_kwargs=added
         ).sample
-        eps, maps = ours(**x, edit=edit)
+        eps, maps, _ = ours(**x, edit=edit)
     assert (eps - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (maps is None) == (levels < 3)
     if maps is not None:
@@ -148,12 +148,12 @@ def test_two_targets_equal_two_edits():
     x = inputs(SD15, rows=3)
     edit = random_edit(targets=2, share=[True, False])
     with torch.no_grad():
-        eps, maps = ours(**x, edit=edit)
+        eps, maps, _ = ours(**x, edit=edit)
         for row in (1, 2):
             rows = [0, row]
             single = EditStep(*(field[row - 1 : row] for field in edit))
             picked = {key: None if value is None else value[rows] for key, value in x.items()}
-            alone, alone_maps = ours(**picked, edit=single)
+            alone, alone_maps, _ = ours(**picked, edit=single)
             assert (eps[rows] - alone).abs().max() <= 1e-5 * alone.abs().max()
             for got, expected in zip(maps, alone_maps, strict=True):
                 assert (got[row - 1] - expected[0]).abs().max() <= 1e-5 * expected.abs().max()

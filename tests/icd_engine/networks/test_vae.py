@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from icd_engine.networks.vae import VAE
+from icd_engine.networks.blocks import Upsample
+from icd_engine.networks.vae import VAE, PhaseUpsample
 
 SD = {
     "block_out_channels": [8, 16, 16, 16],
@@ -43,3 +44,13 @@ def test_equals_diffusers(name):
     expected_sample = posterior.mean + posterior.std * noise
     assert (sampled / scale - expected_sample).abs().max() <= 1e-5 * expected_sample.abs().max()
     assert (decoded - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (8, 16)], ids=str)
+def test_phases_equal_doubling_and_convolving(size):
+    """In float64: the sums of weights are the same numbers in another order."""
+    torch.manual_seed(0)
+    plain, phases = Upsample(6).double(), PhaseUpsample(6).double()
+    phases.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 6, *size, dtype=torch.float64)
+    torch.testing.assert_close(phases(x), plain(x), rtol=0, atol=1e-6)  # sums are taken in float32

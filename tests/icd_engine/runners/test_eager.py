@@ -1,12 +1,15 @@
 """The eager runner row by row: rows do not see each other but for what an edit asks, and constants are per hop."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
+from icd_engine.errors import ImageError
 from icd_engine.networks.attention import EditStep
-from icd_engine.runners.contract import Blend, DecodeInputs
+from icd_engine.runners.buckets import take_prompts
+from icd_engine.runners.contract import Blend, DecodeInputs, Prompts
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop, NoiseSchedule
 
@@ -24,9 +27,9 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def prompts(runner, rows: int, seed: int = 0) -> torch.Tensor:
+def prompts(runner, rows: int, seed: int = 0) -> Prompts:
     ids = torch.randint(0, 500, (rows, TOKENS), generator=torch.Generator().manual_seed(seed))
-    return runner.encode_prompts(ids)
+    return runner.encode_prompts(ids.tolist())
 
 
 def neutral_edits(source_row: torch.Tensor, words: bool = False) -> list[EditStep]:
@@ -45,7 +48,7 @@ def test_one_hop_is_A_x_plus_B_eps(runner):
     x, prompt, hop = draw(2, 4, 8, 8), prompts(runner, 2), Hop(t=519, s=259, A=1.5, B=-0.25)
     embedding = torch.from_numpy(guidance_embedding([0.0, 7.0], 64))
     with torch.no_grad():
-        eps = runner.reverse(x, torch.full((2,), 519.0), prompt, embedding).eps
+        eps = runner.reverse(x, torch.full((2,), 519.0), prompt.features, embedding).eps
     decoded = runner.decode(DecodeInputs(x, prompt, [[0.0, 7.0]]), [hop], None)
     assert decoded.masks is None
     assert close(decoded.latents, 1.5 * x - 0.25 * eps)
@@ -54,7 +57,8 @@ def test_one_hop_is_A_x_plus_B_eps(runner):
 def test_encode_uses_the_forward_network_unguided(runner):
     x, prompt, hop = draw(2, 4, 8, 8), prompts(runner, 2), Hop(t=19, s=259, A=0.8, B=0.5)
     with torch.no_grad():
-        eps = runner.forward(x, torch.full((2,), 19.0), prompt, torch.from_numpy(guidance_embedding([0, 0], 64))).eps
+        unguided = torch.from_numpy(guidance_embedding([0, 0], 64))
+        eps = runner.forward(x, torch.full((2,), 19.0), prompt.features, unguided).eps
     assert close(runner.encode(x, prompt, [hop], None), 0.8 * x + 0.5 * eps)
 
 
@@ -63,7 +67,7 @@ def test_rows_do_not_see_each_other(runner):
     guidance = [[0.0, 3.0, 9.0]] * len(HOPS)
     together = runner.decode(DecodeInputs(x, prompt, guidance), HOPS, None).latents
     for row in range(3):
-        alone = DecodeInputs(x[row : row + 1], prompt[row : row + 1], [w[row : row + 1] for w in guidance])
+        alone = DecodeInputs(x[row : row + 1], take_prompts(prompt, [row]), [w[row : row + 1] for w in guidance])
         assert close(together[row : row + 1], runner.decode(alone, HOPS, None).latents)
 
 
@@ -77,14 +81,15 @@ def test_neutral_edit_is_plain_decoding(runner):
 
 def test_a_closed_mask_gives_each_target_its_own_source(runner):
     x, prompt, guidance = draw(4, 4, 8, 8), prompts(runner, 4), [[0.0, 0.0, 5.0, 5.0]] * len(HOPS)
-    blend = Blend(torch.tensor([1, 0]), torch.tensor([False, False]), torch.zeros(2, 8, 8))
-    inputs = DecodeInputs(x, prompt, guidance, blend=blend)
+    source_row = torch.tensor([1, 0])
+    blend = Blend(source_row, torch.tensor([False, False]), torch.zeros(2, 8, 8))
+    inputs = DecodeInputs(x, prompt, guidance, neutral_edits(source_row), blend)
     decoded = runner.decode(inputs, HOPS, None)
     assert torch.equal(decoded.latents[2:], decoded.latents[[1, 0]])
     assert torch.equal(decoded.masks, torch.zeros(len(HOPS), 2, 8, 8))
 
 
-def test_word_maps_add_up_over_the_hops(runner):
+def test_word_maps_add_up_over_the_hops(runner, monkeypatch):
     """The mask after hop k is made of the maps of hops 0..k, so a run cut short gives the first masks."""
     x, prompt, guidance = draw(2, 4, 8, 8), prompts(runner, 2), [[0.0, 5.0]] * len(HOPS)
     source_row = torch.tensor([0])
@@ -96,33 +101,37 @@ def test_word_maps_add_up_over_the_hops(runner):
         blend=Blend(source_row, torch.tensor([True])),
     )
     maps, seen = [], []
-    hook = runner.reverse.register_forward_hook(lambda module, args, out: maps.append(out.word_maps))
-    try:
-        whole = runner.decode(inputs, HOPS, lambda k, t, latents: seen.append(latents.clone()))
-    finally:
-        hook.remove()
+    predict = runner.reverse.predict
+
+    def watched(*arguments):
+        out = predict(*arguments)
+        maps.append(out.word_maps)
+        return out
+
+    monkeypatch.setattr(runner.reverse, "predict", watched)
+    whole = runner.decode(inputs, HOPS, lambda k, t, latents: seen.append(latents.clone()))
     assert whole.masks.shape == (4, 1, 8, 8)
     for k in range(len(HOPS)):
         opened = torch.zeros(1, 8, 8, dtype=torch.bool)
-        for kind in ("source", "target"):
-            summed = sum(getattr(m, kind) for m in maps[: k + 1])
+        for kind in (0, 1):  # source words, target words
+            summed = sum(m[kind] for m in maps[: k + 1])
             pooled = torch.nn.functional.max_pool2d(summed, 3, stride=1, padding=1)
             opened |= pooled / pooled.max() > 0.3
         assert torch.equal(whole.masks[k], opened.float())
-    cut = runner.decode(inputs, HOPS[:2], None)
+    cut = runner.decode(replace(inputs, guidance=guidance[:2]), HOPS[:2], None)
     assert torch.equal(cut.masks, whole.masks[:2])
     assert torch.equal(cut.latents, seen[1])
 
 
 def test_inputs_are_not_changed(runner):
     x, prompt = draw(2, 4, 8, 8), prompts(runner, 2)
-    kept = x.clone(), prompt.clone()
+    kept = x.clone(), prompt.features.clone()
     source_row = torch.tensor([0])
     edits = neutral_edits(source_row, words=True)
     blend = Blend(source_row, torch.tensor([True]), torch.ones(1, 8, 8))
     inputs = DecodeInputs(x, prompt, [[0.0, 5.0]] * 4, edits=edits, blend=blend)
     first, again = (runner.decode(inputs, HOPS, None) for _ in range(2))
-    assert torch.equal(x, kept[0]) and torch.equal(prompt, kept[1])
+    assert torch.equal(x, kept[0]) and torch.equal(prompt.features, kept[1])
     assert torch.equal(first.latents, again.latents)
 
 
@@ -133,11 +142,67 @@ def test_callback_gets_each_boundary(runner):
     assert seen == [(k, s) for k, (_, s) in enumerate(pairwise([999, 779, 519, 259, 0]))]
 
 
-def test_pictures_and_latents_are_float32(runner):
-    pictures = draw(2, 3, 64, 64).clamp(-1, 1)
-    latents = runner.to_latents(pictures)
+def edit_inputs(runner, targets: int, words: bool = True, share: bool = True) -> DecodeInputs:
+    """One source and its targets under an edit that does something everywhere."""
+    torch.manual_seed(1)
+    prompt, x = prompts(runner, 1 + targets), draw(1, 4, 8, 8).expand(1 + targets, -1, -1, -1)
+    source_row = torch.zeros(targets, dtype=torch.int64)
+    step = neutral_edits(source_row, words)[0]
+    mix = torch.softmax(draw(targets, TOKENS, TOKENS, seed=2), dim=1)
+    step = step._replace(
+        source_mix=mix, target_gain=draw(targets, TOKENS, seed=3).sigmoid(), share_self=~step.share_self
+    )
+    edits = [step if share else step._replace(share_self=~step.share_self)] * len(HOPS)
+    blend = Blend(source_row, torch.ones(targets, dtype=torch.bool)) if words else None
+    return DecodeInputs(x, prompt, [[0.0] + [5.0] * targets] * len(HOPS), edits, blend)
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["shared-self", "own-self"])
+@pytest.mark.parametrize("words", [True, False], ids=["blend", "plain"])
+def test_target_rows_alone_answer_as_with_their_source(runner, words, share):
+    """What the source rows leave in a first pass stands for them in a second."""
+    inputs = edit_inputs(runner, 2, words, share)
+    first = runner.decode(replace(inputs, keep=True), HOPS, None)
+    assert first.source is not None
+    again = replace(inputs, latents=inputs.latents[1:], guidance=[w[1:] for w in inputs.guidance], source=first.source)
+
+    alone = runner.decode(again, HOPS, None)
+
+    assert close(first.source.latents[-1], first.latents[:1])
+    assert close(alone.latents, first.latents[1:])
+    assert first.masks is None or torch.equal(alone.masks, first.masks)
+
+
+def test_what_is_kept_for_a_prompt_does_not_depend_on_its_batch(runner):
+    ids = torch.randint(0, 500, (3, TOKENS)).tolist()
+    together = runner.encode_prompts(ids).features
+    runner._features.cache_clear()
+    assert torch.equal(runner.encode_prompts(ids[2:]).features, together[2:])
+
+
+def test_tables_are_computed_once(runner):
+    """A second decoding with the same prompts and guidance looks everything up."""
+    inputs = edit_inputs(runner, 1)
+    runner.decode(inputs, HOPS, None)
+    before = [table.cache_info().misses for table in (runner._features, runner._values, runner._shifts)]
+    runner.decode(inputs, HOPS, None)
+    assert [table.cache_info().misses for table in (runner._features, runner._values, runner._shifts)] == before
+
+
+def test_pictures_and_latents(runner):
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    latents = runner.to_latents(pixels)
     assert latents.shape == (2, 4, 8, 8)
-    assert runner.to_image(latents).shape == (2, 3, 64, 64)
-    assert latents.dtype == runner.to_image(latents).dtype == torch.float32
+    pictures, seen = runner.to_image(latents), runner.to_pixels(latents)
+    assert pictures.shape == (2, 3, 64, 64) and seen.shape == (2, 64, 64, 3) and seen.dtype == torch.uint8
+    assert latents.dtype == pictures.dtype == torch.float32
+    rounded = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    assert torch.equal(seen, rounded.permute(0, 2, 3, 1))
     with torch.no_grad():
-        assert torch.equal(latents, runner.vae.to_latents(pictures))
+        network_range = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        assert torch.equal(latents, runner.vae.to_latents(network_range.contiguous()))
+
+
+def test_pictures_that_are_not_finite_are_refused(runner):
+    with pytest.raises(ImageError, match="NaN"):
+        runner.to_pixels(torch.full((1, 4, 8, 8), torch.nan))

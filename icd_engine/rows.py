@@ -1,0 +1,90 @@
+"""Rows of a decode batch: plans and masks put together as tensors, and the source branches kept for further edits."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icd_engine.editing.plan import EditPlan
+from icd_engine.networks.attention import EditStep
+from icd_engine.runners.contract import Blend, SourceBranch
+
+if TYPE_CHECKING:
+    from icd_engine.results import Inversion
+
+MOST_TARGETS = 16  # target rows in one pass of edit_many; more run in turns
+MOST_BRANCHES = 4  # inversions whose source branch is kept; about 170 MB each for SD1.5 in bfloat16
+
+
+def passes(targets: Sequence[int], most: int = MOST_TARGETS) -> list[slice]:
+    """Consecutive requests in groups of at most `most` target rows; one that has more is a group of its own."""
+    spans, first, total = [], 0, 0
+    for i, count in enumerate(targets):
+        if i > first and total + count > most:
+            spans.append(slice(first, i))
+            first, total = i, 0
+        total += count
+    return [*spans, slice(first, len(targets))] if targets else []
+
+
+def edit_steps(plans: Sequence[EditPlan], owner: Sequence[int], device: torch.device) -> list[EditStep]:
+    """The plans of all target rows as tensors per hop; target i belongs to source row owner[i]."""
+
+    def stack(arrays: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(device)
+
+    source_row = torch.tensor(owner, device=device)
+    nothing = np.zeros(plans[0].target_gain.shape[-1], dtype=np.float32)
+    words = [
+        stack([nothing if column is None else column for column in columns])
+        if any(column is not None for column in columns)
+        else None
+        for columns in ([p.blend_source for p in plans], [p.blend_target for p in plans])
+    ]
+    mix, gain, share = (
+        stack([getattr(plan, name) for plan in plans]).unbind(1) for name in ("source_mix", "target_gain", "share_self")
+    )
+    return [EditStep(source_row, *step, *words) for step in zip(mix, gain, share, strict=True)]
+
+
+def blend(
+    plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], owner: Sequence[int], device: torch.device
+) -> Blend | None:
+    """Blend words and user masks [h, w] of all target rows; None where no row has either."""
+    active = [plan.blend_source is not None for plan in plans]
+    given = [mask for mask in masks if mask is not None]
+    if not given and not any(active):
+        return None
+    user_mask = None
+    if given:
+        everywhere = np.ones_like(given[0])
+        user_mask = np.stack([everywhere if mask is None else mask for mask in masks])
+        user_mask = torch.from_numpy(user_mask).to(device)
+    return Blend(torch.tensor(owner, device=device), torch.tensor(active, device=device), user_mask)
+
+
+class SourceBranches:
+    """The source branches of the inversions edited last. Thread-safe."""
+
+    def __init__(self, most: int = MOST_BRANCHES):
+        self._most, self._lock = most, threading.Lock()
+        self._branches: OrderedDict[Inversion, SourceBranch] = OrderedDict()
+
+    def get(self, inversion: Inversion) -> SourceBranch | None:
+        with self._lock:
+            branch = self._branches.get(inversion)
+            if branch is not None:
+                self._branches.move_to_end(inversion)
+            return branch
+
+    def put(self, inversion: Inversion, branch: SourceBranch) -> None:
+        with self._lock:
+            self._branches[inversion] = branch
+            while len(self._branches) > self._most:
+                self._branches.popitem(last=False)

@@ -1,0 +1,103 @@
+"""Fixed batch sizes: decode rows filled up, and every optional input made present, so that compiled code is reused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from icd_engine.networks.attention import EditStep
+from icd_engine.runners.contract import Blend, Decoded, DecodeInputs, Prompts, StepCallback
+
+SIZES = (1, 2, 4, 8, 16)
+
+
+def bucket(rows: int) -> int:
+    """The smallest size that holds `rows`; beyond the largest, its next multiple."""
+    return next((size for size in SIZES if size >= rows), -(-rows // SIZES[-1]) * SIZES[-1])
+
+
+def filled(rows: int) -> list[int]:
+    """Row numbers of a full bucket: all `rows`, then the first one again and again."""
+    return [*range(rows), *[0] * (bucket(rows) - rows)]
+
+
+def take(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """tensor[rows], or the tensor itself where those are all its rows: an index would travel to the device."""
+    return tensor if list(rows) == list(range(len(tensor))) else tensor[list(rows)]
+
+
+def take_prompts(prompts: Prompts, rows: Sequence[int]) -> Prompts:
+    return Prompts(tuple(prompts.ids[row] for row in rows), take(prompts.features, rows))
+
+
+class Padded:
+    """DecodeInputs in whole buckets of sources and of targets, and the way back to the rows that were asked for."""
+
+    def __init__(self, inputs: DecodeInputs):
+        prompts, targets = len(inputs.prompts), 0 if inputs.edits is None else len(inputs.edits[0].source_row)
+        self._sources = prompts - targets
+        sources, own = filled(self._sources), filled(targets) if targets else []
+        self._target_rows = slice(0, targets)
+        all_rows = [*sources, *(self._sources + row for row in own)]
+        # Latents and guidance have no source rows where the source branch is given.
+        rows = own if inputs.source is not None else all_rows
+        first = 0 if inputs.source is not None else len(sources)
+        given = 0 if inputs.source is not None else self._sources
+        self.rows = [*range(given), *range(first, first + targets)]
+        self.inputs = replace(
+            inputs,
+            latents=take(inputs.latents, rows),
+            prompts=take_prompts(inputs.prompts, all_rows),
+            guidance=[[row[i] for i in rows] for row in inputs.guidance],
+            edits=None if inputs.edits is None else [_complete(edit, own) for edit in inputs.edits],
+            blend=None if inputs.edits is None else _blend(inputs, own),
+            keep=inputs.edits is not None and inputs.source is None,
+        )
+
+    def callback(self, callback: StepCallback | None) -> StepCallback | None:
+        """The same callback, shown the rows that were asked for."""
+        if callback is None:
+            return None
+
+        def shown(step: int, t: int, latents: Tensor) -> Tensor | None:
+            replaced = callback(step, t, latents[self.rows])
+            if replaced is None:
+                return None
+            latents = latents.clone()
+            latents[self.rows] = replaced.to(latents)
+            return latents
+
+        return shown
+
+    def result(self, decoded: Decoded, asked: DecodeInputs) -> Decoded:
+        """The rows and extras that were asked for. The source branch is handed on for one source, never padded."""
+        masks = decoded.masks if asked.blend is not None and decoded.masks is not None else None
+        return Decoded(
+            take(decoded.latents, self.rows),
+            None if masks is None else masks[:, self._target_rows],
+            decoded.source if asked.keep else None,
+        )
+
+
+def _complete(edit: EditStep, rows: Sequence[int]) -> EditStep:
+    """The step with blend words, if all zero, so that having some changes values and not the program."""
+    none = torch.zeros_like(edit.target_gain)
+    source, target = edit.source_words, edit.target_words
+    whole = edit._replace(
+        source_words=none if source is None else source, target_words=none if target is None else target
+    )
+    return EditStep(*(take(tensor, rows).contiguous() for tensor in whole))  # one layout, whatever was cut or filled
+
+
+def _blend(inputs: DecodeInputs, rows: Sequence[int]) -> Blend:
+    """Blending, if of nothing: rows without words and masks come back as they are."""
+    assert inputs.edits is not None
+    source_row = inputs.edits[0].source_row
+    blend = inputs.blend or Blend(source_row, torch.zeros_like(source_row, dtype=torch.bool))
+    mask = blend.user_mask
+    if mask is None:
+        mask = torch.ones(len(source_row), *inputs.latents.shape[2:], device=source_row.device)
+    return Blend(*(take(tensor, rows) for tensor in (blend.source_row, blend.active, mask)))

@@ -1,0 +1,112 @@
+"""The compiled runner: the same path through code that torch.compile makes of the networks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icd_engine.errors import RunnerError
+from icd_engine.networks.attention import EditStep
+from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.unet import UNet, UNetOutput
+from icd_engine.networks.vae import VAE
+from icd_engine.runners.buckets import Padded, filled, take, take_prompts
+from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
+from icd_engine.runners.eager import EagerRunner
+from icd_engine.sampling.schedule import Hop
+
+# Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch stops at 8.
+MOST_PROGRAMS = 256
+# On the CPU weights are constants of the program, laid out for its convolutions; on CUDA kernels are tuned, and
+# capturing graphs is left to GraphRunner.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {"options": {"freezing": True}},
+    "cuda": {"mode": "max-autotune-no-cudagraphs"},
+}
+
+
+class CompiledRunner(EagerRunner):
+    """Rows are filled up to fixed batch sizes; the program of each is compiled when it first runs, up to minutes.
+
+    Raises RunnerError where there is no compiler.
+    """
+
+    name = "compiled"
+
+    def __init__(self, text_encoder: TextEncoder, vae: VAE, forward: UNet, reverse: UNet):
+        super().__init__(text_encoder, vae, forward, reverse)
+        if not can_compile(self.device):
+            needed = "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
+            raise RunnerError(f"runner {self.name!r} needs {needed}: none was found")
+        self._programs: dict[int, Callable[..., UNetOutput]] = {
+            id(unet): self._compile(unet.predict) for unet in (self.forward, self.reverse)
+        }
+        self._to_latents = self._compile(self._to_latents)
+        self._to_image = self._compile(self._to_image)
+        self._to_pixels = self._compile(self._to_pixels)
+
+    def _compile(self, function: Callable) -> Callable:
+        program = torch.compile(function, fullgraph=True, dynamic=False, **OPTIONS[self.device.type])
+
+        def run(*arguments: Any) -> Any:
+            with torch._dynamo.config.patch(recompile_limit=MOST_PROGRAMS, accumulated_recompile_limit=MOST_PROGRAMS):
+                return program(*arguments)
+
+        return run
+
+    def _predict(
+        self,
+        unet: UNet,
+        latents: Tensor,
+        shifts: Tensor,
+        prompt: Tensor,
+        edit: EditStep | None = None,
+        source: Sequence[Tensor] | None = None,
+        keep: bool = False,
+    ) -> UNetOutput:
+        return self._programs[id(unet)](latents.to(self.dtype), shifts, prompt, edit, source, keep)
+
+    @torch.inference_mode()
+    def to_latents(self, pixels: Tensor) -> Tensor:
+        return super().to_latents(take(pixels, filled(len(pixels))))[: len(pixels)]
+
+    @torch.inference_mode()
+    def to_image(self, latents: Tensor) -> Tensor:
+        return super().to_image(take(latents, filled(len(latents))))[: len(latents)]
+
+    @torch.inference_mode()
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        return super().to_pixels(take(latents, filled(len(latents))))[: len(latents)]
+
+    @torch.inference_mode()
+    def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
+        count, rows = len(latents), filled(len(latents))
+        if callback is not None:
+            callback = _of_first_rows(callback, count)
+        return super().encode(take(latents, rows), take_prompts(prompts, rows), hops, callback)[:count]
+
+    @torch.inference_mode()
+    def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
+        padded = Padded(inputs)
+        return padded.result(super().decode(padded.inputs, hops, padded.callback(callback)), inputs)
+
+
+def _of_first_rows(callback: StepCallback, count: int) -> StepCallback:
+    def shown(step: int, t: int, latents: Tensor) -> Tensor | None:
+        replaced = callback(step, t, latents[:count])
+        return None if replaced is None else torch.cat([replaced.to(latents), latents[count:]])
+
+    return shown
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds what it needs for the device: a C++ compiler, or Triton on CUDA."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))

@@ -1,0 +1,156 @@
+"""The graph runner: each stage of an edit is one CUDA graph, captured over compiled code and replayed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from icd_engine.errors import RunnerError
+from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.unet import UNet
+from icd_engine.networks.vae import VAE
+from icd_engine.runners.buckets import Padded, filled, take, take_prompts
+from icd_engine.runners.compiled import CompiledRunner
+from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
+from icd_engine.runners.eager import DecodeTensors, checked_pixels
+from icd_engine.sampling.schedule import Hop
+
+MOST_GRAPHS = 32
+
+
+class Captured(NamedTuple):
+    """A graph with the tensors it reads and writes; they stay where they are from replay to replay."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    outputs: Any
+
+
+class Graphs:
+    """CUDA graphs of functions of tensors, captured when first called with a shape; the least recently used go.
+
+    All share one memory pool and one stream, and run one at a time, so no two of them are ever alive in the pool at
+    once. Results are copies: the next replay does not touch them.
+    """
+
+    def __init__(self, device: torch.device, most: int = MOST_GRAPHS):
+        self.captures = 0  # how often a graph had to be captured
+        self._most, self._lock = most, threading.Lock()
+        self._graphs: OrderedDict[Hashable, Captured] = OrderedDict()
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def run(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments), from a graph. Arguments and results are tensors, in any nesting; `name` stands for
+        the function, whatever else it depends on included."""
+        tensors, structure = pytree.tree_flatten(arguments)
+        key = (name, str(structure), *((t.shape, t.dtype) if isinstance(t, Tensor) else t for t in tensors))
+        caller = torch.cuda.current_stream(self._device)
+        with self._lock, torch.cuda.device(self._device):
+            self._stream.wait_stream(caller)
+            with torch.cuda.stream(self._stream):
+                captured = self._graphs.get(key)
+                if captured is None:
+                    captured = self._graphs[key] = self._capture(function, tensors, structure)
+                    if len(self._graphs) > self._most:
+                        self._graphs.popitem(last=False)
+                self._graphs.move_to_end(key)
+                for held, new in zip(captured.inputs, tensors, strict=True):
+                    if isinstance(held, Tensor):
+                        held.copy_(new, non_blocking=True)
+                captured.graph.replay()
+                results = pytree.tree_map_only(Tensor, torch.clone, captured.outputs)
+            caller.wait_stream(self._stream)
+        for result in pytree.tree_leaves(results):
+            if isinstance(result, Tensor):
+                result.record_stream(caller)  # made on our stream, used and freed on the caller's
+        return results
+
+    def _capture(self, function: Callable[..., Any], tensors: list[Any], structure: pytree.TreeSpec) -> Captured:
+        held = [t.clone(memory_format=torch.contiguous_format) if isinstance(t, Tensor) else t for t in tensors]
+        arguments = pytree.tree_unflatten(held, structure)
+        for _ in range(2):  # compile, tune, and let libraries allocate what they keep
+            function(*arguments)
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: what other threads do on the device meanwhile is none of the capture's business.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            outputs = function(*arguments)
+        self.captures += 1
+        return Captured(graph, held, outputs)
+
+
+class GraphRunner(CompiledRunner):
+    """CUDA only. Graphs: prompt encoder, VAE encoder, all encode hops, all decode hops with blending, VAE decoder.
+
+    Prompts, seeds, guidance, edits and masks are inputs, so none of them captures anew; another picture size, another
+    batch size or the first further edit of a kept inversion does. A callback must see the latents between hops: with
+    one, hops run as compiled code. Networks that are not guidance-distilled predict twice on some hops only, which no
+    fixed graph can: RunnerError, as without CUDA.
+    """
+
+    name = "graph"
+
+    def __init__(self, text_encoder: TextEncoder, vae: VAE, forward: UNet, reverse: UNet):
+        device = reverse.conv_in.weight.device
+        if device.type != "cuda":
+            raise RunnerError(f"runner 'graph' needs a CUDA device, not {device}")
+        if reverse.guidance_channels is None:
+            raise RunnerError("runner 'graph' needs a guidance-distilled network: use 'compiled' for this model")
+        super().__init__(text_encoder, vae, forward, reverse)
+        self.graphs = Graphs(device)
+
+    def _encode_prompt(self, ids: tuple[int, ...]) -> Tensor:
+        return self.graphs.run("prompt", self._prompt_features, torch.tensor([ids], device=self.device))
+
+    def _prompt_features(self, ids: Tensor) -> Tensor:
+        return self.text_encoder(ids).to(self.dtype)
+
+    @torch.inference_mode()
+    def to_latents(self, pixels: Tensor) -> Tensor:
+        rows = take(pixels.to(self.device), filled(len(pixels)))
+        return self.graphs.run("to_latents", self._to_latents, rows)[: len(pixels)]
+
+    @torch.inference_mode()
+    def to_image(self, latents: Tensor) -> Tensor:
+        rows = take(latents.to(self.device), filled(len(latents)))
+        return self.graphs.run("to_image", self._to_image, rows)[: len(latents)]
+
+    @torch.inference_mode()
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        rows = take(latents.to(self.device), filled(len(latents)))
+        return checked_pixels(*self.graphs.run("to_pixels", self._to_pixels, rows))[: len(latents)]
+
+    @torch.inference_mode()
+    def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
+        if callback is not None:
+            return super().encode(latents, prompts, hops, callback)
+        rows = filled(len(latents))
+        values, shifts = self._encode_tables(take_prompts(prompts, rows), hops)
+        hops = tuple(hops)
+
+        def run(x: Tensor, values: Tensor, shifts: list[Tensor]) -> Tensor:
+            return self._encode(x, values, shifts, hops)
+
+        x = take(latents.to(self.device, torch.float32), rows)
+        return self.graphs.run(("encode", hops), run, x, values, shifts)[: len(latents)]
+
+    @torch.inference_mode()
+    def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
+        if callback is not None:
+            return super().decode(inputs, hops, callback)
+        padded, hops = Padded(inputs), tuple(hops)
+        keep = padded.inputs.keep
+
+        def run(*tensors: Any) -> tuple:
+            decoded = self._decode(DecodeTensors(*tensors), hops, keep)
+            return decoded.latents, decoded.masks, decoded.source
+
+        results = self.graphs.run(("decode", hops, keep), run, *self._tensors(padded.inputs, hops))
+        return padded.result(Decoded(*results), inputs)
