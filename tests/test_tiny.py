@@ -74,6 +74,15 @@ def test_contract_example(engine):
     assert psnr(np.asarray(result.reconstruction), world.draw(scene)) > 24
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_edits_stay_close(engine, dtype):
+    """40 dB is half a percent of full scale: not to be seen."""
+    pairs = world.sample_pairs(3, SEED + 3)
+    half = icd_engine.Engine.from_pretrained("tiny", device="cpu", dtype=dtype)
+    for ours, theirs in zip(run_edits(half, pairs, {}), run_edits(engine, pairs, {}), strict=True):
+        assert psnr(np.asarray(ours.image), np.asarray(theirs.image)) > 40
+
+
 def test_demo_picture_is_the_world_s_and_its_edit_works(engine):
     folder = engine.bundle.path
     demo = json.loads((folder / "demo.json").read_text())
