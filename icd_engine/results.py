@@ -45,7 +45,7 @@ class Inversion:
     @cached_property
     def latents(self) -> Tensor:
         """The noised latents on the CPU."""
-        return self.noised.cpu().clone()  # out of inference mode, in which runners work
+        return self.noised.cpu().clone()
 
     def edit(self, target: str | Sequence[str], **options: Any) -> EditResult:
         """Edits towards one target prompt or several (one pass); options are those of `Engine.edit`."""
@@ -158,7 +158,7 @@ def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
     Or the latents themselves. ImageError where pictures hold NaN or infinite values.
     """
     if output_type == "latent":
-        return latents.cpu().clone()  # of its own: what a runner gives is in inference mode and may share memory
+        return latents.cpu().clone()
     if output_type == "pil":
         return [Image.fromarray(pixels) for pixels in runner.to_pixels(latents).cpu().numpy()]
     pictures = (runner.to_image(latents).float().cpu() / 2 + 0.5).clamp(0, 1)

@@ -47,8 +47,10 @@ def edit_steps(plans: Sequence[EditPlan], owner: Sequence[int], device: torch.de
         else None
         for columns in ([p.blend_source for p in plans], [p.blend_target for p in plans])
     ]
+    # Steps first, so that each is contiguous: compiled code is chosen by strides too.
     mix, gain, share = (
-        stack([getattr(plan, name) for plan in plans]).unbind(1) for name in ("source_mix", "target_gain", "share_self")
+        torch.from_numpy(np.stack([getattr(plan, name) for plan in plans], axis=1)).to(device).unbind()
+        for name in ("source_mix", "target_gain", "share_self")
     )
     return [EditStep(source_row, *step, *words) for step in zip(mix, gain, share, strict=True)]
 

@@ -84,12 +84,14 @@ class Padded:
 
 def _complete(edit: EditStep, rows: Sequence[int]) -> EditStep:
     """The step with blend words, if all zero, so that having some changes values and not the program."""
-    none = torch.zeros_like(edit.target_gain)
-    source, target = edit.source_words, edit.target_words
-    whole = edit._replace(
-        source_words=none if source is None else source, target_words=none if target is None else target
+    # Two tensors: a program compiled for one in both places would not serve two.
+    none = torch.zeros_like(edit.target_gain), torch.zeros_like(edit.target_gain)
+    source, target = (
+        zeros if words is None else words
+        for words, zeros in zip((edit.source_words, edit.target_words), none, strict=True)
     )
-    return EditStep(*(take(tensor, rows).contiguous() for tensor in whole))  # one layout, whatever was cut or filled
+    whole = edit._replace(source_words=source, target_words=target)
+    return EditStep(*(take(tensor, rows) for tensor in whole if tensor is not None))
 
 
 def _blend(inputs: DecodeInputs, rows: Sequence[int]) -> Blend:
@@ -100,4 +102,4 @@ def _blend(inputs: DecodeInputs, rows: Sequence[int]) -> Blend:
     mask = blend.user_mask
     if mask is None:
         mask = torch.ones(len(source_row), *inputs.latents.shape[2:], device=source_row.device)
-    return Blend(*(take(tensor, rows) for tensor in (blend.source_row, blend.active, mask)))
+    return Blend(take(blend.source_row, rows), take(blend.active, rows), take(mask, rows))

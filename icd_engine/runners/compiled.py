@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import Tensor
 
 from icd_engine.errors import RunnerError
@@ -23,12 +24,8 @@ from icd_engine.sampling.schedule import Hop
 
 # Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch stops at 8.
 MOST_PROGRAMS = 256
-# On the CPU weights are constants of the program, laid out for its convolutions; on CUDA kernels are tuned, and
-# capturing graphs is left to GraphRunner.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {"options": {"freezing": True}},
-    "cuda": {"mode": "max-autotune-no-cudagraphs"},
-}
+# On CUDA kernels are tuned; capturing graphs is left to GraphRunner.
+OPTIONS: dict[str, dict[str, Any]] = {"cpu": {}, "cuda": {"mode": "max-autotune-no-cudagraphs"}}
 
 
 class CompiledRunner(EagerRunner):
@@ -53,9 +50,13 @@ class CompiledRunner(EagerRunner):
 
     def _compile(self, function: Callable) -> Callable:
         program = torch.compile(function, fullgraph=True, dynamic=False, **OPTIONS[self.device.type])
+        limits = {"recompile_limit": MOST_PROGRAMS, "accumulated_recompile_limit": MOST_PROGRAMS}
+        # On the CPU weights become constants of the program, laid out for its convolutions. An option of torch.compile
+        # would come too late: tracing already has to know.
+        freezing = self.device.type == "cpu"
 
         def run(*arguments: Any) -> Any:
-            with torch._dynamo.config.patch(recompile_limit=MOST_PROGRAMS, accumulated_recompile_limit=MOST_PROGRAMS):
+            with torch._dynamo.config.patch(limits), torch._inductor.config.patch(freezing=freezing):
                 return program(*arguments)
 
         return run
@@ -72,26 +73,26 @@ class CompiledRunner(EagerRunner):
     ) -> UNetOutput:
         return self._programs[id(unet)](latents.to(self.dtype), shifts, prompt, edit, source, keep)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_latents(self, pixels: Tensor) -> Tensor:
         return super().to_latents(take(pixels, filled(len(pixels))))[: len(pixels)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_image(self, latents: Tensor) -> Tensor:
         return super().to_image(take(latents, filled(len(latents))))[: len(latents)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_pixels(self, latents: Tensor) -> Tensor:
         return super().to_pixels(take(latents, filled(len(latents))))[: len(latents)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
         count, rows = len(latents), filled(len(latents))
         if callback is not None:
             callback = _of_first_rows(callback, count)
         return super().encode(take(latents, rows), take_prompts(prompts, rows), hops, callback)[:count]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
         padded = Padded(inputs)
         return padded.result(super().decode(padded.inputs, hops, padded.callback(callback)), inputs)

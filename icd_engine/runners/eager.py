@@ -58,29 +58,29 @@ class EagerRunner:
         self._values = lru_cache(KEPT_PROMPT_VALUES)(self._prompt_values)
         self._shifts = lru_cache(KEPT_TIME_SHIFTS)(self._time_shifts)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         keys = tuple(tuple(row) for row in ids)
         return Prompts(keys, torch.cat([self._features(key) for key in keys]))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_latents(self, pixels: Tensor) -> Tensor:
         return self._to_latents(pixels.to(self.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_image(self, latents: Tensor) -> Tensor:
         return self._to_image(latents.to(self.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_pixels(self, latents: Tensor) -> Tensor:
         return checked_pixels(*self._to_pixels(latents.to(self.device)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
         values, shifts = self._encode_tables(prompts, hops)
         return self._encode(latents.to(self.device, torch.float32), values, shifts, hops, callback)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
         second = None if self.reverse.guidance_channels else self._second_prediction(inputs)
         return self._decode(self._tensors(inputs, hops), hops, inputs.keep, callback, second)

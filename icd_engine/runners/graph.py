@@ -112,22 +112,22 @@ class GraphRunner(CompiledRunner):
     def _prompt_features(self, ids: Tensor) -> Tensor:
         return self.text_encoder(ids).to(self.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_latents(self, pixels: Tensor) -> Tensor:
         rows = take(pixels.to(self.device), filled(len(pixels)))
         return self.graphs.run("to_latents", self._to_latents, rows)[: len(pixels)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_image(self, latents: Tensor) -> Tensor:
         rows = take(latents.to(self.device), filled(len(latents)))
         return self.graphs.run("to_image", self._to_image, rows)[: len(latents)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_pixels(self, latents: Tensor) -> Tensor:
         rows = take(latents.to(self.device), filled(len(latents)))
         return checked_pixels(*self.graphs.run("to_pixels", self._to_pixels, rows))[: len(latents)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
         if callback is not None:
             return super().encode(latents, prompts, hops, callback)
@@ -141,7 +141,7 @@ class GraphRunner(CompiledRunner):
         x = take(latents.to(self.device, torch.float32), rows)
         return self.graphs.run(("encode", hops), run, x, values, shifts)[: len(latents)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
         if callback is not None:
             return super().decode(inputs, hops, callback)

@@ -114,6 +114,19 @@ def assert_same(ours, theirs) -> None:
         assert np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max() <= 1
 
 
+def test_settings_compile_and_capture_nothing_anew(engine):
+    """After one first and one further edit, every setting and prompt is an input. First here: nothing else has run."""
+    kept = engine.edit(picture(), SOURCE, TARGETS[0]).inversion
+    kept.edit(TARGETS[0])
+    captures = engine.runner.graphs.captures if isinstance(engine.runner, GraphRunner) else 0
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for i, settings in enumerate(SWEEP):
+            kept = engine.edit(picture(i), SOURCE, TARGETS[0], **settings).inversion
+            kept.edit(TARGETS[1], guidance_scale=float(i), cross_replace=0.3)
+    if isinstance(engine.runner, GraphRunner):
+        assert engine.runner.graphs.captures == captures
+
+
 @pytest.mark.parametrize("settings", SWEEP, ids=lambda settings: "-".join(settings))
 def test_answers_as_the_eager_runner(engine, small_engine, settings):
     first = engine.edit(picture(), SOURCE, TARGETS[0], **settings)
@@ -148,19 +161,6 @@ def test_callbacks_see_the_rows_that_were_asked_for(engine, small_engine):
     calls = []
     engine.invert(picture(), SOURCE, progress=calls.append)
     assert calls == [1, 1, 1, 1]
-
-
-def test_settings_compile_and_capture_nothing_anew(engine):
-    """After one first and one further edit, every setting and prompt is an input."""
-    kept = engine.edit(picture(), SOURCE, TARGETS[0]).inversion
-    kept.edit(TARGETS[0])
-    captures = engine.runner.graphs.captures if isinstance(engine.runner, GraphRunner) else 0
-    with torch.compiler.set_stance("fail_on_recompile"):
-        for i, settings in enumerate(SWEEP):
-            kept = engine.edit(picture(i), SOURCE, TARGETS[0], **settings).inversion
-            kept.edit(TARGETS[1], guidance_scale=float(i), cross_replace=0.3)
-    if isinstance(engine.runner, GraphRunner):
-        assert engine.runner.graphs.captures == captures
 
 
 def test_a_new_batch_size_captures_once(engine):
