@@ -1,0 +1,199 @@
+"""Published architectures without their weights: speed needs the shapes only, so random numbers serve."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from icd_engine.bundles.bundle import Bundle, read_bundle, write_bundle
+from icd_engine.errors import BundleError
+from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.unet import UNet
+from icd_engine.networks.vae import VAE
+from icd_engine.settings import EditSettings
+from training import tiny_text
+from training.tiny_bundle import MODEL_INDEX, SCHEDULER
+
+FORMAT = 2  # of the random bundles: a cached one of another format is written again
+
+UNET_SD15 = {
+    "_class_name": "UNet2DConditionModel",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "time_cond_proj_dim": 512,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+UNET_SDXL = UNET_SD15 | {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+    "use_linear_projection": True,
+}
+VAE_SD15 = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+CLIP_L = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "max_position_embeddings": 77,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "bos_token_id": 0,  # the words below come first in the vocabulary, begin and end token before them
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+NARROW = {"block_out_channels": [16, 32, 32, 32], "norm_num_groups": 8}
+NARROW_UNET = NARROW | {"attention_head_dim": 2, "cross_attention_dim": 32, "time_cond_proj_dim": 64}
+NARROW_TEXT = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+
+# By name: the parts as their config.json, and the side of the pictures. "small" has the levels of sd15 and no width:
+# it shows that a benchmark runs, its times mean nothing.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "sd15": {"unet": UNET_SD15, "vae": VAE_SD15, "text_encoder": CLIP_L, "size": 512},
+    "sdxl": {"unet": UNET_SDXL, "vae": VAE_SD15 | {"scaling_factor": 0.13025, "sample_size": 1024}, "size": 1024},
+    "small": {
+        "unet": UNET_SD15 | NARROW_UNET,
+        "vae": VAE_SD15 | NARROW | {"layers_per_block": 1},
+        "text_encoder": CLIP_L | NARROW_TEXT | {"num_hidden_layers": 1},
+        "size": 64,
+    },
+    "small-xl": {
+        "unet": UNET_SDXL
+        | NARROW_UNET
+        | {
+            "block_out_channels": [16, 32, 64],
+            "attention_head_dim": [1, 2, 4],
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 80,
+        },
+        "vae": VAE_SD15 | NARROW | {"layers_per_block": 1},
+        "size": 64,
+    },
+}
+# Plain initialisation gives latents far below unit size and prompts that hardly matter, and predictions of unit size
+# would make the hops chaotic, so that bfloat16 and float32 gave two pictures. With these factors latents have unit
+# size, another control moves the result by some percent, and bfloat16 by half of that. The first that fits counts.
+GAINS = {
+    "attn2.to_q": 2.0,
+    "attn2.to_k": 2.0,
+    "attn2.to_v": 3.0,
+    "encoder.conv_out": 40.0,
+    "decoder.conv_out": 2.0,
+    "conv_out": 0.1,
+}
+
+
+def architecture_bundle(name: str, size: int | None = None, *, cache: Path | None = None) -> Bundle:
+    """A whole bundle of random half-precision weights, written once to the cache folder and then read from it.
+
+    The encode and the decode network have equal weights: one is drawn, and half the memory serves a baseline. size:
+    side of the pictures in pixels. BundleError for an architecture the engine has no bundle family for.
+    """
+    parts = ARCHITECTURES.get(name)
+    if parts is None or "text_encoder" not in parts:
+        whole = [known for known, values in ARCHITECTURES.items() if "text_encoder" in values]
+        raise BundleError(f"no bundle of architecture {name!r} can be made (known: {', '.join(whole)})")
+    size = size or parts["size"]
+    out = (cache or cache_folder()) / f"{name}-{size}-{FORMAT}"
+    try:
+        return read_bundle(out, verify=False)
+    except BundleError:
+        record = {
+            "family": "sd15",
+            "encode_times": [19, 259, 519, 779],
+            "encode_end": 999,
+            "decode_times": [259, 519, 779, 999],
+            "size": [size, size],
+            "blend_downscale": 4,
+            "share_downscale": 2,
+            "defaults": EditSettings(guidance_scale=7.0, tau=0.8, cross_replace=0.4, self_replace=0.6, seed=0),
+            "origin": {"made": "of random weights, for benchmarks"},
+        }
+        return write_bundle(out, record, _files(parts), overwrite=True)
+
+
+def cache_folder() -> Path:
+    """Where random bundles are kept: $ICD_BENCHMARK_CACHE, or a folder of the user's cache."""
+    given = os.environ.get("ICD_BENCHMARK_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icd_benchmarks"
+
+
+def _files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "model_index.json", MODEL_INDEX
+    yield "scheduler/scheduler_config.json", SCHEDULER
+    yield from _tokenizer()
+    with torch.device("meta"):
+        text, vae, unet = TextEncoder(parts["text_encoder"]), VAE(parts["vae"]), UNet(parts["unet"])
+    yield "text_encoder/config.json", parts["text_encoder"]
+    yield "text_encoder/model.safetensors", random_weights(text.model, seed=1)
+    yield "vae/config.json", parts["vae"]
+    yield "vae/diffusion_pytorch_model.safetensors", random_weights(vae, seed=2)
+    weights = random_weights(unet, seed=3)
+    for part in ("unet", "unet_forward"):
+        yield f"{part}/config.json", parts["unet"]
+        yield f"{part}/diffusion_pytorch_model.safetensors", weights
+
+
+def _tokenizer() -> Iterator[tuple[str, Any]]:
+    """That of the embedded model: its closed vocabulary is the first rows of the text encoder's table."""
+    yield "tokenizer/tokenizer.json", tiny_text.tokenizer().to_str(pretty=True)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": tiny_text.END, "model_max_length": 77}
+    yield "tokenizer/tokenizer_config.json", json.dumps(settings, indent=1)
+
+
+def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Seeded half-precision weights for a network's shapes (it may be on the meta device): variance 1 / (3 fan-in)."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for key, like in network.state_dict().items():
+        if not like.is_floating_point():
+            raise BundleError(f"{key} is {like.dtype}: no random weight can stand for it")
+        if like.ndim == 1:  # norms keep their scale, biases are small
+            drawn = torch.randn(like.shape, generator=generator) * 0.02 + (key.endswith("weight"))
+        else:
+            gain = next((factor for part, factor in GAINS.items() if part in key), 1.0)
+            deviation = gain * (3 * like[0].numel()) ** -0.5
+            drawn = torch.empty(like.shape).normal_(0.0, deviation, generator=generator)
+        weights[key] = drawn.half()
+    return weights

@@ -1,0 +1,171 @@
+"""One UNet call and the halves of the VAE, alone: eager and compiled and, on CUDA, each replayed from a graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.architectures import ARCHITECTURES
+from benchmarks.checks import EXACT, ROUNDED, Refused, exact_float32, require_equal
+from benchmarks.counting import Work, flops, unet_work, vae_decoder_work, vae_encoder_work
+from benchmarks.record import note
+from benchmarks.roofline import peak
+from benchmarks.timing import measure, peak_memory_mib, reset_peak_memory
+from icd_engine.loading import choose_device, choose_dtype
+from icd_engine.networks.unet import AddedConditions, UNet
+from icd_engine.networks.vae import VAE
+
+TOKENS = 77
+ROWS = (1, 2)
+RUNNERS = {"cpu": ("eager", "compiled"), "cuda": ("eager", "eager-graph", "compiled", "compiled-graph")}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One call of one network: its inputs, and its counted work."""
+
+    name: str
+    network: Any
+    call: Callable[[Any, Sequence[Tensor]], Tensor]
+    inputs: list[Tensor]
+    work: list[Work]
+
+
+def run(
+    part: str,
+    *,
+    architecture: str = "sd15",
+    size: int | None = None,
+    runner: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    repeats: int = 10,
+    warmup: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Results of the UNet at 1 and 2 rows, or of the VAE's halves, one by one. part: "unet" or "vae".
+
+    runner: one of RUNNERS, or "auto" for all of the device's; here they are plain torch.compile and plain CUDA graphs.
+    Raises Refused where a result differs from the eager network's in float32.
+    """
+    place, precision = choose_device(device), choose_dtype(dtype, device)
+    known = RUNNERS[place.type]
+    if architecture not in ARCHITECTURES or runner not in ("auto", *known):
+        raise Refused(f"architecture must be one of {', '.join(ARCHITECTURES)}, runner auto, {', '.join(known)}")
+    pieces = (_unet_pieces if part == "unet" else _vae_pieces)(architecture, size, place, precision)
+    for name in known if runner == "auto" else (runner,):
+        for piece in pieces:
+            result = _measure(piece, name, place, repeats, warmup)
+            if result is not None:
+                yield {"model": f"{architecture} (random weights)", **result}
+
+
+@torch.inference_mode()
+def _measure(
+    piece: Piece, runner: str, device: torch.device, repeats: int, warmup: int | None
+) -> dict[str, Any] | None:
+    dtype = piece.inputs[0].dtype
+    reset_peak_memory(device)
+    try:
+        call = _prepared(piece, runner, device)
+        got = call().clone()
+    except RuntimeError as error:
+        note(f"{piece.name} by {runner} cannot run here: {' '.join(str(error).split())[:200]}")
+        return None
+    exact = dtype == torch.float32 and device.type == "cpu"
+    if not (exact and runner == "eager"):
+        with exact_float32():
+            expected = piece.call(copy.deepcopy(piece.network).float(), [x.float() for x in piece.inputs])
+        require_equal(f"{piece.name} by {runner}", got, expected, EXACT if exact else ROUNDED[dtype])
+        del expected
+    times = measure(lambda i: call(), device, repeats, warmup)
+    most = peak(device, dtype)
+    floor, took = most.floor_ms(piece.work, dtype.itemsize), times.as_dict("call")
+    return {
+        "piece": piece.name,
+        "runner": runner,
+        "device_type": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        **took,
+        "tflop": round(flops(piece.work) / 1e12, 4),
+        "floor_ms": round(floor, 4),
+        "roofline_share": round(floor / (took["call_device_ms"] or times.p50), 4),
+        "peak_memory_mib": peak_memory_mib(device),
+        "repeats": repeats,
+    }
+
+
+def _prepared(piece: Piece, runner: str, device: torch.device) -> Callable[[], Tensor]:
+    """The call with everything done that is done once: compilation, capture."""
+    # Not max-autotune: it takes minutes of every run and is for the engine's runners to choose.
+    call: Any = torch.compile(piece.call, dynamic=False) if runner.startswith("compiled") else piece.call
+    if not runner.endswith("graph"):
+        return lambda: call(piece.network, piece.inputs)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call(piece.network, piece.inputs)
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call(piece.network, piece.inputs)
+
+    def replay() -> Tensor:
+        graph.replay()
+        return out
+
+    return replay
+
+
+def _made(network: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype) -> Any:
+    """A network with its plain initialisation, in the layout the engine gives it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+        torch.manual_seed(0)
+        made = network()
+    if device.type == "cuda":
+        made.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return made.to(dtype).eval().requires_grad_(False)
+
+
+def _unet_pieces(architecture: str, size: int | None, device: torch.device, dtype: torch.dtype) -> list[Piece]:
+    parts = ARCHITECTURES[architecture]
+    config, side = parts["unet"], (size or parts["size"]) // 8
+    unet = _made(lambda: UNet(config), device, dtype)
+    pooled = config.get("projection_class_embeddings_input_dim", 0) - 6 * config.get("addition_time_embed_dim", 0)
+
+    def call(network: UNet, inputs: Sequence[Tensor]) -> Tensor:
+        latents, t, prompt, guidance, *added = inputs
+        return network(latents, t, prompt, guidance, None, AddedConditions(*added) if added else None).eps
+
+    pieces = []
+    for rows in ROWS:
+        latents = torch.randn(rows, config["in_channels"], side, side, device=device).to(dtype)
+        t = torch.full((rows,), 519.0, device=device)
+        prompt = torch.randn(rows, TOKENS, config["cross_attention_dim"], device=device).to(dtype)
+        guidance = torch.randn(rows, config["time_cond_proj_dim"], device=device).to(dtype)
+        inputs = [latents, t, prompt, guidance]
+        if "addition_embed_type" in config:
+            sizes = torch.tensor([[8.0 * side, 8.0 * side, 0, 0, 8.0 * side, 8.0 * side]] * rows, device=device)
+            inputs += [torch.randn(rows, pooled, device=device).to(dtype), sizes]
+        name = f"UNet, {rows} row{'s' if rows > 1 else ''}"
+        pieces.append(Piece(name, unet, call, inputs, unet_work(config, side, side, rows, TOKENS)))
+    return pieces
+
+
+def _vae_pieces(architecture: str, size: int | None, device: torch.device, dtype: torch.dtype) -> list[Piece]:
+    parts = ARCHITECTURES[architecture]
+    config, side = parts["vae"], size or parts["size"]
+    vae = _made(lambda: VAE(config), device, torch.float32 if dtype == torch.float16 else dtype)
+    dtype = vae.decoder.conv_in.weight.dtype
+    pictures = (2 * torch.rand(1, 3, side, side, device=device) - 1).to(dtype)
+    latents = torch.randn(1, config["latent_channels"], side // 8, side // 8, device=device).to(dtype)
+    return [
+        Piece("VAE encoder", vae, lambda n, x: n.to_latents(x[0]), [pictures], vae_encoder_work(config, side, side)),
+        Piece("VAE decoder", vae, lambda n, x: n.to_image(x[0]), [latents], vae_decoder_work(config, side, side)),
+    ]

@@ -1,0 +1,150 @@
+"""`python -m benchmarks.report`: the README's performance table and two plots, from records only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plots, record
+
+BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
+KEYS = ("model", "size", "baseline", "runner", "dtype", "batch", "piece", "op", "shape")  # what tells results apart
+Record = dict[str, Any]
+
+
+def main(folder: Path | None = None, readme: Path = record.ROOT / "README.md") -> int:
+    """Writes the table into `readme`, the plots beside the records. 1 where there is nothing to write or no place."""
+    folder = folder or record.RESULTS
+    records = latest(record.read(folder))
+    if not records:
+        record.complain(f"no records in {folder}")
+        return 1
+    text = readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        record.complain(f"{readme} must hold {BEGIN} and {END} once each, in that order")
+        return 1
+    pictures = plots.write(records, folder)
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    linked = "\n\n".join(
+        f"![{path.stem}]({Path(os.path.relpath(path, readme.parent)).as_posix()})" for path in pictures
+    )
+    readme.write_text(f"{before}{BEGIN}\n{section(records)}\n{linked}\n{END}{after}", encoding="utf-8")
+    for path in (readme, *pictures):
+        record.note(f"wrote {path}")
+    return 0
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The last record of everything that was measured on every device, in the order of first appearance."""
+    kept: dict[tuple, Record] = {}
+    for one in records:
+        kept[_key(one)] = one
+    return list(kept.values())
+
+
+def _key(one: Record) -> tuple:
+    result = one["result"]
+    return (one["benchmark"], one["device"], one["threads"], *(str(result.get(name)) for name in KEYS))
+
+
+def section(records: Sequence[Record]) -> str:
+    """One table for each device and kind of benchmark, with the commit and versions each was measured with."""
+    parts = []
+    for device in dict.fromkeys(one["device"] for one in records):
+        here = [one for one in records if one["device"] == device]
+        parts.append(f"\n**{device}** ({_conditions(here)})\n")
+        for kind, table in TABLES.items():
+            rows = [table(one["result"]) for one in here if one["benchmark"] == kind]
+            if rows:
+                parts.append(_markdown(rows))
+    return "\n".join(parts)
+
+
+def _conditions(records: Sequence[Record]) -> str:
+    """ "commit abc, 2026-11-24, torch 2.13.0, 2 threads": every value that occurs."""
+    seen = {
+        "commit": (one["commit"] for one in records),
+        "": (one["date"][:10] for one in records),
+        "torch": (one["versions"].get("torch") for one in records),
+        "triton": (one["versions"].get("triton") for one in records),
+        "threads": (one["threads"] for one in records if one["result"].get("device_type") != "cuda"),
+    }
+    texts = []
+    for name, values in seen.items():
+        known = [str(value) for value in dict.fromkeys(values) if value is not None]
+        if known:
+            texts.append(f"{name} {' and '.join(known)}".strip())
+    return ", ".join(texts)
+
+
+def _edit_row(result: Record) -> dict[str, str]:
+    return {
+        "edit": f"{result['model']}, {_size(result)}, {result['runner']}, {result['dtype']}",
+        "first edit p50 / p99, ms": f"{_ms(result['ours_ms'])} / {_ms(result['ours_p99_ms'])}",
+        "on the device, ms": _ms(result["ours_device_ms"]),
+        "further edit, ms": _ms(result["reedit_ms"]),
+        "share of roofline": f"{100 * result['roofline_share']:.0f} %",
+        "cold, s": f"{result['cold_ms'] / 1000:.1f}",
+        "memory, MiB": f"{result['peak_memory_mib']:.0f}",
+        "baseline, ms": "" if result["ratio"] is None else f"{result['baseline']} {_ms(result['baseline_ms'])}",
+        "times faster": "" if result["ratio"] is None else f"{result['ratio']:.2f}",
+    }
+
+
+def _throughput_row(result: Record) -> dict[str, str]:
+    return {
+        "throughput": f"{result['model']}, {_size(result)}, {result['runner']}, {result['dtype']}",
+        "batch": str(result["batch"]),
+        "edits/s": f"{result['edits_per_s']:.2f}",
+        "batch p50 / p99, ms": f"{_ms(result['batch_ms'])} / {_ms(result['batch_p99_ms'])}",
+        "memory, MiB": f"{result['peak_memory_mib']:.0f}",
+    }
+
+
+def _piece_row(result: Record) -> dict[str, str]:
+    return {
+        "network": f"{result['model']}, {result['piece']}, {result['runner']}, {result['dtype']}",
+        "p50 / p99, ms": f"{_ms(result['call_ms'])} / {_ms(result['call_p99_ms'])}",
+        "on the device, ms": _ms(result["call_device_ms"]),
+        "floor, ms": _ms(result["floor_ms"]),
+        "share of roofline": f"{100 * result['roofline_share']:.0f} %",
+    }
+
+
+def _op_row(result: Record) -> dict[str, str]:
+    times = {name: _ms(result[f"{name}_ms"], 4) for name in ("op", "eager", "compiled", "floor")}
+    share = {"share of roofline": f"{100 * result['roofline_share']:.0f} %"}
+    return (
+        {"operation": f"{result['op']} {result['shape']}, {result['dtype']}"}
+        | {f"{name}, ms": text for name, text in times.items()}
+        | share
+    )
+
+
+TABLES = {"edit": _edit_row, "throughput": _throughput_row, "unet": _piece_row, "vae": _piece_row, "ops": _op_row}
+
+
+def _size(result: Record) -> str:
+    return "x".join(map(str, result["size"]))
+
+
+def _ms(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _markdown(rows: Sequence[dict[str, str]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: benchmarks/results")
+    parser.add_argument("--readme", type=Path, default=record.ROOT / "README.md")
+    options = parser.parse_args()
+    sys.exit(main(options.results, options.readme))

@@ -1,0 +1,76 @@
+"""The engine that is measured: opened on a device, asked for edits, beside the runner that defines its answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.architectures import architecture_bundle
+from benchmarks.workload import Case
+from icd_engine.engine import Engine
+from icd_engine.loading import choose_device, choose_dtype
+from icd_engine.results import EditResult
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine, where it runs, and how long loading took (file reads included, imports not)."""
+
+    engine: Engine
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    size: tuple[int, int]
+    load_ms: float
+
+    def edit(self, case: Case, engine: Engine | None = None) -> EditResult:
+        engine = engine or self.engine
+        return engine.edit(case.picture, case.source, case.target, size=self.size, **case.settings)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it computes in float32 without TF32, so that only the order of sums tells it from another."""
+        return self.dtype == torch.float32 and self.device.type == "cpu"
+
+    def truth(self) -> Engine:
+        """The same model on the same device by the runner that defines the others' answers, in float32."""
+        if self.exact and self.engine.runner.name == "eager":
+            return self.engine
+        path = self.engine.bundle.path
+        return Engine.from_pretrained(path, device=str(self.device), dtype="float32", runner="eager")
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "model": self.name,
+            "size": list(self.size),
+            "runner": self.engine.runner.name,
+            "device_type": self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+
+def open_subject(
+    model: str = "tiny",
+    architecture: str | None = None,
+    size: int | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    runner: str = "auto",
+) -> Subject:
+    """The engine of a bundle, or of an architecture with random weights in its place. IcdError as the engine's."""
+    place, precision = choose_device(device), choose_dtype(dtype, device)
+    path = model if architecture is None else architecture_bundle(architecture, size).path
+    name = model if architecture is None else f"{architecture} (random weights)"
+    started = time.perf_counter()
+    engine = Engine.from_pretrained(path, device=device, dtype=dtype, runner=runner)
+    load_ms = round(1000 * (time.perf_counter() - started), 1)
+    return Subject(engine, name, place, precision, (size, size) if size else engine.bundle.size, load_ms)
+
+
+def final_latents(result: EditResult) -> Tensor:
+    """[1 + targets, 4, h, w]: the source row, then the targets."""
+    return torch.cat([result.source_latents, result.latents])

@@ -1,0 +1,83 @@
+"""`icd bench`: one JSON object on stdout, everything else on stderr, errors as one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import icd_engine
+from icd_engine.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+WANTED = {
+    "ours_ms",
+    "ours_p99_ms",
+    "baseline_ms",
+    "ratio",
+    "reedit_ms",
+    "decode_ms",
+    "stages_ms",
+    "cold_ms",
+    "peak_memory_mib",
+    "runner",
+    "device",
+    "dtype",
+    "threads",
+    "versions",
+    "commit",
+}
+
+
+def icd(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "import sys; from icd_engine.cli import main; sys.exit(main())", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
+
+
+def test_an_edit_beside_the_reference(tmp_path):
+    """From any folder; paths are the user's."""
+    pytest.importorskip("diffusers")
+    options = ["--model", "tiny", "--baseline", "reference", "--repeats", "1", "--device", "cpu", "--runner", "eager"]
+    run = icd("bench", "edit", *options, "--json", "--record", "kept", folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert set(result) >= WANTED
+    assert result["ratio"] == pytest.approx(result["baseline_ms"] / result["ours_ms"], rel=1e-3)
+    assert result["agreement"]["baseline"] < 1e-3
+    assert "edit: model tiny" in run.stderr
+    (line,) = next((tmp_path / "kept").glob("*.jsonl")).read_text().splitlines()
+    assert json.loads(line)["result"]["ours_ms"] == result["ours_ms"]
+
+
+def test_a_mistake_is_one_line(tmp_path):
+    run = icd("bench", "edit", "--model", "nowhere", "--json", folder=tmp_path)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("benchmarks: error: no model folder at nowhere") and run.stderr.count("\n") == 1
+
+
+def test_outside_the_repository_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(icd_engine, "__file__", str(tmp_path / "icd_engine" / "__init__.py"))
+    assert main(["bench", "edit"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("icd: error: benchmarks run from a checkout") and err.count("\n") == 1
+
+
+def test_help_has_an_example(capsys):
+    assert main(["bench", "--help"]) == 0
+    assert "icd bench edit --model tiny --baseline reference --json" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_gpu_run_comes_to_its_end_without_a_gpu(tmp_path):
+    script, folder = ROOT / "benchmarks" / "gpu_run.sh", tmp_path / "out"
+    environment = os.environ | {"QUICK": "1", "LIMIT": "3000", "PYTHON": sys.executable}
+    environment |= {"ICD_BENCHMARK_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(["bash", str(script), str(folder)], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-5000:]
+    assert "FAILED" not in run.stdout and "summary after" in run.stdout
+    (records,) = folder.glob("*.jsonl")
+    seen = {json.loads(line)["benchmark"] for line in records.read_text().splitlines()}
+    assert seen == {"ops", "edit", "throughput", "unet", "vae"}
