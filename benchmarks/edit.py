@@ -54,7 +54,8 @@ def run(
     result |= {"cold_ms": round(cold_ms, 1), "peak_memory_mib": peak_memory_mib(subject.device)}
 
     other = _open_baseline(subject, baseline)
-    result |= {"baseline": baseline, "agreement": _check(subject, baseline, other, cases[-1])}
+    agreement = _check(subject, baseline, other, cases[-1]) | kept.check()
+    result |= {"baseline": baseline, "agreement": agreement}
     stages: list[EditResult] = []
     subjects = {"ours": lambda i: stages.append(subject.edit(cases[i])), "reedit": kept.edit}
     if other is not None:
@@ -68,10 +69,17 @@ class _Kept:
     """A kept inversion and further targets for it; its first edit is over, so that whatever it keeps is kept."""
 
     def __init__(self, subject: Subject, case: Case, count: int):
-        self.cases = further_cases(case, count)
+        self.subject, self.cases = subject, further_cases(case, count)
         seed = case.settings["seed"]
         self.inversion = subject.engine.invert(case.picture, case.source, seed=seed, size=subject.size)
         self.inversion.edit(case.target, **case.settings)
+
+    def check(self) -> dict[str, float]:
+        """A further edit against the same edit as a first one; Refused where they differ."""
+        limit = EXACT if self.subject.exact else ROUNDED[self.subject.dtype]
+        first = final_latents(self.subject.edit(self.cases[0]))
+        distance = require_equal("a further edit", final_latents(self.edit(0)), first, limit)
+        return {"further edit": float(f"{distance:.2e}")}
 
     def edit(self, i: int) -> EditResult:
         return self.inversion.edit(self.cases[i].target, **self.cases[i].settings)

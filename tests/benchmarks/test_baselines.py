@@ -84,6 +84,14 @@ def test_a_wrong_baseline_is_refused(subject, reference, case, monkeypatch):
         edit._check(subject, "reference", reference, case)
 
 
+def test_a_wrong_further_edit_is_refused(subject, case, monkeypatch):
+    kept = edit._Kept(subject, case, 1)
+    assert kept.check()["further edit"] <= AGREE
+    monkeypatch.setattr(kept, "inversion", replace(kept.inversion, noised=1.01 * kept.inversion.noised))
+    with pytest.raises(Refused, match="a further edit is off by"):
+        kept.check()
+
+
 def test_layers_of_sd15_that_blend_and_share():
     """At 64x64 latents: five cross-attention layers at 16x16 blend; maps of at most 32x32 are stored."""
     from diffusers import UNet2DConditionModel
