@@ -13,7 +13,6 @@ import torch._inductor.config
 from torch import Tensor
 
 from icd_engine.errors import RunnerError
-from icd_engine.networks.attention import EditStep
 from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet, UNetOutput
 from icd_engine.networks.vae import VAE
@@ -61,17 +60,8 @@ class CompiledRunner(EagerRunner):
 
         return run
 
-    def _predict(
-        self,
-        unet: UNet,
-        latents: Tensor,
-        shifts: Tensor,
-        prompt: Tensor,
-        edit: EditStep | None = None,
-        source: Sequence[Tensor] | None = None,
-        keep: bool = False,
-    ) -> UNetOutput:
-        return self._programs[id(unet)](latents.to(self.dtype), shifts, prompt, edit, source, keep)
+    def _predict(self, unet: UNet, latents: Tensor, *tables: Any) -> UNetOutput:
+        return self._programs[id(unet)](latents.to(self.dtype), *tables)
 
     @torch.no_grad()
     def to_latents(self, pixels: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 from icd_engine.bundles.convert import convert
 from icd_engine.engine import Engine
 from icd_engine.results import EditResult, Inversion
+from icd_engine.runners.compiled import can_compile
 
 DATA = Path(__file__).parents[1] / "data" / "golden"
 GOLDEN = DATA / "sd15"
@@ -32,16 +33,32 @@ TOLERANCE = 1e-4
 FROM_PICTURE = {"square.png": (1e-4, 1e-4), "wide.png": (2.5e-4, 2e-3)}  # inverted latents, edited latents
 
 
+RUNNERS = [
+    "eager",
+    pytest.param(
+        "compiled",
+        marks=[
+            pytest.mark.long,
+            pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler"),
+        ],
+    ),
+]
+
+
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory) -> Engine:
-    bundle = convert(
+def bundle(tmp_path_factory) -> Path:
+    return convert(
         base=GOLDEN / "base",
         teacher=GOLDEN / "sd15_cfg_distill.pt",
         forward=GOLDEN / "iCD-SD15-forward.safetensors",
         reverse=GOLDEN / "iCD-SD15-reverse.safetensors",
         out=tmp_path_factory.mktemp("golden") / "bundle",
-    )
-    return Engine.from_pretrained(bundle.path, device="cpu", dtype="float32")
+    ).path
+
+
+@pytest.fixture(scope="module", params=RUNNERS)
+def engine(request, bundle) -> Engine:
+    return Engine.from_pretrained(bundle, device="cpu", dtype="float32", runner=request.param)
 
 
 @pytest.fixture(scope="module")
