@@ -33,6 +33,22 @@ def take_prompts(prompts: Prompts, rows: Sequence[int]) -> Prompts:
     return Prompts(tuple(prompts.ids[row] for row in rows), take(prompts.features, rows))
 
 
+def of_rows(callback: StepCallback | None, rows: Sequence[int]) -> StepCallback | None:
+    """The same callback, shown the rows that were asked for."""
+    if callback is None:
+        return None
+
+    def shown(step: int, t: int, latents: Tensor) -> Tensor | None:
+        replaced = callback(step, t, latents[list(rows)])
+        if replaced is None:
+            return None
+        latents = latents.clone()
+        latents[list(rows)] = replaced.to(latents)
+        return latents
+
+    return shown
+
+
 class Padded:
     """DecodeInputs in whole buckets of sources and of targets, and the way back to the rows that were asked for."""
 
@@ -56,21 +72,6 @@ class Padded:
             blend=None if inputs.edits is None else _blend(inputs, own),
             keep=inputs.edits is not None and inputs.source is None,
         )
-
-    def callback(self, callback: StepCallback | None) -> StepCallback | None:
-        """The same callback, shown the rows that were asked for."""
-        if callback is None:
-            return None
-
-        def shown(step: int, t: int, latents: Tensor) -> Tensor | None:
-            replaced = callback(step, t, latents[self.rows])
-            if replaced is None:
-                return None
-            latents = latents.clone()
-            latents[self.rows] = replaced.to(latents)
-            return latents
-
-        return shown
 
     def result(self, decoded: Decoded, asked: DecodeInputs) -> Decoded:
         """The rows and extras that were asked for. The source branch is handed on for one source, never padded."""

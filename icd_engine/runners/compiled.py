@@ -16,7 +16,7 @@ from icd_engine.errors import RunnerError
 from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet, UNetOutput
 from icd_engine.networks.vae import VAE
-from icd_engine.runners.buckets import Padded, filled, take, take_prompts
+from icd_engine.runners.buckets import Padded, filled, of_rows, take, take_prompts
 from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
 from icd_engine.runners.eager import EagerRunner
 from icd_engine.sampling.schedule import Hop
@@ -78,22 +78,13 @@ class CompiledRunner(EagerRunner):
     @torch.no_grad()
     def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
         count, rows = len(latents), filled(len(latents))
-        if callback is not None:
-            callback = _of_first_rows(callback, count)
-        return super().encode(take(latents, rows), take_prompts(prompts, rows), hops, callback)[:count]
+        shown = of_rows(callback, range(count))
+        return super().encode(take(latents, rows), take_prompts(prompts, rows), hops, shown)[:count]
 
     @torch.no_grad()
     def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
         padded = Padded(inputs)
-        return padded.result(super().decode(padded.inputs, hops, padded.callback(callback)), inputs)
-
-
-def _of_first_rows(callback: StepCallback, count: int) -> StepCallback:
-    def shown(step: int, t: int, latents: Tensor) -> Tensor | None:
-        replaced = callback(step, t, latents[:count])
-        return None if replaced is None else torch.cat([replaced.to(latents), latents[count:]])
-
-    return shown
+        return padded.result(super().decode(padded.inputs, hops, of_rows(callback, padded.rows)), inputs)
 
 
 def can_compile(device: torch.device) -> bool:

@@ -15,10 +15,9 @@ from icd_engine.errors import RunnerError
 from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
-from icd_engine.runners.buckets import Padded, filled, take, take_prompts
 from icd_engine.runners.compiled import CompiledRunner
-from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
-from icd_engine.runners.eager import DecodeTensors, checked_pixels
+from icd_engine.runners.contract import Decoded, StepCallback
+from icd_engine.runners.eager import DecodeTensors, SecondPrediction
 from icd_engine.sampling.schedule import Hop
 
 MOST_GRAPHS = 32
@@ -104,7 +103,16 @@ class GraphRunner(CompiledRunner):
         if reverse.guidance_channels is None:
             raise RunnerError("runner 'graph' needs a guidance-distilled network: use 'compiled' for this model")
         super().__init__(text_encoder, vae, forward, reverse)
-        self.graphs = Graphs(device)
+        self._replay_by(Graphs(device))
+
+    def _replay_by(self, graphs: Graphs) -> None:
+        self.graphs = graphs
+        self._to_latents = self._graphed("to_latents", self._to_latents)
+        self._to_image = self._graphed("to_image", self._to_image)
+        self._to_pixels = self._graphed("to_pixels", self._to_pixels)
+
+    def _graphed(self, name: str, function: Callable) -> Callable:
+        return lambda *tensors: self.graphs.run(name, function, *tensors)
 
     def _encode_prompt(self, ids: tuple[int, ...]) -> Tensor:
         return self.graphs.run("prompt", self._prompt_features, torch.tensor([ids], device=self.device))
@@ -112,45 +120,37 @@ class GraphRunner(CompiledRunner):
     def _prompt_features(self, ids: Tensor) -> Tensor:
         return self.text_encoder(ids).to(self.dtype)
 
-    @torch.no_grad()
-    def to_latents(self, pixels: Tensor) -> Tensor:
-        rows = take(pixels.to(self.device), filled(len(pixels)))
-        return self.graphs.run("to_latents", self._to_latents, rows)[: len(pixels)]
-
-    @torch.no_grad()
-    def to_image(self, latents: Tensor) -> Tensor:
-        rows = take(latents.to(self.device), filled(len(latents)))
-        return self.graphs.run("to_image", self._to_image, rows)[: len(latents)]
-
-    @torch.no_grad()
-    def to_pixels(self, latents: Tensor) -> Tensor:
-        rows = take(latents.to(self.device), filled(len(latents)))
-        return checked_pixels(*self.graphs.run("to_pixels", self._to_pixels, rows))[: len(latents)]
-
-    @torch.no_grad()
-    def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
+    def _encode(
+        self,
+        latents: Tensor,
+        prompt: Tensor,
+        shifts: Sequence[Tensor],
+        hops: Sequence[Hop],
+        callback: StepCallback | None = None,
+    ) -> Tensor:
+        encode, hops = super()._encode, tuple(hops)
         if callback is not None:
-            return super().encode(latents, prompts, hops, callback)
-        rows = filled(len(latents))
-        values, shifts = self._encode_tables(take_prompts(prompts, rows), hops)
-        hops = tuple(hops)
+            return encode(latents, prompt, shifts, hops, callback)
 
-        def run(x: Tensor, values: Tensor, shifts: list[Tensor]) -> Tensor:
-            return self._encode(x, values, shifts, hops)
+        def run(latents: Tensor, prompt: Tensor, shifts: list[Tensor]) -> Tensor:
+            return encode(latents, prompt, shifts, hops)
 
-        x = take(latents.to(self.device, torch.float32), rows)
-        return self.graphs.run(("encode", hops), run, x, values, shifts)[: len(latents)]
+        return self.graphs.run(("encode", hops), run, latents, prompt, list(shifts))
 
-    @torch.no_grad()
-    def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
+    def _decode(
+        self,
+        inputs: DecodeTensors,
+        hops: Sequence[Hop],
+        keep: bool,
+        callback: StepCallback | None = None,
+        second: SecondPrediction | None = None,
+    ) -> Decoded:
+        decode, hops = super()._decode, tuple(hops)
         if callback is not None:
-            return super().decode(inputs, hops, callback)
-        padded, hops = Padded(inputs), tuple(hops)
-        keep = padded.inputs.keep
+            return decode(inputs, hops, keep, callback, second)
 
         def run(*tensors: Any) -> tuple:
-            decoded = self._decode(DecodeTensors(*tensors), hops, keep)
+            decoded = decode(DecodeTensors(*tensors), hops, keep)
             return decoded.latents, decoded.masks, decoded.source
 
-        results = self.graphs.run(("decode", hops, keep), run, *self._tensors(padded.inputs, hops))
-        return padded.result(Decoded(*results), inputs)
+        return Decoded(*self.graphs.run(("decode", hops, keep), run, *inputs))

@@ -78,7 +78,7 @@ class CalledAgain(Graphs):
 class GraphRunnerOnCpu(GraphRunner):
     def __init__(self, monkeypatch, *parts):
         CompiledRunner.__init__(self, *parts)
-        self.graphs = CalledAgain(monkeypatch)
+        self._replay_by(CalledAgain(monkeypatch))
 
 
 @pytest.fixture(scope="module", params=["compiled", "graph", pytest.param("cuda", marks=pytest.mark.gpu)])
