@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.editing.plan import EditPlan, make_plan
 from icd_engine.editing.words import PromptTokenizer, Tokens
 from icd_engine.errors import BundleError, PromptError, SettingsError
 from icd_engine.images import load_image, load_mask, to_size
-from icd_engine.loading import load_runner
 from icd_engine.results import EditRequest, EditResult, Inversion, as_pictures, check_output_type, read_inversion
 from icd_engine.rows import SourceBranches, blend, edit_steps, passes
-from icd_engine.runners.contract import DecodeInputs, Prompts, Runner, StepCallback
+from icd_engine.runners.contract import DecodeInputs, Prompts, Runner, StepCallback, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
@@ -56,11 +53,16 @@ class Engine:
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on CPU, bfloat16 on
         CUDA), "float32", "float16", "bfloat16". runner: "eager", "compiled" (torch.compile), "graph" (CUDA graphs of
         compiled code) or "auto", which is "graph" on CUDA where it can be and "eager" elsewhere; `engine.runner.name`
-        says which. What is asked for by name and cannot run raises RunnerError; a missing or damaged bundle raises
-        BundleError.
+        says which. An exported folder runs by onnxruntime (runner "onnx") in the precision it was exported in, without
+        torch; its tensors are numpy arrays. What is asked for by name and cannot run raises RunnerError; a missing or
+        damaged bundle raises BundleError.
         """
         bundle = read_bundle(model)
         tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
+        if bundle.exported is not None:
+            from icd_engine.runners.onnx import load_runner
+        else:
+            from icd_engine.loading import load_runner  # and with it torch
         return cls(bundle, load_runner(bundle, device, dtype, runner), tokenizer)
 
     @property
@@ -124,7 +126,7 @@ class Engine:
         latents [1 + targets, 4, h, w], source row first, and may return others to go on with. Raises ImageError,
         PromptError, SettingsError.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, self.runner)
         size = self._size(size)
         chosen = self._settings(EditSettings.from_mapping(settings), size)
         request = EditRequest(image, source, target)
@@ -141,7 +143,7 @@ class Engine:
         **settings: Any,
     ) -> EditResult:
         """Decodes a kept inversion towards one target or several: see `edit`. Its seed is already in it."""
-        check_output_type(output_type)
+        check_output_type(output_type, self.runner)
         given = EditSettings.from_mapping(settings)
         if given.seed not in (None, inversion.seed):
             raise SettingsError(f"seed is {inversion.seed} in this inversion and cannot become {given.seed}")
@@ -169,7 +171,7 @@ class Engine:
         Equal to the same edits one by one, but for the rounding of another batch size. All requests are checked before
         the first network call.
         """
-        check_output_type(output_type)
+        check_output_type(output_type, self.runner)
         size = self._size(size)
         settings = [self._settings(request.checked_settings(), size) for request in requests]
         return self._edit(requests, settings, size, None, output_type, progress)
@@ -188,7 +190,7 @@ class Engine:
         progress: Progress | None = None,
     ) -> Any:
         """Pictures of prompts, from noise, by the reverse network alone; prompt i takes the i-th draw of noise."""
-        check_output_type(output_type)
+        check_output_type(output_type, self.runner)
         size = self._size(size)
         given = EditSettings(guidance_scale=guidance_scale, tau=tau, tau_low=tau_low, seed=seed)
         settings = self._settings(given, size)
@@ -196,7 +198,7 @@ class Engine:
         encoded = self._encoded([self._tokens(text) for text in texts])
         shape = (len(texts), *self.latent_shape(size)[1:])
         inputs = DecodeInputs(
-            latents=torch.from_numpy(normal_noise(seed, shape)),
+            latents=self.runner.tensor(normal_noise(seed, shape)),
             prompts=encoded,
             guidance=[[self._w(hop.t, settings)] * len(texts) for hop in self._decode_hops],
             empty_prompt=self._empty_prompt(),
@@ -236,21 +238,21 @@ class Engine:
         watch: Stopwatch,
         callback: StepCallback | None,
     ) -> list[Inversion]:
-        device = self.runner.device
         with watch.stage("text"):
             prompts = self._encoded([self._tokens(source) for source in sources])
         with watch.stage("vae_encode"):
-            latents = self.runner.to_latents(torch.from_numpy(np.concatenate(pictures)).to(device))
+            latents = self.runner.to_latents(self.runner.tensor(np.concatenate(pictures)))
         with watch.stage("encode"):
             start = self._encode_hops[0].t
             if start > 0:
                 noise = np.concatenate([normal_noise(seed, self.latent_shape(size)) for seed in seeds])
-                noise = torch.from_numpy(noise).to(device)
+                noise = self.runner.tensor(noise)
                 latents = self._schedule.a(start) * latents + self._schedule.sigma(start) * noise
             noised = self.runner.encode(latents, prompts, self._encode_hops, callback)
         return [
-            Inversion(self, row.clone(), source, seed, size)
-            for row, source, seed in zip(noised.split(1), sources, seeds, strict=True)
+            # Copies: a kept inversion must not hold its whole batch.
+            Inversion(self, self.runner.join([noised[i : i + 1]]), source, seed, size)
+            for i, (source, seed) in enumerate(zip(sources, seeds, strict=True))
         ]
 
     def _decode(
@@ -268,7 +270,7 @@ class Engine:
         The source branch of a single picture is kept, and its next edit runs target rows alone. A callback may change
         source rows, so with one nothing is kept or taken.
         """
-        device, count = self.runner.device, len(inversions)
+        runner, count = self.runner, len(inversions)
         owner = [i for i, own in enumerate(plans) for _ in own]
         flat = [plan for own in plans for _, plan in own]
         alone = count == 1 and callback is None
@@ -277,26 +279,26 @@ class Engine:
             sources = [self._tokens(inversion.source) for inversion in inversions]
             prompts = self._encoded([*sources, *(tokens for own in plans for tokens, _ in own)])
         guided = [[self._w(hop.t, settings[i]) for i in owner] for hop in self._decode_hops]
-        rows = [inversions[i].noised.to(device) for i in owner]
+        rows = [inversions[i].noised for i in owner]
         with watch.stage("decode"):
             inputs = DecodeInputs(
-                latents=torch.cat(rows if branch else [i.noised.to(device) for i in inversions] + rows),
+                latents=runner.join(rows if branch else [inversion.noised for inversion in inversions] + rows),
                 prompts=prompts,
                 guidance=guided if branch else [[0.0] * count + row for row in guided],
-                edits=edit_steps(flat, owner, device),
-                blend=blend(flat, [settings[i].mask for i in owner], owner, device),
+                edits=edit_steps(flat, owner, runner.tensor),
+                blend=blend(flat, [settings[i].mask for i in owner], owner, runner.tensor),
                 empty_prompt=self._empty_prompt(),
                 source=branch,
                 keep=alone and branch is None,
             )
-            decoded = self.runner.decode(inputs, self._decode_hops, callback)
+            decoded = runner.decode(inputs, self._decode_hops, callback)
         if decoded.source is not None:
             self._branches.put(inversions[0], decoded.source)
         kept = branch.latents[-1] if branch else decoded.latents[:count]
         edited = decoded.latents if branch else decoded.latents[count:]
         with watch.stage("vae_decode"):
-            pictures = as_pictures(self.runner, edited, output_type)
-        latents, source_latents = edited.cpu().clone(), kept.cpu().clone()
+            pictures = as_pictures(runner, edited, output_type)
+        latents, source_latents = runner.host(edited), runner.host(kept)
         timings = watch.timings()
         results = []
         for i, inversion in enumerate(inversions):
@@ -313,7 +315,7 @@ class Engine:
                     timings=dict(timings),
                     network_calls=calls_before + self._decode_calls(settings[i]),
                     inversion=inversion,
-                    masks=None if masks is None else masks[:, span].cpu().clone(),
+                    masks=None if masks is None else runner.host(masks[:, span]),
                     source_latents=source_latents[i : i + 1],
                 )
             )
@@ -391,7 +393,7 @@ def _reporting(callback: StepCallback | None, progress: Progress | None) -> Step
         if progress is not None:
             progress(1)
         replaced = None if callback is None else callback(step, t, latents)
-        if replaced is not None and (not isinstance(replaced, Tensor) or replaced.shape != latents.shape):
+        if replaced is not None and (not isinstance(replaced, type(latents)) or replaced.shape != latents.shape):
             raise SettingsError(f"callback_on_step_end must return None or latents of shape {list(latents.shape)}")
         return replaced
 

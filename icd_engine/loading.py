@@ -28,6 +28,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runner: str = "auto") -> Runner:
     """Loads every network strictly and hands them to the asked runner; see `Engine.from_pretrained`."""
     place, precision = choose_device(device), choose_dtype(dtype, device)
+    if runner == "onnx":
+        raise RunnerError("runner 'onnx' runs exported folders: make one with `icd export`")
     if runner != "auto" and runner not in RUNNERS:
         raise RunnerError(f"runner must be one of auto, {', '.join(RUNNERS)}, not {runner!r}")
     levels = {"blend_downscale": bundle.blend_downscale, "share_downscale": bundle.share_downscale}

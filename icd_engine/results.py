@@ -12,16 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from icd_engine.errors import BundleError, SettingsError
 from icd_engine.settings import EditSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from icd_engine.engine import Engine
-    from icd_engine.runners.contract import Runner
+    from icd_engine.runners.contract import Runner, Tensor
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 INVERSION_FORMAT = "1"
@@ -45,7 +44,7 @@ class Inversion:
     @cached_property
     def latents(self) -> Tensor:
         """The noised latents on the CPU."""
-        return self.noised.cpu().clone()
+        return self.engine.runner.host(self.noised)
 
     def edit(self, target: str | Sequence[str], **options: Any) -> EditResult:
         """Edits towards one target prompt or several (one pass); options are those of `Engine.edit`."""
@@ -53,10 +52,10 @@ class Inversion:
 
     def save(self, path: str | Path) -> Path:
         """Writes a safetensors file, atomically, that `Engine.load_inversion` reads."""
-        from safetensors.torch import save
+        from safetensors.numpy import save
 
         path = Path(path)
-        latents = self.latents.contiguous()
+        latents = np.ascontiguousarray(self.latents)
         metadata = {
             "icd_inversion": INVERSION_FORMAT,
             "model": self.engine.fingerprint,
@@ -75,8 +74,8 @@ class Inversion:
         return path
 
 
-def _digest(latents: Tensor) -> str:
-    return hashlib.sha256(latents.numpy().tobytes()).hexdigest()
+def _digest(latents: np.ndarray) -> str:
+    return hashlib.sha256(latents.tobytes()).hexdigest()
 
 
 def read_inversion(engine: Engine, path: str | Path) -> Inversion:
@@ -84,7 +83,7 @@ def read_inversion(engine: Engine, path: str | Path) -> Inversion:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             latents = file.get_tensor("latents")
         digest = _digest(latents)
@@ -98,9 +97,9 @@ def read_inversion(engine: Engine, path: str | Path) -> Inversion:
         raise BundleError(f"{path} is not a saved inversion, or damaged")
     if metadata.get("model") != engine.fingerprint:
         raise BundleError(f"{path} was made with another model: invert the picture again")
-    if tuple(latents.shape) != engine.latent_shape(size) or not bool(latents.isfinite().all()):
+    if tuple(latents.shape) != engine.latent_shape(size) or not np.isfinite(latents).all():
         raise BundleError(f"{path} holds latents of a wrong shape or value")
-    return Inversion(engine, latents.float(), source, seed, size)
+    return Inversion(engine, engine.runner.tensor(latents.astype(np.float32)), source, seed, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +157,15 @@ def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
     Or the latents themselves. ImageError where pictures hold NaN or infinite values.
     """
     if output_type == "latent":
-        return latents.cpu().clone()
+        return runner.host(latents)
     if output_type == "pil":
-        return [Image.fromarray(pixels) for pixels in runner.to_pixels(latents).cpu().numpy()]
-    pictures = (runner.to_image(latents).float().cpu() / 2 + 0.5).clamp(0, 1)
-    return pictures.permute(0, 2, 3, 1).numpy() if output_type == "np" else pictures.clone()
+        return [Image.fromarray(pixels) for pixels in np.asarray(runner.host(runner.to_pixels(latents)))]
+    pictures = (runner.host(runner.to_image(latents)) / 2 + 0.5).clip(0, 1)
+    return np.asarray(pictures).transpose(0, 2, 3, 1) if output_type == "np" else pictures
 
 
-def check_output_type(output_type: str) -> None:
-    """SettingsError unless it is one of OUTPUT_TYPES."""
-    if output_type not in OUTPUT_TYPES:
-        raise SettingsError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}")
+def check_output_type(output_type: str, runner: Runner) -> None:
+    """SettingsError unless it is one of OUTPUT_TYPES, and one the runner has: "pt" is torch's."""
+    known = [name for name in OUTPUT_TYPES if name != "pt" or runner.name != "onnx"]
+    if output_type not in known:
+        raise SettingsError(f"output_type must be one of {', '.join(known)}, not {output_type!r}")

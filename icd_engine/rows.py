@@ -1,23 +1,21 @@
-"""Rows of a decode batch: plans and masks put together as tensors, and the source branches kept for further edits."""
+"""Rows of a decode batch: plans and masks put together, and the source branches kept for further edits."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from icd_engine.editing.plan import EditPlan
-from icd_engine.networks.attention import EditStep
-from icd_engine.runners.contract import Blend, SourceBranch
+from icd_engine.editing.plan import EditPlan, EditStep
+from icd_engine.runners.contract import Blend, SourceBranch, Tensor
 
 if TYPE_CHECKING:
     from icd_engine.results import Inversion
 
+ToTensor = Callable[[np.ndarray], Tensor]  # Runner.tensor
 MOST_TARGETS = 16  # target rows in one pass of edit_many; more run in turns
 MOST_BRANCHES = 4  # inversions whose source branch is kept; about 170 MB each for SD1.5 in bfloat16
 
@@ -33,13 +31,13 @@ def passes(targets: Sequence[int], most: int = MOST_TARGETS) -> list[slice]:
     return [*spans, slice(first, len(targets))] if targets else []
 
 
-def edit_steps(plans: Sequence[EditPlan], owner: Sequence[int], device: torch.device) -> list[EditStep]:
+def edit_steps(plans: Sequence[EditPlan], owner: Sequence[int], tensor: ToTensor) -> list[EditStep]:
     """The plans of all target rows as tensors per hop; target i belongs to source row owner[i]."""
 
     def stack(arrays: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(device)
+        return tensor(np.stack(arrays))
 
-    source_row = torch.tensor(owner, device=device)
+    source_row = tensor(np.array(owner, dtype=np.int64))
     nothing = np.zeros(plans[0].target_gain.shape[-1], dtype=np.float32)
     words = [
         stack([nothing if column is None else column for column in columns])
@@ -49,14 +47,14 @@ def edit_steps(plans: Sequence[EditPlan], owner: Sequence[int], device: torch.de
     ]
     # Steps first, so that each is contiguous: compiled code is chosen by strides too.
     mix, gain, share = (
-        torch.from_numpy(np.stack([getattr(plan, name) for plan in plans], axis=1)).to(device).unbind()
+        tensor(np.stack([getattr(plan, name) for plan in plans], axis=1))
         for name in ("source_mix", "target_gain", "share_self")
     )
     return [EditStep(source_row, *step, *words) for step in zip(mix, gain, share, strict=True)]
 
 
 def blend(
-    plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], owner: Sequence[int], device: torch.device
+    plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], owner: Sequence[int], tensor: ToTensor
 ) -> Blend | None:
     """Blend words and user masks [h, w] of all target rows; None where no row has either."""
     active = [plan.blend_source is not None for plan in plans]
@@ -66,9 +64,8 @@ def blend(
     user_mask = None
     if given:
         everywhere = np.ones_like(given[0])
-        user_mask = np.stack([everywhere if mask is None else mask for mask in masks])
-        user_mask = torch.from_numpy(user_mask).to(device)
-    return Blend(torch.tensor(owner, device=device), torch.tensor(active, device=device), user_mask)
+        user_mask = tensor(np.stack([everywhere if mask is None else mask for mask in masks]))
+    return Blend(tensor(np.array(owner, dtype=np.int64)), tensor(np.array(active)), user_mask)
 
 
 class SourceBranches:

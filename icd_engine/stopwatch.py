@@ -5,22 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import Any
 
 
 class Stopwatch:
-    """Stages by name: time on the device for CUDA, wall time for the CPU; `total` is wall time on both."""
+    """Stages by name: time on the device where it works asynchronously (a torch.device of type cuda), else wall time;
+    `total` is always wall time."""
 
-    def __init__(self, device: torch.device):
-        self._device, self._started = device, time.perf_counter()
+    def __init__(self, device: Any):
+        self._cuda = None
+        if getattr(device, "type", None) == "cuda":
+            import torch
+
+            self._cuda, self._device = torch.cuda, device
+        self._started = time.perf_counter()
         self._stages: dict[str, Callable[[], float]] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        if self._device.type == "cuda":
-            stream = torch.cuda.current_stream(self._device)
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if self._cuda is not None:
+            stream = self._cuda.current_stream(self._device)
+            first, last = (self._cuda.Event(enable_timing=True) for _ in range(2))
             first.record(stream)
             yield
             last.record(stream)
@@ -33,7 +38,7 @@ class Stopwatch:
 
     def timings(self) -> dict[str, float]:
         """All stages so far and the total. Waits for the device."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self._cuda is not None:
+            self._cuda.synchronize(self._device)
         total = 1000 * (time.perf_counter() - self._started)
         return {name: round(stage(), 3) for name, stage in self._stages.items()} | {"total": round(total, 3)}

@@ -50,7 +50,9 @@ NEIGHBOURS = {  # rooms of one floor that may know each other
     frozenset({"benchmarks", "export"}),
 }
 TORCH_FREE = {"icd_engine.sampling", "icd_engine.editing", *SHARED}
-TORCH_FREE_FILES = {"icd_engine.runners.onnx"}  # an exported bundle runs where torch is not installed
+# An exported bundle runs where torch is not installed.
+TORCH_FREE |= {"icd_engine.engine", "icd_engine.results", "icd_engine.rows"}
+TORCH_FREE_FILES = {"icd_engine.runners.onnx", "icd_engine.runners.contract"}
 NEEDS_TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "triton", "csrc_triton"}
 HEAVY = {*NEEDS_TORCH, "gradio", "ray", "onnx", "onnxruntime"}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from icd_engine.bundles.exported import Exported, read_manifest
 from icd_engine.bundles.files import file_digest, read_json, read_weights, require_file, write_file
 from icd_engine.bundles.record import FORMAT, parse_record
 from icd_engine.errors import BundleError
@@ -43,7 +45,8 @@ class Bundle:
     encode_times, decode_times: ascending time steps (METHOD table of schedules); encoding ends at encode_end, decoding
     at 0. size: (w, h) of the pictures. blend_downscale: latent side / side of the attention maps that local blend
     reads; share_downscale: the same for the finest self-attention that is shared. defaults: settings of an edit.
-    origin: where the weights came from. sha256: {relative file: digest}.
+    origin: where the weights came from. sha256: {relative file: digest}. exported: the ONNX graphs that stand in place
+    of weights, None in a bundle of weights.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class Bundle:
     origin: dict[str, Any] = field(default_factory=dict, repr=False)
     sha256: dict[str, str] = field(default_factory=dict, repr=False)
     configs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    exported: Exported | None = field(default=None, repr=False)
 
     @property
     def start_noise(self) -> bool:
@@ -123,12 +127,19 @@ def _load(folder: Path, shown: Path) -> Bundle:
         family = read_family(folder)
         if values["family"] != family:
             raise BundleError(f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family!r}")
-        configs = {part: read_json(folder, f"{part}/{name}") for part, name in CONFIGS.items()}
-        for part, name in (*WEIGHTS.items(), ("tokenizer", "tokenizer.json")):
+        exported = read_manifest(folder)
+        configs = {part: read_json(folder, f"{_folder(part, exported)}/{name}") for part, name in CONFIGS.items()}
+        for part, name in ({} if exported else WEIGHTS).items():
             require_file(folder, f"{part}/{name}")
+        require_file(folder, "tokenizer/tokenizer.json")
     except BundleError as error:
         raise BundleError(f"{shown}: {error}") from error
-    return Bundle(path=folder, configs=configs, **values)
+    return Bundle(path=folder, configs=configs, exported=exported, **values)
+
+
+def _folder(part: str, exported: Exported | None) -> str:
+    """Where a part's configuration lies: an exported VAE is two parts with the same one."""
+    return "vae_encoder" if exported and part == "vae" else part
 
 
 def read_family(folder: Path) -> str:
@@ -165,25 +176,41 @@ def write_bundle(
     need be in memory. Raises BundleError.
     """
     out = Path(out)
+    with new_folder(out, overwrite) as new:
+        digests = {}
+        for name, content in files:
+            write_file(new, name, content)
+            digests[name] = file_digest(new / name)
+        write_record(new, record, digests)
+        _load(new, out)
+    return _load(out, out)
+
+
+@contextmanager
+def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when the block ends without an error and vanishes otherwise.
+
+    Raises BundleError where `out` may not be written, or cannot.
+    """
     check_target(out, overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the renames stay on one file system.
         with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             new = Path(scratch) / "new"
-            digests = {}
-            for name, content in files:
-                write_file(new, name, content)
-                digests[name] = file_digest(new / name)
-            defaults = record.get("defaults")
-            if isinstance(defaults, EditSettings):
-                record = {**record, "defaults": defaults.as_dict()}
-            write_file(new, RECORD, {"format": FORMAT, **record, "sha256": digests})
-            _load(new, out)
+            new.mkdir()
+            yield new
             _publish(new, out, Path(scratch) / "old")
     except OSError as error:
         raise BundleError(f"{out} cannot be written: {error}") from error
-    return _load(out, out)
+
+
+def write_record(folder: Path, record: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """icd.json of a folder whose files have these digests; `defaults` may be an EditSettings."""
+    defaults = record.get("defaults")
+    if isinstance(defaults, EditSettings):
+        record = {**record, "defaults": defaults.as_dict()}
+    write_file(folder, RECORD, {"format": FORMAT, **record, "sha256": dict(digests)})
 
 
 def _publish(new: Path, out: Path, old: Path) -> None:

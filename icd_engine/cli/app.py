@@ -13,6 +13,7 @@ from icd_engine.cli.bench import bench
 from icd_engine.cli.convert import convert
 from icd_engine.cli.doctor import doctor
 from icd_engine.cli.edit import edit
+from icd_engine.cli.export import SETTINGS, export
 from icd_engine.cli.generate import generate
 from icd_engine.cli.invert import invert
 from icd_engine.cli.options import UsageError
@@ -25,6 +26,7 @@ BAD_INPUT, USAGE, INTERRUPTED = 1, 2, 130
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 for command in (edit, generate, invert, convert, doctor, bench):
     app.command()(command)
+app.command(context_settings=SETTINGS)(export)
 
 
 def _print_version(wanted: bool) -> None:
@@ -49,13 +51,18 @@ def icd(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; `arguments` are those of the process if None. Returns the exit code.
+    """Runs one command; `arguments` are those of the process if None. Returns the exit code: see `run`."""
+    return run(app, sys.argv[1:] if arguments is None else arguments, "icd")
+
+
+def run(program: typer.Typer, arguments: Sequence[str], name: str) -> int:
+    """Runs a program of this family and returns its exit code.
 
     0: done. 1: bad input (any IcdError). 2: the command line itself is wrong. 130: interrupted.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="icd", standalone_mode=False)
+        command = typer.main.get_command(program)
+        code = command.main(list(arguments) or ["--help"], prog_name=name, standalone_mode=False)
     except IcdError as error:
         print_error(str(error))
         return BAD_INPUT

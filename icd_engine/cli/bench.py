@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-import icd_engine
 from icd_engine.cli import options
+from icd_engine.cli.child import ROOT, run_module
 from icd_engine.cli.terminal import print_error
 
 What = Literal["edit", "throughput", "ops", "unet", "vae"]
@@ -62,8 +59,7 @@ def bench(
       icd bench edit --architecture sd15 --size 512 --repeats 3
       icd bench ops
     """
-    root = Path(icd_engine.__file__).resolve().parents[1]
-    if not (root / "benchmarks" / "__main__.py").is_file():
+    if not (ROOT / "benchmarks" / "__main__.py").is_file():
         print_error("benchmarks run from a checkout of the repository (pip install --editable .): none is here")
         raise typer.Exit(BAD_INPUT)
     given = {
@@ -80,7 +76,4 @@ def bench(
         "--record": record,
     }
     arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
-    # -P and PYTHONPATH, not another current folder: relative paths stay the user's, and nothing there is imported.
-    command = [sys.executable, "-P", "-m", "benchmarks", what, *arguments, *(["--json"] if json else [])]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    raise typer.Exit(subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode)
+    raise typer.Exit(run_module("benchmarks", [what, *arguments, *(["--json"] if json else [])]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,22 @@ class EditPlan:
     share_self: NDArray[np.bool_]
     blend_source: Floats | None
     blend_target: Floats | None
+
+
+class EditStep(NamedTuple):
+    """What one decode step does to attention, for a batch of S source rows, then T target rows; n tokens a prompt.
+
+    Cross-attention maps of a target row become P_t' = P_s S + P_t d, with P_s and P_t the softmaxed maps of its source
+    row and of its own (prompt-to-prompt; all of it is linear in the maps, so none is ever stored). Arrays or tensors,
+    whichever the runner takes.
+    """
+
+    source_row: Any  # [T] int64: the source row of each target row
+    source_mix: Any  # [T, n, n]: S
+    target_gain: Any  # [T, n]: d
+    share_self: Any  # [T] bool: self-attention takes Q and K from the source row
+    source_words: Any = None  # [T, n]: 1 on the source prompt's tokens that steer local blend; None: no words
+    target_words: Any = None  # [T, n]: the same for the target prompt
 
 
 def make_plan(source: Tokens, target: Tokens, settings: EditSettings, steps: int) -> EditPlan:

@@ -10,29 +10,8 @@ from torch import Tensor, nn
 
 from csrc_triton.edited_attention import edited_attention
 from csrc_triton.layer_norm import layer_norm
+from icd_engine.editing.plan import EditStep
 from icd_engine.networks.blocks import FeedForward, GroupNorm, merge_heads, split_heads, to_map, to_tokens
-
-
-class EditStep(NamedTuple):
-    """What one decode step does to attention. The batch is S source rows, then T target rows; prompts have n tokens.
-
-    Cross-attention maps of a target row become P_t' = P_s S + P_t d, with P_s and P_t the softmaxed maps of its source
-    row and of its own (prompt-to-prompt; all of it is linear in the maps, so none is ever stored).
-    """
-
-    source_row: Tensor  # [T] int64: the source row of each target row
-    source_mix: Tensor  # [T, n, n]: S
-    target_gain: Tensor  # [T, n]: d
-    share_self: Tensor  # [T] bool: self-attention takes Q and K from the source row
-    source_words: Tensor | None = None  # [T, n]: 1 on the source prompt's tokens that steer local blend
-    target_words: Tensor | None = None  # [T, n]: the same for the target prompt
-
-    def columns(self) -> Tensor | None:
-        """[3, T, n]: the blend words as columns of the three sets of values: own, S V, d V; None without words."""
-        if self.source_words is None or self.target_words is None:
-            return None
-        mixed = (self.source_mix @ self.target_words[..., None])[..., 0]
-        return torch.stack([self.source_words, mixed, self.target_gain * self.target_words])
 
 
 class Tape(NamedTuple):
@@ -41,10 +20,18 @@ class Tape(NamedTuple):
     shifts: list[Tensor]  # of every residual block: [B, C_out], from time step and guidance
     prompt: list[Tensor]  # of every transformer block: K and V of its text attention, [R, n, 2 C]
     edit: EditStep | None
-    columns: Tensor | None  # EditStep.columns()
+    columns: Tensor | None  # word_columns(edit)
     source: list[Tensor] | None  # left by an earlier pass: the batch holds target rows alone
     kept: list[Tensor] | None  # left for later passes; None where nothing is to be kept
     maps: list[Tensor]  # left by every block that local blend reads: [2, T, h, w]
+
+
+def word_columns(edit: EditStep | None) -> Tensor | None:
+    """[3, T, n]: the blend words as columns of the three sets of values: own, S V, d V; None without words."""
+    if edit is None or edit.source_words is None or edit.target_words is None:
+        return None
+    mixed = (edit.source_mix @ edit.target_words[..., None])[..., 0]
+    return torch.stack([edit.source_words, mixed, edit.target_gain * edit.target_words])
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -82,7 +69,7 @@ class Attention(nn.Module):
         if not shared or tape.edit is None:
             return self.out(attend(q, k, v))
         row, share = tape.edit.source_row, tape.edit.share_self[:, None, None, None]
-        sources = len(q) - len(row)
+        sources = q.shape[0] - row.shape[0]  # not len(): exporters would take it for a constant
         if tape.source is not None:
             source_q, source_k = tape.source.pop(), tape.source.pop()
         else:
@@ -99,7 +86,7 @@ class Attention(nn.Module):
         k, v = (self.split(part) for part in tape.prompt.pop().chunk(2, dim=-1))
         if tape.edit is None:
             return self.out(attend(q, k, v)), None
-        edit, sources = tape.edit, len(k) - len(tape.edit.source_row)
+        edit, sources = tape.edit, k.shape[0] - tape.edit.source_row.shape[0]
         if tape.source is not None:
             source_q, source_v = tape.source.pop(), None
         else:

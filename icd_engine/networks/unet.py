@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from icd_engine.editing.plan import EditStep
 from icd_engine.errors import BundleError
-from icd_engine.networks.attention import EditStep, SpatialTransformer, Tape, TransformerBlock
+from icd_engine.networks.attention import SpatialTransformer, Tape, TransformerBlock, word_columns
 from icd_engine.networks.blocks import Downsample, GroupNormSiLU, ResidualBlock, Upsample, sinusoid
 
 SUPPORTED = {
@@ -275,7 +276,7 @@ class UNet(nn.Module):
             shifts=list(reversed(shifts.split(self._shift_widths, dim=-1))),
             prompt=list(reversed(prompt.split(self._value_widths, dim=-1))),
             edit=edit,
-            columns=None if edit is None else edit.columns(),
+            columns=word_columns(edit),
             source=None if source is None else list(reversed(source)),
             kept=[] if keep else None,
             maps=[],

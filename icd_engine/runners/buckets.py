@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from icd_engine.networks.attention import EditStep
+from icd_engine.editing.plan import EditStep
 from icd_engine.runners.contract import Blend, Decoded, DecodeInputs, Prompts, StepCallback
 
 SIZES = (1, 2, 4, 8, 16)

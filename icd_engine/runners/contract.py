@@ -1,17 +1,20 @@
-"""What every runner takes and gives: batches of rows as tensors, one row an image at some noise level."""
+"""What every runner takes and gives: batches of rows as tensors, one row an image at some noise level.
+
+Tensors are torch's, on the runner's device; the runner that works without torch takes and gives numpy arrays.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from icd_engine.networks.attention import EditStep
+from icd_engine.editing.plan import EditStep
 from icd_engine.sampling.schedule import Hop
 
+Tensor = Any
 # callback(step, t, latents [rows, 4, h, w] float32) -> latents to go on with, or None
 StepCallback = Callable[[int, int, Tensor], Tensor | None]
 
@@ -73,7 +76,19 @@ class Runner(Protocol):
     """A way to execute the networks of one model. Tensors stay on its device; it may be called from several threads."""
 
     name: str
-    device: torch.device
+    device: Any  # torch.device, or its name where there is no torch
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """An array as a tensor on the device."""
+        ...
+
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Tensors one after the other along the first axis."""
+        ...
+
+    def host(self, tensor: Tensor) -> Tensor:
+        """A copy on the CPU."""
+        ...
 
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         """Token ids of each prompt -> text features."""

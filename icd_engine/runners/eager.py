@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from csrc_triton.boundary_step import boundary_step
 from csrc_triton.local_blend import local_blend
 from csrc_triton.pixels import from_pixels, to_pixels
+from icd_engine.editing.plan import EditStep
 from icd_engine.errors import ImageError, RunnerError
-from icd_engine.networks.attention import EditStep
 from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet, UNetOutput
 from icd_engine.networks.vae import VAE
@@ -57,6 +58,15 @@ class EagerRunner:
         self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
         self._values = lru_cache(KEPT_PROMPT_VALUES)(self._prompt_values)
         self._shifts = lru_cache(KEPT_TIME_SHIFTS)(self._time_shifts)
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(tensors))
+
+    def host(self, tensor: Tensor) -> Tensor:
+        return tensor.cpu().clone()
 
     @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:

@@ -163,7 +163,9 @@ def test_timings_are_milliseconds_by_stage(small_engine, inversion):
 
 def test_pictures_are_clipped_and_their_axes_in_order():
     pictures = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 0.5]).reshape(1, 3, 2, 1)
-    runner = SimpleNamespace(to_image=lambda latents: pictures, to_pixels=lambda latents: to_pixels(pictures))
+    runner = SimpleNamespace(
+        to_image=lambda latents: pictures, to_pixels=lambda latents: to_pixels(pictures), host=lambda tensor: tensor
+    )
     array, tensor, pil = (as_pictures(runner, torch.zeros(1), kind) for kind in ("np", "pt", "pil"))
     assert array.shape == (1, 2, 1, 3)
     assert array[0, :, 0, :].tolist() == [[0.0, 0.5, 1.0], [0.0, 1.0, 0.75]]
@@ -172,7 +174,10 @@ def test_pictures_are_clipped_and_their_axes_in_order():
 
 
 def test_output_types_are_checked():
+    with_torch, without = SimpleNamespace(name="eager"), SimpleNamespace(name="onnx")
     for output_type in OUTPUT_TYPES:
-        check_output_type(output_type)
+        check_output_type(output_type, with_torch)
     with pytest.raises(SettingsError, match="pil, np, pt, latent"):
-        check_output_type("png")
+        check_output_type("png", with_torch)
+    with pytest.raises(SettingsError, match="pil, np, latent, not 'pt'"):
+        check_output_type("pt", without)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from icd_engine.editing.plan import EditStep
 from icd_engine.errors import BundleError
-from icd_engine.networks.attention import EditStep
 from icd_engine.networks.unet import AddedConditions, UNet
 
 SD15 = {

@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from icd_engine.editing.plan import EditStep
 from icd_engine.errors import ImageError
-from icd_engine.networks.attention import EditStep
 from icd_engine.runners.buckets import take_prompts
 from icd_engine.runners.contract import Blend, DecodeInputs, Prompts
 from icd_engine.sampling.guidance import guidance_embedding

@@ -1,0 +1,142 @@
+"""A bundle -> a folder of ONNX graphs, checked against torch and written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from export.check import check
+from export.graphs import DATA, PRECISIONS, Graph, Networks, hop_graphs, loop_graphs, pair_graph, standard_graphs
+from export.onnx_files import OPSETS, WeightsFile, save, to_onnx
+from export.triton_server import write_config
+from icd_engine import __version__
+from icd_engine.bundles.bundle import Bundle, new_folder, read_bundle, write_record
+from icd_engine.bundles.exported import FORMAT, LAYOUTS, MANIFEST
+from icd_engine.bundles.files import file_digest, write_file
+from icd_engine.errors import BundleError, SettingsError
+
+Layout = Literal["optimum", "triton"]
+Report = Callable[[str, int, int], Any]  # name of the graph begun, how many are done, of how many
+SERVED = ("text_encoder", "vae_encoder", "vae_decoder", "encode_hop", "decode_pairs", "encode", "decode")
+# What an exported folder keeps of the bundle as it is; configurations go to the parts they describe.
+COPIED = ("tokenizer", "scheduler", "model_index.json", "demo.png", "demo.json", "LICENSE")
+CONFIGS = {"text_encoder": "text_encoder", "vae_encoder": "vae", "vae_decoder": "vae"}
+CONFIGS |= {part: part for part in ("unet", "unet_forward")}
+
+
+def export_bundle(
+    bundle: Bundle,
+    out: str | Path,
+    *,
+    opset: int = 20,
+    precision: str = "fp32",
+    layout: Layout = "optimum",
+    unrolled: bool = False,
+    verify: bool = True,
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Writes the exported folder and returns its manifest.
+
+    layout "optimum": standard parts and editing graphs beside them, sharing weights; `Engine.from_pretrained` runs it.
+    "triton": a model repository of NVIDIA's inference server in out/models. unrolled adds graphs of whole loops.
+    precision "fp16" halves UNets and text encoder. verify runs every graph by onnxruntime against torch.
+    Raises SettingsError, or BundleError where the bundle cannot be exported, a graph is wrong or `out` cannot be
+    written; then nothing is left there.
+    """
+    for name, value, known in (
+        ("opset", opset, OPSETS),
+        ("precision", precision, PRECISIONS),
+        ("layout", layout, LAYOUTS),
+    ):
+        if value not in known:
+            raise SettingsError(f"{name} must be one of {', '.join(map(str, known))}, not {value!r}")
+    if bundle.exported is not None:
+        raise BundleError(f"{bundle.path} is exported already: give the bundle it was made of")
+    if not bundle.guidance_embedded:
+        raise BundleError(
+            f"{bundle.path}: only guidance-distilled networks are exported (unet has no time_cond_proj_dim)"
+        )
+    out = Path(out)
+    with new_folder(out, overwrite) as new:
+        graphs = _graphs(Networks.load(bundle, precision), layout, unrolled)
+        manifest = {
+            "format": FORMAT,
+            "layout": layout,
+            "opset": opset,
+            "precision": precision,
+            "producer": {"icd-engine": __version__} | {name: version(name) for name in ("torch", "onnx", "onnxscript")},
+            "graphs": _write_graphs(new, graphs, opset, verify, report),
+        }
+        _copy(bundle, new, CONFIGS if layout == "optimum" else {})
+        for graph in graphs if layout == "triton" else ():
+            write_config(graph, new / graph.file)
+        write_file(new, MANIFEST, manifest)
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        write_record(new, _record(bundle), {path.relative_to(new).as_posix(): file_digest(path) for path in files})
+        if layout == "optimum":
+            read_bundle(new)
+    return manifest
+
+
+def _graphs(networks: Networks, layout: Layout, unrolled: bool) -> list[Graph]:
+    graphs = standard_graphs(networks) + hop_graphs(networks) + (loop_graphs(networks) if unrolled else [])
+    if layout == "optimum":
+        return graphs
+    graphs.append(pair_graph(networks))
+    return [graph.moved(f"models/{graph.name}/1/model.onnx") for graph in graphs if graph.name in SERVED]
+
+
+def _write_graphs(
+    new: Path, graphs: list[Graph], opset: int, verify: bool, report: Report | None
+) -> dict[str, dict[str, Any]]:
+    """The entries of the manifest."""
+    weights: dict[Path, WeightsFile] = {}
+    entries = {}
+    for i, graph in enumerate(graphs):
+        if report is not None:
+            report(graph.name, i, len(graphs))
+        path = new / graph.file
+        if path.parent not in weights:
+            weights[path.parent] = WeightsFile(path.parent / DATA)
+        save(to_onnx(graph, opset), path, weights[path.parent])
+        entries[graph.name] = {
+            "file": graph.file,
+            "data": (Path(graph.file).parent / DATA).as_posix(),
+            "sha256": file_digest(path),
+            "error": check(graph, path) if verify else None,
+            "inputs": _described(graph.inputs.items()),
+            "outputs": _described(graph.outputs.items()),
+        }
+    return entries
+
+
+def _described(ports: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: {"shape": list(port.axes), "dtype": str(port.dtype).removeprefix("torch.")} for name, port in ports}
+
+
+def _copy(bundle: Bundle, new: Path, configs: dict[str, str]) -> None:
+    for name in COPIED:
+        source = bundle.path / name
+        for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if path.is_file():
+                write_file(new, path.relative_to(bundle.path).as_posix(), path)
+    for part, config in configs.items():
+        write_file(new, f"{part}/config.json", bundle.config(config))
+
+
+def _record(bundle: Bundle) -> dict[str, Any]:
+    """The fields of the bundle's icd.json."""
+    return {
+        "family": bundle.family,
+        "encode_times": list(bundle.encode_times),
+        "encode_end": bundle.encode_end,
+        "decode_times": list(bundle.decode_times),
+        "size": list(bundle.size),
+        "blend_downscale": bundle.blend_downscale,
+        "share_downscale": bundle.share_downscale,
+        "defaults": bundle.defaults,
+        "origin": bundle.origin,
+    }

@@ -1,0 +1,250 @@
+"""The onnxruntime runner: an exported bundle edits pictures where torch is not installed. Tensors are numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from icd_engine.bundles.bundle import Bundle
+from icd_engine.bundles.exported import Exported, ExportedGraph
+from icd_engine.editing.plan import EditStep
+from icd_engine.errors import BundleError, RunnerError
+from icd_engine.images import to_model_range, to_pil
+from icd_engine.runners.contract import Blend, Decoded, DecodeInputs, Prompts, SourceBranch, StepCallback
+from icd_engine.sampling.guidance import guidance_embedding
+from icd_engine.sampling.schedule import Hop
+from icd_engine.sampling.trajectory import run_trajectory
+
+KEPT_PROMPTS = 256
+DTYPES = {"fp32": "float32", "fp16": "float16"}
+ARRAYS = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+CUDA = "CUDAExecutionProvider"
+# Read when the engine is made, so that a folder or a provider that does not work is known then.
+AT_ONCE = ("text_encoder", "vae_encoder", "vae_decoder", "encode_hop", "decode_hop")
+KEPT = "kept_"  # outputs of decode_hop and inputs of further_hop: what source rows contribute to target rows
+
+
+class Place(NamedTuple):
+    """Where graphs run: a device as onnxruntime names it, and the execution providers for it."""
+
+    device: str  # "cpu" or "cuda"
+    index: int
+    providers: list[Any]
+
+
+class Graph:
+    """One ONNX graph in a session; may be called from several threads."""
+
+    def __init__(self, path: Path, place: Place):
+        import onnxruntime
+
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), providers=place.providers)
+        except Exception as error:  # onnxruntime raises a dozen classes of its own
+            raise BundleError(f"{path} cannot be loaded by onnxruntime: {_line(error)}") from None
+        if place.device == "cuda" and CUDA not in self._session.get_providers():
+            raise RunnerError(f"{CUDA} was asked for and did not load: onnxruntime fell back to the CPU")
+        self._path, self._place = path, place
+        self._types = {port.name: ARRAYS[port.type] for port in self._session.get_inputs()}
+        self.kept = [port.name for port in self._session.get_outputs() if port.name.startswith(KEPT)]
+
+    def __call__(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        """Arrays in and out; `kept_*` go in and come out as values that stay on the device."""
+        binding = self._session.io_binding()
+        for name, kind in self._types.items():
+            if name.startswith(KEPT):
+                binding.bind_ortvalue_input(name, inputs[name])
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(inputs[name], dtype=kind))
+        for name in outputs:
+            stays = name.startswith(KEPT)
+            binding.bind_output(name, self._place.device if stays else "cpu", self._place.index if stays else 0)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise RunnerError(f"onnxruntime failed in {self._path.name}: {_line(error)}") from None
+        values = binding.get_outputs()
+        return [v if name.startswith(KEPT) else v.numpy() for name, v in zip(outputs, values, strict=True)]
+
+
+class OnnxRunner:
+    """Runs an exported bundle; latents are float32 between calls, whatever the precision of the graphs."""
+
+    name = "onnx"
+
+    def __init__(self, bundle: Bundle, exported: Exported, place: Place):
+        self.device = place.device if place.device == "cpu" else f"{place.device}:{place.index}"
+        self.dtype = DTYPES[exported.precision]
+        self._folder, self._graphs, self._place = bundle.path, exported.graphs, place
+        self._scaling: float = bundle.config("vae")["scaling_factor"]
+        self._guidance = {part: bundle.config(part)["time_cond_proj_dim"] for part in ("unet", "unet_forward")}
+        self._blend_downscale = bundle.blend_downscale
+        self._loaded: dict[str, Graph] = {}
+        self._loading = Lock()
+        self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
+        for name in AT_ONCE:
+            self._graph(name)
+
+    def _graph(self, name: str) -> Graph:
+        with self._loading:
+            if name not in self._loaded:
+                record: ExportedGraph = self._graphs[name]
+                self._loaded[name] = Graph(self._folder / record.file, self._place)
+            return self._loaded[name]
+
+    # --- tensors are arrays ------------------------------------------------------------------------------------
+
+    def tensor(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def join(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(tensors)
+
+    def host(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor.copy()
+
+    # --- prompts and pictures ----------------------------------------------------------------------------------
+
+    def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
+        keys = tuple(tuple(row) for row in ids)
+        return Prompts(keys, np.concatenate([self._features(key) for key in keys]))
+
+    def _encode_prompt(self, ids: tuple[int, ...]) -> np.ndarray:
+        return self._graph("text_encoder")({"input_ids": [ids]}, ["last_hidden_state"])[0]
+
+    def to_latents(self, pixels: np.ndarray) -> np.ndarray:
+        height, width = pixels.shape[1:3]
+        sample = np.concatenate([to_model_range(Image.fromarray(picture), (width, height)) for picture in pixels])
+        moments = self._graph("vae_encoder")({"sample": sample}, ["latent_parameters"])[0]
+        return np.float32(self._scaling) * np.split(moments.astype(np.float32), 2, axis=1)[0]
+
+    def to_image(self, latents: np.ndarray) -> np.ndarray:
+        unscaled = latents / np.float32(self._scaling)
+        return self._graph("vae_decoder")({"latent_sample": unscaled}, ["sample"])[0].astype(np.float32)
+
+    def to_pixels(self, latents: np.ndarray) -> np.ndarray:
+        return np.stack([np.asarray(to_pil(picture)) for picture in self.to_image(latents)])
+
+    # --- hops --------------------------------------------------------------------------------------------------
+
+    def encode(
+        self, latents: np.ndarray, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
+    ) -> np.ndarray:
+        def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
+            inputs = self._hop("unet_forward", hop, x, [0.0] * len(x), prompts)
+            return self._graph("encode_hop")(inputs, ["next_latents"])[0]
+
+        return run_trajectory(latents, hops, step, callback)
+
+    def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
+        if inputs.edits is None:
+            return Decoded(run_trajectory(inputs.latents, hops, self._plain_step(inputs), callback))
+        graph = self._graph("decode_hop" if inputs.source is None else "further_hop")
+        blend, sources = _whole_blend(inputs), len(inputs.prompts) - len(inputs.edits[0].source_row)
+        kept, masks = SourceBranch([], []), []
+        height, width = (side // self._blend_downscale for side in inputs.latents.shape[2:])
+        maps = np.zeros((2, len(blend.active), height, width), dtype=np.float32)
+
+        def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
+            nonlocal maps
+            feeds = self._hop("unet", hop, x, inputs.guidance[k], inputs.prompts)
+            feeds |= _edit(inputs.edits[k]) | {  # pyright: ignore[reportOptionalSubscript]
+                "use_blend": blend.active,
+                "user_mask": blend.user_mask,
+                "word_maps": maps,
+            }
+            if inputs.source is not None:
+                feeds["source_latents"] = inputs.source.latents[k]
+                feeds |= {f"{KEPT}{i}": value for i, value in enumerate(inputs.source.features[k])}
+            outputs = ["next_latents", "next_word_maps", "mask", *(graph.kept if inputs.keep else [])]
+            x, maps, mask, *features = graph(feeds, outputs)
+            masks.append(mask)
+            if inputs.keep:
+                kept.latents.append(x[:sources].copy())
+                kept.features.append(features)
+            return x
+
+        latents = run_trajectory(inputs.latents, hops, step, callback)
+        return Decoded(latents, np.stack(masks) if inputs.blend is not None else None, kept if inputs.keep else None)
+
+    def _plain_step(self, inputs: DecodeInputs) -> Any:
+        """Hops of independent rows: the standard UNet graph, and x_s = A x_t + B eps here."""
+
+        def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
+            feeds = self._hop("unet", hop, x, inputs.guidance[k], inputs.prompts)
+            eps = self._graph("unet")(feeds | {"sample": x}, ["out_sample"])[0]
+            return np.float32(hop.A) * x + np.float32(hop.B) * eps.astype(np.float32)
+
+        return step
+
+    def _hop(self, part: str, hop: Hop, x: np.ndarray, w: Sequence[float], prompts: Prompts) -> dict[str, Any]:
+        """What every hop needs: latents, A and B, time step, guidance embedding and prompt features of the rows."""
+        rows = len(x)
+        return {
+            "latents": x,
+            "hop_a": np.full(rows, hop.A),
+            "hop_b": np.full(rows, hop.B),
+            "timestep": np.full(rows, hop.t),
+            "timestep_cond": guidance_embedding(w, self._guidance[part]),
+            "encoder_hidden_states": prompts.features,
+        }
+
+
+def _edit(edit: EditStep) -> dict[str, Any]:
+    """The step as graph inputs, without blend words if all zero."""
+    nothing = np.zeros_like(edit.target_gain)
+    return {name: nothing if value is None else value for name, value in edit._asdict().items()}
+
+
+def _whole_blend(inputs: DecodeInputs) -> Blend:
+    """Blending, if of nothing: rows without words and masks come back as they are."""
+    assert inputs.edits is not None
+    source_row = inputs.edits[0].source_row
+    blend = inputs.blend or Blend(source_row, np.zeros(len(source_row), dtype=bool))
+    if blend.user_mask is None:
+        blend = blend._replace(user_mask=np.ones((len(source_row), *inputs.latents.shape[2:]), dtype=np.float32))
+    return blend
+
+
+def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runner: str = "auto") -> OnnxRunner:
+    """The runner of an exported bundle; see `Engine.from_pretrained`. Raises BundleError, RunnerError."""
+    exported = bundle.exported
+    assert exported is not None
+    if runner not in ("auto", "onnx"):
+        raise RunnerError(f"an exported folder is run by onnxruntime: runner must be auto or onnx, not {runner!r}")
+    if dtype not in ("auto", DTYPES[exported.precision]):
+        raise RunnerError(f"this folder was exported in {DTYPES[exported.precision]} and cannot run in {dtype!r}")
+    return OnnxRunner(bundle, exported, choose_place(device))
+
+
+def choose_place(device: str) -> Place:
+    """CUDA if onnxruntime has it, else the CPU, for "auto". RunnerError for what is unknown or not there."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RunnerError(f"exported folders need onnxruntime (or onnxruntime-gpu): {_line(error)}") from None
+    name, _, number = device.partition(":")
+    if name not in ("auto", "cpu", "cuda") or (number and not (name == "cuda" and number.isdecimal())):
+        raise RunnerError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N")
+    available = onnxruntime.get_available_providers()
+    if name == "cuda" and CUDA not in available:
+        raise RunnerError(f"device {device!r} was asked for, but this onnxruntime has only {', '.join(available)}")
+    if name == "cuda" or (name == "auto" and CUDA in available):
+        index = int(number or 0)
+        return Place("cuda", index, [(CUDA, {"device_id": index}), "CPUExecutionProvider"])
+    return Place("cpu", 0, ["CPUExecutionProvider"])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
