@@ -218,9 +218,9 @@ class DecodePairs(nn.Module):
         word_maps: Tensor,
         user_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        both = (latents, hop_a, hop_b, timestep, timestep_cond, encoder_hidden_states)
+        pairs, both = latents.shape[0], (latents, hop_a, hop_b, timestep, timestep_cond, encoder_hidden_states)
         rows = [torch.cat([pair[:, 0], pair[:, 1]]) for pair in both]
-        source_row = torch.arange(latents.shape[0], device=latents.device)
+        source_row = torch.arange(pairs, device=latents.device)
         edit = (source_row, source_mix, target_gain, share_self[:, 0], source_words, target_words, use_blend[:, 0])
         x, maps, mask, *_ = self.hop(*rows, *edit, word_maps.transpose(0, 1), user_mask)
-        return torch.stack(x.chunk(2), dim=1), maps.transpose(0, 1), mask
+        return torch.stack([x[:pairs], x[pairs:]], dim=1), maps.transpose(0, 1), mask

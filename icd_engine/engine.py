@@ -14,7 +14,7 @@ import numpy as np
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.editing.plan import EditPlan, make_plan
 from icd_engine.editing.words import PromptTokenizer, Tokens
-from icd_engine.errors import BundleError, PromptError, SettingsError
+from icd_engine.errors import BundleError, PromptError, RunnerError, SettingsError
 from icd_engine.images import load_image, load_mask, to_size
 from icd_engine.results import EditRequest, EditResult, Inversion, as_pictures, check_output_type, read_inversion
 from icd_engine.rows import SourceBranches, blend, edit_steps, passes
@@ -62,7 +62,7 @@ class Engine:
         if bundle.exported is not None:
             from icd_engine.runners.onnx import load_runner
         else:
-            from icd_engine.loading import load_runner  # and with it torch
+            load_runner = _torch_loader()
         return cls(bundle, load_runner(bundle, device, dtype, runner), tokenizer)
 
     @property
@@ -362,6 +362,18 @@ class Engine:
         if not fits or not all(isinstance(n, int) and 0 < n <= 4096 and n % step == 0 for n in size):
             raise SettingsError(f"size must be (width, height) in multiples of {step} up to 4096, not {size!r}")
         return size[0], size[1]
+
+
+def _torch_loader() -> Callable[..., Runner]:
+    """What loads weights. RunnerError where torch is not installed."""
+    try:
+        from icd_engine.loading import load_runner
+    except ModuleNotFoundError as error:
+        raise RunnerError(
+            f"a folder of weights needs torch and transformers ({error}); without them, edit with a folder that "
+            "`icd export` made elsewhere"
+        ) from None
+    return load_runner
 
 
 def _schedule(bundle: Bundle) -> NoiseSchedule:

@@ -166,6 +166,18 @@ def two_pass_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_bundle` exported in float32 at opset 20, checked against torch: a minute. Copy it before changing files."""
+    pytest.importorskip("onnxscript")
+    from export.folder import export_bundle
+    from icd_engine.bundles.bundle import read_bundle
+
+    out = tmp_path_factory.mktemp("exported") / "small"
+    export_bundle(read_bundle(small_bundle), out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def small_engine(small_bundle: Path) -> Engine:
     """An engine on `small_bundle`: CPU, float32, eager."""
     from icd_engine.engine import Engine

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 PICTURE_SIZE = 128
 MARGIN = 4.0
-MAX_ROTATION = 25.0
+MAX_ROTATION = 10.0
 COLOR_JITTER = 10.0
 CHANGE_THRESHOLD = 8
 DILATION = 3
@@ -33,7 +33,7 @@ COLORS = {
     "white": ((244, 244, 244), (238, 238, 238)),
     "black": ((22, 22, 22), (52, 52, 52)),
 }
-SIZES = {"small": (22.0, 2.0), "large": (36.0, 3.0)}  # radius and its jitter, px
+SIZES = {"small": (25.0, 2.0), "large": (36.0, 3.0)}  # radius and its jitter, px
 TEXTURES = ("plain", "striped", "checkered", "dotted")
 TEXTURE_PERIODS = {"striped": 20.0, "checkered": 24.0, "dotted": 20.0}  # px
 # Share of white in the light shade and of black in the dark one: they are 41 of 255 apart, whatever the colour.

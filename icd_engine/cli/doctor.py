@@ -16,8 +16,10 @@ from icd_engine.cli.report import describe, in_units
 from icd_engine.cli.terminal import print_error
 from icd_engine.errors import BundleError
 
-NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "typer", "rich")
-OPTIONAL = ("diffusers", "triton", "onnxruntime", "onnxruntime-gpu")
+NEEDED = ("tokenizers", "numpy", "pillow", "typer", "rich")
+FOR_WEIGHTS = ("torch", "transformers", "safetensors")  # an exported folder does without
+OPTIONAL = ("diffusers", "triton", "onnx", "onnxruntime", "onnxruntime-gpu")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")  # of which an exported folder needs one
 Finding = tuple[str, str, bool]  # name, text, whether it is sound
 
 
@@ -34,7 +36,8 @@ def doctor(
       icd doctor MODEL_FOLDER
     """
     broken = []
-    for findings in (_packages(), _devices(), _model(model)):
+    exported = _is_exported(model)
+    for findings in (_packages(exported), _providers() if exported else _devices(), _model(model)):
         for name, text, sound in findings:
             typer.echo(f"{name:<16}{text if sound else 'BROKEN: ' + text}")
             if not sound:
@@ -45,14 +48,23 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _packages() -> Iterator[Finding]:
+def _is_exported(model: str) -> bool:
+    try:
+        return read_bundle(model, verify=False).exported is not None
+    except BundleError:
+        return False  # what is wrong with it is told later
+
+
+def _packages(exported: bool) -> Iterator[Finding]:
     yield "icd-engine", __version__, True
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", True
-    versions = {name: _version(name) for name in (*NEEDED, *OPTIONAL)}
+    versions = {name: _version(name) for name in (*NEEDED, *FOR_WEIGHTS, *OPTIONAL)}
     for name, found in versions.items():
-        needed = name in NEEDED
+        needed = name in NEEDED or (name in FOR_WEIGHTS and not exported)
         yield name, found or f"not installed{'' if needed else ' (optional)'}", bool(found) or not needed
-    if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
+    if exported and not any(versions[name] for name in RUNTIMES):
+        yield "onnxruntime", "not installed, and the model is an exported folder", False
+    if all(versions[name] for name in RUNTIMES):
         yield "onnxruntime", "both onnxruntime and onnxruntime-gpu are installed and overwrite each other", False
 
 
@@ -61,6 +73,14 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _providers() -> Iterator[Finding]:
+    try:
+        import onnxruntime
+    except ImportError:
+        return  # told among the packages
+    yield "providers", ", ".join(onnxruntime.get_available_providers()), True
 
 
 def _devices() -> Iterator[Finding]:

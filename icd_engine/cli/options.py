@@ -21,7 +21,9 @@ Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cu
 Dtype = Annotated[Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Precision of the networks.")]
 RunnerName = Annotated[
     str,
-    typer.Option("--runner", metavar="NAME", help="How network calls are executed: auto, eager, compiled or graph."),
+    typer.Option(
+        "--runner", metavar="NAME", help="How network calls are executed: auto, eager, compiled, graph; onnx."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print written paths and errors only.")]
 Size = Annotated[

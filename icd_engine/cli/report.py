@@ -21,7 +21,12 @@ def describe(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "encode steps", " -> ".join(map(str, (*bundle.encode_times, bundle.encode_end)))
     yield "decode steps", " -> ".join(map(str, (*reversed(bundle.decode_times), 0)))
     yield "picture size", f"{width}x{height}"
-    for part in WEIGHTS:
+    if bundle.exported is not None:
+        yield "exported", f"{bundle.exported.precision}, opset {bundle.exported.opset}"
+        for name, graph in bundle.exported.graphs.items():
+            measured = "not checked" if graph.error is None else f"differs from torch by {graph.error:.0e}"
+            yield name, f"{graph.file}, {measured}"
+    for part in () if bundle.exported else WEIGHTS:
         yield part, _stored(bundle.weights(part))
     yield "size on disk", in_units(sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()))
 

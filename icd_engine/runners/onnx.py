@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -49,8 +50,10 @@ class Graph:
     def __init__(self, path: Path, place: Place):
         import onnxruntime
 
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, and not printed as well
         try:
-            self._session = onnxruntime.InferenceSession(str(path), providers=place.providers)
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=place.providers)
         except Exception as error:  # onnxruntime raises a dozen classes of its own
             raise BundleError(f"{path} cannot be loaded by onnxruntime: {_line(error)}") from None
         if place.device == "cuda" and CUDA not in self._session.get_providers():
@@ -247,4 +250,5 @@ def choose_place(device: str) -> Place:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """Its text in one line, without the library's own "[ONNXRuntimeError] : 1 : FAIL : "."""
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))[:300]

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.convert import convert
 from icd_engine.engine import Engine
 from icd_engine.results import EditResult, Inversion
@@ -51,6 +52,7 @@ RUNNERS = [
             pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler"),
         ],
     ),
+    pytest.param("onnx", marks=pytest.mark.long),
 ]
 
 
@@ -67,6 +69,10 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", params=RUNNERS)
 def engine(request, bundle) -> Engine:
+    if request.param == "onnx":
+        folder = pytest.importorskip("export.folder")
+        folder.export_bundle(read_bundle(bundle), bundle.parent / "exported")
+        return Engine.from_pretrained(bundle.parent / "exported")
     return Engine.from_pretrained(bundle, device="cpu", dtype="float32", runner=request.param)
 
 
@@ -98,15 +104,16 @@ def settings(case: dict) -> dict:
     return chosen
 
 
-def error(got: Tensor, expected: Tensor) -> float:
+def error(got: Tensor | np.ndarray, expected: Tensor) -> float:
+    got = torch.as_tensor(got)
     assert got.shape == expected.shape
     return float((got - expected).abs().max() / expected.abs().max())
 
 
 def run(inversion: Inversion, case: dict, output_type: str) -> tuple[EditResult, list[Tensor]]:
     """The edit, and the latents [2, 4, 64, 64] before and after each hop."""
-    steps = [inversion.latents.repeat(2, 1, 1, 1)]
-    keep = lambda k, t, x: steps.append(x.clone())  # noqa: E731
+    steps = [torch.as_tensor(inversion.latents).repeat(2, 1, 1, 1)]
+    keep = lambda k, t, x: steps.append(torch.as_tensor(x).clone())  # noqa: E731
     options = {"callback_on_step_end": keep, "output_type": output_type}
     return inversion.edit(case["target"], **options, **settings(case)), steps
 
@@ -120,17 +127,18 @@ def assert_masks(result: EditResult, case: dict, golden: dict[str, Tensor]) -> N
     for k, mask in enumerate([] if result.masks is None else result.masks):
         expected = golden[f"mask_{k}"][1, 0].float()
         assert 0 < expected.mean() < 1
-        assert torch.equal(mask[0], expected)
+        assert torch.equal(torch.as_tensor(mask[0]), expected)
 
 
 @pytest.mark.parametrize("name", EDITS)
 def test_decode(inverted, name):
     """Every hop from the reference's inverted latents, the masks and the pictures."""
     case, golden = CASES[name], load_file(GOLDEN / f"{name}.safetensors")
-    result, steps = run(replace(inverted(case), noised=golden["inverted_latents"]), case, "pil")
+    noised = inverted(case).engine.runner.tensor(golden["inverted_latents"].numpy())
+    result, steps = run(replace(inverted(case), noised=noised), case, "pil")
     seen = errors(steps, golden)
     assert max(seen) <= TOLERANCE, seen
-    assert torch.equal(result.latents, steps[-1][1:])
+    assert torch.equal(torch.as_tensor(result.latents), steps[-1][1:])
     assert_masks(result, case, golden)
     for picture, kind in ((result.image, "edited"), (result.reconstruction, "reconstruction")):
         assert_truncated(picture, Image.open(GOLDEN / f"{name}_{kind}.png"))

@@ -1,0 +1,235 @@
+"""The onnxruntime runner on an exported bundle answers what the eager runner answers on the bundle it was made of.
+
+Both compute in float32 in another order, and these small networks magnify a rounding about ten times (seen: 7e-6).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icd_engine import EditRequest, Engine
+from icd_engine.bundles.files import file_digest
+from icd_engine.errors import BundleError, RunnerError, SettingsError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+ROOT = Path(__file__).parents[3]
+TOLERANCE = 5e-5
+SOURCE = "a small red circle on a plain blue background"
+TARGET = "a small green circle on a plain blue background"
+LONGER = "a green star on a very dotted blue background"
+LEFT = np.zeros((64, 64), dtype=np.float32)
+LEFT[:, :32] = 1
+EDITS = {
+    "replace": {"target": TARGET},
+    "refine": {"target": LONGER},
+    "several targets": {"target": [TARGET, LONGER, SOURCE]},
+    "windows and amplify": {"target": TARGET, "cross_replace": {"green": (0.2, 0.6)}, "amplify": {"green": 3.0}},
+    "blend": {"target": TARGET, "blend": ("red", "green")},
+    "mask": {"target": TARGET, "mask": LEFT},
+    "blend and mask": {"target": [TARGET, LONGER], "blend": "blue", "mask": LEFT},
+    "no control": {"target": TARGET, "control": "none"},
+    "ramp": {"target": TARGET, "tau": (0.5, 0.9), "tau_low": 0.1, "guidance_scale": 7.0},
+}
+
+
+@pytest.fixture(scope="module")
+def engine(exported: Path) -> Engine:
+    return Engine.from_pretrained(exported)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+def difference(ours, theirs) -> float:
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("size", [None, (96, 64)], ids=["own size", "wide"])
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edit(engine, small_engine, picture, edit, size):
+    ours, theirs = (e.edit(picture, SOURCE, size=size, seed=3, **edit) for e in (engine, small_engine))
+    assert difference(ours.inversion.latents, theirs.inversion.latents) <= TOLERANCE
+    assert difference(ours.latents, theirs.latents) <= TOLERANCE
+    assert (ours.masks is None) == (theirs.masks is None)
+    assert ours.masks is None or difference(ours.masks, theirs.masks) <= 1e-6
+    assert ours.network_calls == theirs.network_calls and ours.settings == theirs.settings
+    for one, other in zip([*ours.images, ours.reconstruction], [*theirs.images, theirs.reconstruction], strict=True):
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_a_further_edit_runs_targets_alone(engine, picture, edit):
+    """It takes what the first edit of the inversion kept, and equals an edit that did not."""
+    fresh = engine.edit(picture, SOURCE, seed=3, **edit)
+    inversion = engine.invert(picture, SOURCE, seed=3)
+    inversion.edit(LONGER)
+    assert engine._branches.get(inversion) is not None
+    assert difference(inversion.edit(**edit).latents, fresh.latents) <= TOLERANCE
+
+
+def test_many_pictures_at_once(engine, small_engine, picture):
+    requests = [
+        EditRequest(picture, SOURCE, TARGET, {"seed": 1}),
+        EditRequest(picture[::-1].copy(), LONGER, [SOURCE, TARGET], {"blend": "blue", "guidance_scale": 0.0}),
+    ]
+    for ours, theirs in zip(engine.edit_many(requests), small_engine.edit_many(requests), strict=True):
+        assert difference(ours.latents, theirs.latents) <= TOLERANCE
+
+
+def test_generate(engine, small_engine):
+    prompts = [SOURCE, LONGER]
+    ours, theirs = (e.generate(prompts, seed=5, output_type="np") for e in (engine, small_engine))
+    assert difference(ours, theirs) <= TOLERANCE
+
+
+def test_callbacks_see_arrays_and_may_replace_them(engine, picture):
+    seen = []
+
+    def zero(step, t, latents):
+        seen.append((step, t, latents.shape))
+        return np.zeros_like(latents) if step == 3 else None
+
+    result = engine.edit(picture, SOURCE, TARGET, callback_on_step_end=zero, output_type="latent")
+    assert seen == [(k, t, (2, 4, 8, 8)) for k, t in enumerate((779, 519, 259, 0))]
+    assert not result.latents.any()
+    with pytest.raises(SettingsError, match="callback_on_step_end"):
+        engine.edit(picture, SOURCE, TARGET, callback_on_step_end=lambda *_: "latents")
+
+
+def test_kept_inversions_come_back_from_disk(engine, small_engine, picture, tmp_path):
+    inversion = engine.invert(picture, SOURCE, seed=2)
+    loaded = engine.load_inversion(inversion.save(tmp_path / "kept.safetensors"))
+    assert np.array_equal(loaded.edit(TARGET).latents, inversion.edit(TARGET).latents)
+    with pytest.raises(BundleError, match="another model"):
+        small_engine.load_inversion(tmp_path / "kept.safetensors")
+
+
+def test_output_types(engine, picture):
+    assert isinstance(engine.edit(picture, SOURCE, TARGET, output_type="np").images, np.ndarray)
+    with pytest.raises(SettingsError, match="pil, np, latent"):
+        engine.edit(picture, SOURCE, TARGET, output_type="pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, "has only"),
+        ({"device": "tpu"}, "unknown device"),
+        ({"device": "cpu:1"}, "unknown device"),
+        ({"runner": "eager"}, "auto or onnx, not 'eager'"),
+        ({"dtype": "bfloat16"}, "exported in float32"),
+    ],
+    ids=str,
+)
+def test_what_cannot_run_is_refused(exported, options, message):
+    import onnxruntime
+
+    if options.get("device") == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA is there")
+    with pytest.raises(RunnerError, match=message):
+        Engine.from_pretrained(exported, **options)
+
+
+def test_weights_are_not_run_by_onnxruntime(small_bundle):
+    with pytest.raises(RunnerError, match="icd export"):
+        Engine.from_pretrained(small_bundle, runner="onnx")
+
+
+def point_elsewhere(folder: Path, location: str) -> Path:
+    """The decode hop's weights in another file; its SHA-256 is that of the changed graph again."""
+    path = folder / "unet" / "decode_hop.onnx"
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(model.SerializeToString())
+    for name, change in (("manifest.json", reseal), ("icd.json", unseal)):
+        record = json.loads((folder / name).read_text())
+        change(record, path)
+        (folder / name).write_text(json.dumps(record))
+    return path
+
+
+def reseal(manifest: dict, path: Path) -> None:
+    manifest["graphs"]["decode_hop"]["sha256"] = file_digest(path)
+
+
+def unseal(record: dict, path: Path) -> None:
+    record["sha256"] = {}
+
+
+DAMAGE = {
+    "a graph is missing": (lambda f: (f / "unet" / "decode_hop.onnx").unlink(), "unet/decode_hop.onnx is missing"),
+    "weights are missing": (lambda f: (f / "unet" / "model.onnx_data").unlink(), "unet/model.onnx_data is missing"),
+    "a graph was changed": (lambda f: flip(f / "unet" / "decode_hop.onnx"), "decode_hop.onnx was changed or damaged"),
+    "weights were changed": (lambda f: flip(f / "unet" / "model.onnx_data"), "model.onnx_data was changed or damaged"),
+    "the manifest is no JSON": (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is not readable JSON"),
+    "the manifest lacks a graph": (lambda f: edit_manifest(f, lambda m: m["graphs"].pop("encode_hop")), "encode_hop"),
+    "the manifest leads out": (
+        lambda f: edit_manifest(f, lambda m: m["graphs"]["unet"].update(file="../unet.onnx")),
+        "not a path inside the folder",
+    ),
+    "weights lie at an absolute path": (lambda f: point_elsewhere(f, str(f / "unet" / "model.onnx_data")), "Absolute"),
+    "weights lie outside": (lambda f: point_elsewhere(f, "../vae_encoder/model.onnx_data"), "escapes"),
+    "weights lie nowhere": (lambda f: point_elsewhere(f, "nowhere"), "does not exist"),
+}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def edit_manifest(folder: Path, change) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_folder_is_one_clear_error(exported, tmp_path, capfd, damage, message):
+    folder = tmp_path / "exported"
+    shutil.copytree(exported, folder)
+    damage(folder)
+    with pytest.raises(BundleError, match=message) as error:
+        Engine.from_pretrained(folder)
+    assert len(str(error.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "")  # and the runtime's own log keeps quiet
+
+
+def test_it_edits_where_torch_cannot_be_imported(exported, picture, small_engine, tmp_path):
+    """The command line in a process to which torch and what is built on it are not installed."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'diffusers', 'peft', 'accelerate', 'triton', 'onnx'):\n"
+        "    sys.modules[name] = None\n"
+    )
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    options = ["--source", SOURCE, "--target", TARGET, "--model", str(exported), "--out", "edited.png"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    program = "from icd_engine.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, "edit", "picture.png", *options]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    theirs = small_engine.edit(picture, SOURCE, TARGET).image
+    ours = np.asarray(Image.open(tmp_path / "edited.png")).astype(int)
+    assert np.abs(ours - np.asarray(theirs)).max() <= 1
+    command[command.index(str(exported))] = "tiny"
+    run = subprocess.run([*command, "--quiet"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and "a folder of weights needs torch" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
