@@ -2,7 +2,8 @@
 #
 #   make demo    edit a picture with the embedded model and print its path
 #   make test    the tests            make long   the slow tests
-#   make lint    ruff and pyright     make clean  forget .venv, out and caches
+#   make lint    ruff and pyright     make runtime  edits in an environment without torch
+#   make clean   forget .venv, out and caches
 #
 # Each makes .venv first, or reuses it. The torch build is chosen by two variables, used for torch alone:
 #
@@ -26,7 +27,7 @@ CORE := $(VENV)/core-installed
 DEV := $(VENV)/dev-installed
 WANTED := $(CURDIR) $(TORCH) $(PIP_ARGS)
 
-.PHONY: demo test long lint venv clean FORCE
+.PHONY: demo test long runtime lint venv clean FORCE
 .DELETE_ON_ERROR:
 
 demo: $(CORE)
@@ -38,6 +39,9 @@ test: $(DEV)
 
 long: $(DEV)
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+runtime: $(DEV)
+	$(BIN)/python -m pytest -m runtime tests/test_runtime.py $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

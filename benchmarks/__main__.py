@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record.complain(str(error), red=isinstance(error, Refused))
         return FAILED
     if options.json:
-        shown = results[0] if options.what == "edit" else {"results": results}
+        shown = results[0] if options.what in SINGLE else {"results": results}
         print(json.dumps({"benchmark": options.what, **where, **shown}), flush=True)
     return 0
 
@@ -60,6 +60,19 @@ def _throughput(options: argparse.Namespace) -> Results:
     from benchmarks import throughput
 
     return throughput.run(model=options.model, batches=options.batches, **_shared(options))
+
+
+def _onnx(options: argparse.Namespace) -> Results:
+    from benchmarks import exports
+
+    return [exports.run_edit(model=options.model, **_shared(options))]
+
+
+def _export(options: argparse.Namespace) -> Results:
+    from benchmarks import exports
+
+    names = ("model", "architecture", "size", "runner", "device", "dtype")
+    return [exports.run_export(**{name: getattr(options, name) for name in names})]
 
 
 def _networks(options: argparse.Namespace) -> Results:
@@ -79,10 +92,15 @@ def _ops(options: argparse.Namespace) -> Results:
 RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "edit": _edit,
     "throughput": _throughput,
+    "onnx": _onnx,
+    "export": _export,
     "ops": _ops,
     "unet": _networks,
     "vae": _networks,
 }
+
+
+SINGLE = ("edit", "onnx", "export")  # benchmarks of one result
 
 
 def _device(name: str) -> torch.device:

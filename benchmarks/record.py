@@ -17,7 +17,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "triton", "diffusers", "transformers", "numpy")
+PACKAGES = ("torch", "triton", "diffusers", "transformers", "numpy", "onnx", "onnxscript", "onnxruntime")
 CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "temperature.gpu", "driver_version")
 
 

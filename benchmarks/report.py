@@ -106,6 +106,29 @@ def _throughput_row(result: Record) -> dict[str, str]:
     }
 
 
+def _onnx_row(result: Record) -> dict[str, str]:
+    return {
+        "onnxruntime against torch": f"{result['model']}, {_size(result)}, {result['dtype']}, {result['provider']}",
+        "onnxruntime p50 / p99, ms": f"{_ms(result['onnx_ms'])} / {_ms(result['onnx_p99_ms'])}",
+        "further edit, ms": _ms(result["onnx_further_ms"]),
+        "torch p50 / p99, ms": f"{result['runner']} {_ms(result['torch_ms'])} / {_ms(result['torch_p99_ms'])}",
+        "torch further edit, ms": _ms(result["torch_further_ms"]),
+    }
+
+
+def _export_row(result: Record) -> dict[str, str]:
+    return {
+        "export": f"{result['model']}, {result['dtype']}, opset {result['opset']}",
+        "took, s": f"{result['export_s']:.0f}",
+        "on disk, MiB": f"{result['disk_mib']:.0f}",
+        "loads in, s": f"{result['onnx_load_ms'] / 1000:.1f}",
+        "encode hop, ms (torch)": f"{_ms(result['encode_hop_ms'], 0)} ({_ms(result['encode_hop_torch_ms'], 0)})",
+        "decode hop, ms (torch)": f"{_ms(result['decode_hop_ms'], 0)} ({_ms(result['decode_hop_torch_ms'], 0)})",
+        "error": f"{max(result['encode_hop_error'], result['decode_hop_error']):.0e}",
+        "memory, MiB": f"{result['peak_memory_mib']:.0f}",
+    }
+
+
 def _piece_row(result: Record) -> dict[str, str]:
     return {
         "network": f"{result['model']}, {result['piece']}, {result['runner']}, {result['dtype']}",
@@ -126,7 +149,15 @@ def _op_row(result: Record) -> dict[str, str]:
     )
 
 
-TABLES = {"edit": _edit_row, "throughput": _throughput_row, "unet": _piece_row, "vae": _piece_row, "ops": _op_row}
+TABLES = {
+    "edit": _edit_row,
+    "throughput": _throughput_row,
+    "onnx": _onnx_row,
+    "export": _export_row,
+    "unet": _piece_row,
+    "vae": _piece_row,
+    "ops": _op_row,
+}
 
 
 def _size(result: Record) -> str:

@@ -166,6 +166,6 @@ def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
 
 def check_output_type(output_type: str, runner: Runner) -> None:
     """SettingsError unless it is one of OUTPUT_TYPES, and one the runner has: "pt" is torch's."""
-    known = [name for name in OUTPUT_TYPES if name != "pt" or runner.name != "onnx"]
+    known = [name for name in OUTPUT_TYPES if name != "pt" or not runner.name.startswith("onnx")]
     if output_type not in known:
         raise SettingsError(f"output_type must be one of {', '.join(known)}, not {output_type!r}")

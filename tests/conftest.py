@@ -167,7 +167,7 @@ def two_pass_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`small_bundle` exported in float32 at opset 20, checked against torch: a minute. Copy it before changing files."""
+    """`small_bundle` exported in float32 at opset 20 and checked: a minute. Copy it before changing files."""
     pytest.importorskip("onnxscript")
     from export.folder import export_bundle
     from icd_engine.bundles.bundle import read_bundle

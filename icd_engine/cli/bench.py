@@ -11,7 +11,7 @@ from icd_engine.cli import options
 from icd_engine.cli.child import ROOT, run_module
 from icd_engine.cli.terminal import print_error
 
-What = Literal["edit", "throughput", "ops", "unet", "vae"]
+What = Literal["edit", "throughput", "onnx", "export", "ops", "unet", "vae"]
 BAD_INPUT = 1
 
 

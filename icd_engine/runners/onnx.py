@@ -23,6 +23,7 @@ from icd_engine.sampling.schedule import Hop
 from icd_engine.sampling.trajectory import run_trajectory
 
 KEPT_PROMPTS = 256
+MOST_FIXED = 4  # sizes of GraphedOnnxRunner, each with its own copy of a network's weights
 DTYPES = {"fp32": "float32", "fp16": "float16"}
 ARRAYS = {
     "tensor(float)": np.float32,
@@ -45,13 +46,15 @@ class Place(NamedTuple):
 
 
 class Graph:
-    """One ONNX graph in a session; may be called from several threads."""
+    """One ONNX graph in a session; may be called from several threads. axes: sizes that it is fixed to."""
 
-    def __init__(self, path: Path, place: Place):
+    def __init__(self, path: Path, place: Place, axes: Mapping[str, int] | None = None):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, and not printed as well
+        for name, size in (axes or {}).items():
+            options.add_free_dimension_override_by_name(name, size)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=place.providers)
         except Exception as error:  # onnxruntime raises a dozen classes of its own
@@ -81,10 +84,47 @@ class Graph:
         return [v if name.startswith(KEPT) else v.numpy() for name, v in zip(outputs, values, strict=True)]
 
 
+class FixedGraph(Graph):
+    """A graph for inputs of fixed sizes, which with its outputs stay in the same buffers from call to call.
+
+    That is what onnxruntime's CUDA graphs ask for. One call at a time; results are copies.
+    """
+
+    def __init__(self, path: Path, place: Place, axes: Mapping[str, int], outputs: Sequence[str]):
+        super().__init__(path, place, axes)
+        self._outputs, self._running = list(outputs), Lock()
+        self._buffers: dict[str, Any] = {}
+        self._binding = self._session.io_binding()
+
+    def __call__(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        import onnxruntime
+
+        place = (self._place.device, self._place.index)
+        with self._running:
+            for name, kind in self._types.items():
+                array = np.ascontiguousarray(inputs[name], dtype=kind)
+                if name in self._buffers:
+                    self._buffers[name].update_inplace(array)
+                else:
+                    self._buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array.copy(), *place)
+                    self._binding.bind_ortvalue_input(name, self._buffers[name])
+            for port in self._session.get_outputs():
+                if port.name in self._outputs and port.name not in self._buffers:
+                    buffer = onnxruntime.OrtValue.ortvalue_from_shape_and_type(port.shape, ARRAYS[port.type], *place)
+                    self._buffers[port.name] = buffer
+                    self._binding.bind_ortvalue_output(port.name, buffer)
+            try:
+                self._session.run_with_iobinding(self._binding)
+            except Exception as error:
+                raise RunnerError(f"onnxruntime failed in {self._path.name}: {_line(error)}") from None
+            return [self._buffers[name].numpy().copy() for name in outputs]
+
+
 class OnnxRunner:
     """Runs an exported bundle; latents are float32 between calls, whatever the precision of the graphs."""
 
     name = "onnx"
+    keeps = True  # the source branch of a decoding, for further edits
 
     def __init__(self, bundle: Bundle, exported: Exported, place: Place):
         self.device = place.device if place.device == "cpu" else f"{place.device}:{place.index}"
@@ -105,6 +145,10 @@ class OnnxRunner:
                 record: ExportedGraph = self._graphs[name]
                 self._loaded[name] = Graph(self._folder / record.file, self._place)
             return self._loaded[name]
+
+    def _run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        """A hop."""
+        return self._graph(name)(inputs, outputs)
 
     # --- tensors are arrays ------------------------------------------------------------------------------------
 
@@ -146,14 +190,15 @@ class OnnxRunner:
     ) -> np.ndarray:
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
             inputs = self._hop("unet_forward", hop, x, [0.0] * len(x), prompts)
-            return self._graph("encode_hop")(inputs, ["next_latents"])[0]
+            return self._run("encode_hop", inputs, ["next_latents"])[0]
 
         return run_trajectory(latents, hops, step, callback)
 
     def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
         if inputs.edits is None:
             return Decoded(run_trajectory(inputs.latents, hops, self._plain_step(inputs), callback))
-        graph = self._graph("decode_hop" if inputs.source is None else "further_hop")
+        name = "decode_hop" if inputs.source is None else "further_hop"
+        keep = self._graph(name).kept if inputs.keep and self.keeps else []
         blend, sources = _whole_blend(inputs), len(inputs.prompts) - len(inputs.edits[0].source_row)
         kept, masks = SourceBranch([], []), []
         height, width = (side // self._blend_downscale for side in inputs.latents.shape[2:])
@@ -170,16 +215,15 @@ class OnnxRunner:
             if inputs.source is not None:
                 feeds["source_latents"] = inputs.source.latents[k]
                 feeds |= {f"{KEPT}{i}": value for i, value in enumerate(inputs.source.features[k])}
-            outputs = ["next_latents", "next_word_maps", "mask", *(graph.kept if inputs.keep else [])]
-            x, maps, mask, *features = graph(feeds, outputs)
+            x, maps, mask, *features = self._run(name, feeds, ["next_latents", "next_word_maps", "mask", *keep])
             masks.append(mask)
-            if inputs.keep:
+            if keep:
                 kept.latents.append(x[:sources].copy())
                 kept.features.append(features)
             return x
 
         latents = run_trajectory(inputs.latents, hops, step, callback)
-        return Decoded(latents, np.stack(masks) if inputs.blend is not None else None, kept if inputs.keep else None)
+        return Decoded(latents, np.stack(masks) if inputs.blend is not None else None, kept if keep else None)
 
     def _plain_step(self, inputs: DecodeInputs) -> Any:
         """Hops of independent rows: the standard UNet graph, and x_s = A x_t + B eps here."""
@@ -204,6 +248,33 @@ class OnnxRunner:
         }
 
 
+class GraphedOnnxRunner(OnnxRunner):
+    """Hops replayed as CUDA graphs: each of the sizes used last has a session of its own.
+
+    Their buffers are overwritten by the next call, so no source branch is kept and further edits run source rows again.
+    """
+
+    name = "onnx-graph"
+    keeps = False
+
+    def __init__(self, bundle: Bundle, exported: Exported, place: Place):
+        super().__init__(bundle, exported, place)
+        self._fixed = lru_cache(MOST_FIXED)(self._fix)
+
+    def _run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        rows, _, height, width = inputs["latents"].shape
+        axes = {"rows": rows, "height": height, "width": width}
+        if "word_maps" in inputs:
+            _, axes["targets"], axes["map_height"], axes["map_width"] = inputs["word_maps"].shape
+        return self._fixed(name, tuple(axes.items()), tuple(outputs))(inputs, outputs)
+
+    def _fix(self, name: str, axes: tuple[tuple[str, int], ...], outputs: tuple[str, ...]) -> FixedGraph:
+        device, index, providers = self._place
+        if device == "cuda":
+            providers = [(CUDA, {"device_id": index, "enable_cuda_graph": "1"}), *providers[1:]]
+        return FixedGraph(self._folder / self._graphs[name].file, Place(device, index, providers), dict(axes), outputs)
+
+
 def _edit(edit: EditStep) -> dict[str, Any]:
     """The step as graph inputs, without blend words if all zero."""
     nothing = np.zeros_like(edit.target_gain)
@@ -224,11 +295,16 @@ def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runne
     """The runner of an exported bundle; see `Engine.from_pretrained`. Raises BundleError, RunnerError."""
     exported = bundle.exported
     assert exported is not None
-    if runner not in ("auto", "onnx"):
-        raise RunnerError(f"an exported folder is run by onnxruntime: runner must be auto or onnx, not {runner!r}")
+    if runner not in ("auto", "onnx", "onnx-graph"):
+        raise RunnerError(
+            f"an exported folder is run by onnxruntime: runner must be auto, onnx or onnx-graph, not {runner!r}"
+        )
     if dtype not in ("auto", DTYPES[exported.precision]):
         raise RunnerError(f"this folder was exported in {DTYPES[exported.precision]} and cannot run in {dtype!r}")
-    return OnnxRunner(bundle, exported, choose_place(device))
+    place = choose_place(device)
+    if runner == "onnx-graph" and place.device != "cuda":
+        raise RunnerError("runner 'onnx-graph' replays CUDA graphs: it needs a CUDA device and onnxruntime-gpu")
+    return (GraphedOnnxRunner if runner == "onnx-graph" else OnnxRunner)(bundle, exported, place)
 
 
 def choose_place(device: str) -> Place:

@@ -17,6 +17,7 @@ from PIL import Image
 from icd_engine import EditRequest, Engine
 from icd_engine.bundles.files import file_digest
 from icd_engine.errors import BundleError, RunnerError, SettingsError
+from icd_engine.runners.onnx import GraphedOnnxRunner, choose_place
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -80,6 +81,20 @@ def test_a_further_edit_runs_targets_alone(engine, picture, edit):
     assert difference(inversion.edit(**edit).latents, fresh.latents) <= TOLERANCE
 
 
+def test_fixed_buffers_change_nothing(engine, exported, picture):
+    """The runner of CUDA graphs, here without them: sessions for fixed sizes, and values in the same buffers."""
+    bundle = engine.bundle
+    fixed = Engine(bundle, GraphedOnnxRunner(bundle, bundle.exported, choose_place("cpu")), engine.tokenizer)
+    for seed, edit in enumerate(EDITS.values()):
+        ours, theirs = (e.edit(picture, SOURCE, seed=seed, **edit) for e in (fixed, engine))
+        assert difference(ours.latents, theirs.latents) <= TOLERANCE
+        assert ours.masks is None or difference(ours.masks, theirs.masks) <= 1e-6
+    assert fixed.runner._fixed.cache_info().misses == 4  # encode; decode with 1, 2 and 3 targets
+    inversion = fixed.invert(picture, SOURCE)
+    first = inversion.edit(TARGET)
+    assert np.array_equal(inversion.edit(TARGET).latents, first.latents)
+
+
 def test_many_pictures_at_once(engine, small_engine, picture):
     requests = [
         EditRequest(picture, SOURCE, TARGET, {"seed": 1}),
@@ -129,7 +144,8 @@ def test_output_types(engine, picture):
         ({"device": "cuda"}, "has only"),
         ({"device": "tpu"}, "unknown device"),
         ({"device": "cpu:1"}, "unknown device"),
-        ({"runner": "eager"}, "auto or onnx, not 'eager'"),
+        ({"runner": "eager"}, "auto, onnx or onnx-graph, not 'eager'"),
+        ({"runner": "onnx-graph", "device": "cpu"}, "needs a CUDA device"),
         ({"dtype": "bfloat16"}, "exported in float32"),
     ],
     ids=str,
