@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.architectures import architecture_bundle
 from benchmarks.checks import EXACT, ROUNDED, Refused, require_equal
 from benchmarks.record import note
-from benchmarks.subject import Subject, open_subject
+from benchmarks.subject import open_subject
 from benchmarks.timing import default_warmup, interleave, peak_memory_mib
 from benchmarks.workload import make_cases
 from icd_engine import Engine
-from icd_engine.bundles.bundle import Bundle
+from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.errors import RunnerError
+from icd_engine.loading import choose_dtype
 from icd_engine.results import EditResult
 from icd_engine.rows import blend, edit_steps
 from icd_engine.runners.contract import DecodeInputs
@@ -45,7 +48,7 @@ def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) ->
     subject = open_subject(**options)
     warmup = default_warmup(subject.device) if warmup is None else warmup
     cases = make_cases(warmup + repeats + 1, subject.size)
-    with exported(subject) as other:
+    with exported(subject.engine.bundle, subject.dtype, str(subject.device)) as other:
         limit = EXACT if subject.exact else ROUNDED[subject.dtype]
         theirs, ours = subject.edit(cases[-1]), subject.edit(cases[-1], other.engine)
         distance = require_equal("onnxruntime's edit", _latents(ours), _latents(theirs), limit)
@@ -71,36 +74,41 @@ def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) ->
 
 
 def run_export(**options: Any) -> dict[str, Any]:
-    """What an export takes, and one encode and one decode hop of it at the model's own size against torch's."""
-    subject = open_subject(**options)
-    with exported(subject) as other:
-        hops = {}
-        for name, hop in {"encode_hop": _encode_hop, "decode_hop": _decode_hop}.items():
-            got, ms = _timed(lambda hop=hop: hop(other.engine))
-            expected, torch_ms = _timed(lambda hop=hop: hop(subject.engine))
-            limit = EXACT if subject.exact else ROUNDED[subject.dtype]
-            distance = require_equal(name, torch.as_tensor(got), torch.as_tensor(expected), limit)
-            hops |= {f"{name}_ms": ms, f"{name}_torch_ms": torch_ms, f"{name}_error": float(f"{distance:.2e}")}
-    return {
-        **subject.as_dict(),
-        "threads": torch.get_num_threads(),
-        **other.about,
-        **hops,
-        "peak_memory_mib": peak_memory_mib(torch.device("cpu")),
-    }
+    """What an export takes, and one encode and one decode hop of it at the model's own size against torch's.
+
+    One after the other, so that the networks are in memory once: `peak_memory_mib` is what an export needs.
+    """
+    model, architecture, size = (options.pop(name) for name in ("model", "architecture", "size"))
+    bundle = read_bundle(model) if architecture is None else architecture_bundle(architecture, size)
+    dtype = choose_dtype(options["dtype"], options["device"])
+    hops = {"encode_hop": _encode_hop, "decode_hop": _decode_hop}
+    with exported(bundle, dtype, options["device"]) as other:
+        got, about = {name: _timed(partial(hop, other.engine)) for name, hop in hops.items()}, other.about
+        peak = peak_memory_mib(torch.device("cpu"))
+        del other  # its sessions, before torch's networks are loaded
+    gc.collect()
+    subject = open_subject(model, architecture, size, **options)
+    result = {**subject.as_dict(), "threads": torch.get_num_threads(), **about, "peak_memory_mib": peak}
+    for name, hop in hops.items():
+        expected, torch_ms = _timed(partial(hop, subject.engine))
+        array, ms = got[name]
+        limit = EXACT if subject.exact else ROUNDED[subject.dtype]
+        distance = require_equal(name, torch.as_tensor(array), torch.as_tensor(expected), limit)
+        result |= {f"{name}_ms": ms, f"{name}_torch_ms": torch_ms, f"{name}_error": float(f"{distance:.2e}")}
+    return result
 
 
 @contextmanager
-def exported(subject: Subject) -> Iterator[Exported]:
-    """The subject's bundle exported in its precision, unchecked but for what follows, loaded where it runs itself."""
-    bundle, precision = subject.engine.bundle, PRECISIONS.get(subject.dtype)
+def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[Exported]:
+    """The bundle exported in a precision, unchecked but for what follows, and loaded."""
+    precision = PRECISIONS.get(dtype)
     if precision is None:
-        raise RunnerError(f"exports are float32 or float16, not {subject.dtype}")
+        raise RunnerError(f"exports are float32 or float16, not {dtype}")
     with TemporaryDirectory(prefix="icd-export-", dir=_beside(bundle)) as scratch:
         folder = Path(scratch) / "exported"
         manifest, export_ms = _timed(lambda: _export(bundle, folder, precision))
         gc.collect()
-        engine, load_ms = _timed(lambda: Engine.from_pretrained(folder, device=str(subject.device)))
+        engine, load_ms = _timed(lambda: Engine.from_pretrained(folder, device=device))
         about = {
             "opset": manifest["opset"],
             "graphs": len(manifest["graphs"]),

@@ -32,6 +32,10 @@ EDIT = SUBJECT | {
 RATE = SUBJECT | {"batch_p99_ms": 40.0, "peak_memory_mib": 6000.0}
 PIECE = SUBJECT | {"piece": "UNet, 2 rows", "call_ms": 3.0, "call_p99_ms": 3.1, "call_device_ms": 2.9}
 PIECE |= {"floor_ms": 2.1, "roofline_share": 0.7}
+ONNX = SUBJECT | {"provider": "cuda:0", "onnx_ms": 52.0, "onnx_p99_ms": 53.0, "onnx_further_ms": 24.0}
+ONNX |= {"torch_ms": 30.0, "torch_p99_ms": 31.0, "torch_further_ms": 14.0}
+EXPORT = SUBJECT | {"opset": 20, "export_s": 400.2, "disk_mib": 7000.0, "onnx_load_ms": 9000.0, "peak_memory_mib": 9e3}
+EXPORT |= {f"{hop}_hop{what}": 3e-3 for hop in ("encode", "decode") for what in ("_ms", "_torch_ms", "_error")}
 OP = {"op": "geglu", "shape": "2x4096x2560", "dtype": "bfloat16", "device_type": "cuda"}
 OP |= {"op_ms": 0.02, "eager_ms": 0.05, "compiled_ms": None, "floor_ms": 0.015, "roofline_share": 0.75}
 
@@ -44,6 +48,8 @@ def folder(tmp_path):
     for batch, rate in ((1, 25.0), (2, 30.0), (16, 36.0)):
         record.append(tmp_path, "throughput", RATE | {"batch": batch, "edits_per_s": rate, "batch_ms": 33.0}, WHERE)
     record.append(tmp_path, "unet", PIECE, WHERE)
+    record.append(tmp_path, "onnx", ONNX, WHERE)
+    record.append(tmp_path, "export", EXPORT, WHERE)
     record.append(tmp_path, "ops", OP, WHERE)
     return tmp_path
 
@@ -65,6 +71,8 @@ def test_the_table_stands_between_the_markers(folder, readme):
         "| sd15, 512x512, graph, bfloat16 | 30.0 / 31.0 | 29.5 | 14.0 | 60 % | 8.0 | 5000 | reference 900.0 | 30.00 |"
         in text
     )
+    assert "| sd15, 512x512, bfloat16, cuda:0 | 52.0 / 53.0 | 24.0 | graph 30.0 / 31.0 | 14.0 |" in text
+    assert "| sd15, bfloat16, opset 20 | 400 | 7000 | 9.0 |" in text
     assert "| geglu 2x4096x2560, bfloat16 | 0.0200 | 0.0500 |  | 0.0150 | 75 % |" in text
     assert "![latency](latency.svg)" in text and "![throughput](throughput.svg)" in text
     assert report.main(folder, readme) == 0
