@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.check import check
-from export.graphs import DATA, PRECISIONS, Graph, Networks, hop_graphs, loop_graphs, pair_graph, standard_graphs
+from export.graphs import DATA, Graph, hop_graphs, loop_graphs, pair_graph, standard_graphs
+from export.networks import PRECISIONS, Networks
 from export.onnx_files import OPSETS, WeightsFile, save, to_onnx
 from export.triton_server import write_config
 from icd_engine import __version__

@@ -13,7 +13,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from export.graphs import Graph, Port
+from export.graphs import Graph
+from export.ports import Port
 from icd_engine.errors import SettingsError
 
 OPSETS = {20: "the widest support", 23: "with Attention and GroupNormalization as single nodes"}

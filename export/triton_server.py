@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from export.graphs import Graph, Port
+from export.graphs import Graph
+from export.ports import Port
 
 TYPES = {
     torch.float32: "TYPE_FP32",

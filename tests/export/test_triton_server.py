@@ -2,7 +2,8 @@
 
 import torch
 
-from export.graphs import Graph, Port
+from export.graphs import Graph
+from export.ports import Port
 from export.triton_server import MOST_QUEUED, config
 
 ROWS = {"latents": Port(("rows", 4, "height", "width")), "hop_a": Port(("rows",))}

@@ -1,0 +1,54 @@
+"""The networks of a bundle, loaded to be exported."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from icd_engine.bundles.bundle import Bundle
+from icd_engine.editing.words import PromptTokenizer
+from icd_engine.loading import load_network
+from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.unet import UNet
+from icd_engine.networks.vae import VAE
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+class Networks(NamedTuple):
+    """A bundle's networks on the CPU, the UNets and the text encoder in `precision`."""
+
+    bundle: Bundle
+    precision: torch.dtype
+    text_encoder: TextEncoder
+    vae: VAE
+    unet_forward: UNet
+    unet: UNet
+
+    @classmethod
+    def load(cls, bundle: Bundle, precision: str) -> Networks:
+        """Raises BundleError."""
+        cpu, dtype = torch.device("cpu"), PRECISIONS[precision]
+        levels = {"blend_downscale": bundle.blend_downscale, "share_downscale": bundle.share_downscale}
+        unet = partial(UNet, **levels)
+        return cls(
+            bundle,
+            dtype,
+            load_network(bundle, "text_encoder", TextEncoder, cpu, dtype),
+            # Stable Diffusion's VAE overflows in half precision.
+            load_network(bundle, "vae", VAE, cpu, torch.float32),
+            load_network(bundle, "unet_forward", unet, cpu, dtype),
+            load_network(bundle, "unet", unet, cpu, dtype),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """n of every prompt."""
+        return PromptTokenizer.from_folder(self.bundle.path / "tokenizer").max_length
+
+    @property
+    def text_width(self) -> int:
+        """Channels of the prompt features."""
+        return self.bundle.config("text_encoder")["hidden_size"]

@@ -1,0 +1,79 @@
+"""Inputs and outputs of graphs: their axes, types, and random values of them; those that every hop has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from export.networks import Networks
+
+Sizes = Mapping[str, int]
+EACH_HOP = ("hop_a", "hop_b", "timestep", "timestep_cond", "source_mix", "target_gain", "share_self")
+
+
+class Port(NamedTuple):
+    """An input or output: axes by name where they vary, by size where they do not. whole: values in 0..whole - 1."""
+
+    axes: tuple[str | int, ...]
+    dtype: torch.dtype = torch.float32
+    whole: str | int = 2
+    unit: bool = False  # floats in 0..1
+
+    def example(self, sizes: Sizes, generator: torch.Generator) -> Tensor:
+        """Random values of these sizes."""
+        shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in self.axes)
+        if not self.dtype.is_floating_point:
+            whole = sizes[self.whole] if isinstance(self.whole, str) else self.whole
+            return torch.randint(0, whole, shape, generator=generator).to(self.dtype)
+        values = torch.rand if self.unit else torch.randn
+        return values(shape, generator=generator).to(self.dtype)
+
+
+def edit_sizes(networks: Networks, sources: int, targets: int, height: int, width: int) -> dict[str, int]:
+    """Every axis of the editing graphs for latents of height x width."""
+    shrink = networks.bundle.blend_downscale
+    levels = len(networks.unet.down_blocks)
+    positions = {f"positions_{2**i}": (height >> i) * (width >> i) for i in range(levels)}
+    counts = {"sources": sources, "targets": targets, "rows": sources + targets, "height": height, "width": width}
+    return counts | positions | {"map_height": height // shrink, "map_width": width // shrink}
+
+
+def latents_port(networks: Networks, rows: str) -> Port:
+    return Port((rows, networks.unet.in_channels, "height", "width"))
+
+
+def row_ports(networks: Networks, rows: str) -> dict[str, Port]:
+    """What every hop takes for each row."""
+    prompt = (rows, networks.tokens, networks.text_width)
+    return {
+        "latents": latents_port(networks, rows),
+        "hop_a": Port((rows,)),
+        "hop_b": Port((rows,)),
+        "timestep": Port((rows,), torch.int64, whole=1000),
+        "timestep_cond": Port((rows, networks.unet.guidance_channels or 0)),
+        "encoder_hidden_states": Port(prompt, networks.precision),
+    }
+
+
+def edit_ports(networks: Networks) -> dict[str, Port]:
+    """What a decode hop takes for each target."""
+    tokens = networks.tokens
+    return {
+        "source_row": Port(("targets",), torch.int64, whole="sources"),
+        "source_mix": Port(("targets", tokens, tokens), unit=True),
+        "target_gain": Port(("targets", tokens), unit=True),
+        "share_self": Port(("targets",), torch.bool),
+        "source_words": Port(("targets", tokens), unit=True),
+        "target_words": Port(("targets", tokens), unit=True),
+        "use_blend": Port(("targets",), torch.bool),
+        "word_maps": Port((2, "targets", "map_height", "map_width"), unit=True),
+        "user_mask": Port(("targets", "height", "width"), unit=True),
+    }
+
+
+def each_hop(ports: dict[str, Port], hops: int) -> dict[str, Port]:
+    """The ports with an axis of all hops in front where they change from hop to hop."""
+    return {name: port._replace(axes=(hops, *port.axes)) if name in EACH_HOP else port for name, port in ports.items()}
