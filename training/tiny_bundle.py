@@ -27,7 +27,7 @@ BUNDLE = ROOT / "icd_engine" / "bundles" / "tiny"
 TEACHERS = ROOT / "training" / "tiny_teacher_weights"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Chosen on pairs of seed 100 by `python -m training.tiny_search`.
-DEFAULTS = EditSettings(guidance_scale=6.0, tau=0.7, control="auto", cross_replace=0.4, self_replace=0.75, seed=0)
+DEFAULTS = EditSettings(guidance_scale=4.0, tau=0.8, control="auto", cross_replace=0.2, self_replace=0.5, seed=0)
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
     "beta_end": 0.012,

@@ -27,8 +27,8 @@ UNGUIDED = 0.3  # share of samples at w = 0
 # noise (its deviation shrinks) and generation breaks.
 PRESERVATION = 0.4
 PRESERVED_SHARE = 0.25  # of each batch also goes through the preservation losses
-GUIDANCE_RECIPE = Recipe(samples=12_000, batch=16, lr=3e-4, ema=0.99)
-ICD_RECIPE = Recipe(samples=10_000, batch=16, lr=2e-4, ema=0.99)
+GUIDANCE_RECIPE = Recipe(samples=20_000, batch=16, lr=3e-4, ema=0.99)
+ICD_RECIPE = Recipe(samples=32_000, batch=16, lr=2e-4, ema=0.99)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ CONFIG = {
     "up_block_types": ["CrossAttnUpBlock2D"] * 2,
     "use_linear_projection": False,
 }
-RECIPE = Recipe(samples=470_000, batch=32, lr=1.2e-3, ema=0.998)
+RECIPE = Recipe(samples=700_000, batch=32, lr=1.2e-3, ema=0.998)
 POOL = 40_960
 POOL_SEED = 1_000_000  # far from the seeds that draw evaluation pictures
 NO_CAPTION = 0.1

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 PICTURE_SIZE = 128
 MARGIN = 4.0
-MAX_ROTATION = 10.0
+MAX_ROTATION = 6.0
 COLOR_JITTER = 10.0
 CHANGE_THRESHOLD = 8
 DILATION = 3
@@ -56,12 +56,12 @@ def _triangle(x: Array, y: Array) -> Array:
 
 def _cross(x: Array, y: Array) -> Array:
     x, y = np.abs(x), np.abs(y)
-    return np.maximum(np.maximum(x, y) - 1.08, np.minimum(x, y) - 0.39)
+    return np.maximum(np.maximum(x, y) - 1.02, np.minimum(x, y) - 0.43)
 
 
 def _star(x: Array, y: Array) -> Array:
     """Five points: the plane is folded onto the wedge between one tip and the next notch, which one line bounds."""
-    tip, notch = 1.34, 0.66
+    tip, notch = 1.24, 0.7
     sin36, cos36 = 0.58778525, 0.80901699
     x = np.abs(x)
     for side in (1.0, -1.0):
