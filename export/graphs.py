@@ -163,7 +163,7 @@ def pair_graph(networks: Networks) -> Graph:
         ports[name] = ports[name]._replace(axes=("batch_size", *ports[name].axes[1:]))
     for name in ("share_self", "use_blend"):
         ports[name] = Port(("batch_size", 1), torch.bool)
-    ports["word_maps"] = Port(("batch_size", 2, *ports["word_maps"].axes[2:]), unit=True)
+    ports["word_maps"] = Port(("batch_size", 2, *ports["word_maps"].axes[2:]), top=1.0)
     after = {"next_latents": ports["latents"], "next_word_maps": ports["word_maps"], "mask": ports["user_mask"]}
     cases = tuple(
         edit_sizes(networks, n, n, h, w) | {"batch_size": n} for n, h, w in ((3, 16, 24), (1, 16, 16), (2, 24, 16))

@@ -20,7 +20,7 @@ class Port(NamedTuple):
     axes: tuple[str | int, ...]
     dtype: torch.dtype = torch.float32
     whole: str | int = 2
-    unit: bool = False  # floats in 0..1
+    top: float | None = None  # floats in 0..top; None: of normal distribution
 
     def example(self, sizes: Sizes, generator: torch.Generator) -> Tensor:
         """Random values of these sizes."""
@@ -28,8 +28,9 @@ class Port(NamedTuple):
         if not self.dtype.is_floating_point:
             whole = sizes[self.whole] if isinstance(self.whole, str) else self.whole
             return torch.randint(0, whole, shape, generator=generator).to(self.dtype)
-        values = torch.rand if self.unit else torch.randn
-        return values(shape, generator=generator).to(self.dtype)
+        if self.top is None:
+            return torch.randn(shape, generator=generator).to(self.dtype)
+        return (torch.rand(shape, generator=generator) * self.top).to(self.dtype)
 
 
 def edit_sizes(networks: Networks, sources: int, targets: int, height: int, width: int) -> dict[str, int]:
@@ -63,14 +64,14 @@ def edit_ports(networks: Networks) -> dict[str, Port]:
     tokens = networks.tokens
     return {
         "source_row": Port(("targets",), torch.int64, whole="sources"),
-        "source_mix": Port(("targets", tokens, tokens), unit=True),
-        "target_gain": Port(("targets", tokens), unit=True),
+        "source_mix": Port(("targets", tokens, tokens), top=2 / tokens),  # columns of about 1, as in plans
+        "target_gain": Port(("targets", tokens), top=1.0),
         "share_self": Port(("targets",), torch.bool),
-        "source_words": Port(("targets", tokens), unit=True),
-        "target_words": Port(("targets", tokens), unit=True),
+        "source_words": Port(("targets", tokens), top=1.0),
+        "target_words": Port(("targets", tokens), top=1.0),
         "use_blend": Port(("targets",), torch.bool),
-        "word_maps": Port((2, "targets", "map_height", "map_width"), unit=True),
-        "user_mask": Port(("targets", "height", "width"), unit=True),
+        "word_maps": Port((2, "targets", "map_height", "map_width"), top=1.0),
+        "user_mask": Port(("targets", "height", "width"), top=1.0),
     }
 
 
