@@ -69,7 +69,7 @@ def export(
         )
     for name, entry in manifest["graphs"].items():
         error = "not checked" if entry["error"] is None else f"differs from torch by {entry['error']:.1e}"
-        print_note(f"{name:<14}{entry['file']:<32}{error}", quiet)
+        print_note(f"{name:<14}{entry['file']:<36}{error}", quiet)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print_note(f"{'size on disk':<14}{in_units(size)}", quiet)
     print_path(out)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import icd_engine
 from icd_engine.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +58,7 @@ def test_a_mistake_is_one_line(tmp_path):
 
 
 def test_outside_the_repository_it_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(icd_engine, "__file__", str(tmp_path / "icd_engine" / "__init__.py"))
+    monkeypatch.setattr("icd_engine.cli.bench.ROOT", tmp_path)
     assert main(["bench", "edit"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("icd: error: benchmarks run from a checkout") and err.count("\n") == 1

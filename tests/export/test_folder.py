@@ -139,13 +139,13 @@ def test_unknown_options_are_refused(small_bundle, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_exported_is_refused(exported, two_pass_bundle, tmp_path):
+def test_what_cannot_be_exported_is_refused(exported, small_bundle, two_pass_bundle, tmp_path):
     with pytest.raises(BundleError, match="exported already"):
         export_bundle(read_bundle(exported), tmp_path / "out")
     with pytest.raises(BundleError, match="guidance-distilled"):
         export_bundle(read_bundle(two_pass_bundle), tmp_path / "out")
     with pytest.raises(BundleError, match="not empty"):
-        export_bundle(read_bundle(two_pass_bundle), exported)
+        export_bundle(read_bundle(small_bundle), exported)
     assert not list(tmp_path.iterdir())
 
 

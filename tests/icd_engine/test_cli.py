@@ -396,7 +396,7 @@ def test_convert_refuses_what_does_not_fit(tmp_path, capsys):
 @pytest.fixture
 def sound(monkeypatch) -> dict[str, str | None]:
     """Versions that doctor finds, none of them in conflict."""
-    versions: dict[str, str | None] = dict.fromkeys(doctor.NEEDED, "1.0")
+    versions: dict[str, str | None] = dict.fromkeys((*doctor.NEEDED, *doctor.FOR_WEIGHTS), "1.0")
     monkeypatch.setattr(doctor, "_version", versions.get)
     return versions
 
@@ -423,6 +423,16 @@ def test_doctor_finds_missing_and_conflicting_packages(small_bundle, sound, caps
     assert main(["doctor", str(small_bundle)]) == 1
     err = capsys.readouterr().err
     assert "tokenizers" in err and "overwrite each other" in err and err.count("\n") == 2
+
+
+def test_doctor_wants_no_torch_for_an_exported_folder(exported, sound, capsys):
+    sound.update(dict.fromkeys(doctor.FOR_WEIGHTS) | {"onnxruntime": "1.28"})
+    assert main(["doctor", str(exported)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "CPUExecutionProvider" in out and "decode_hop" in out and "files are as recorded" in out
+    sound["onnxruntime"] = None
+    assert main(["doctor", str(exported)]) == 1
+    assert "onnxruntime: not installed" in capsys.readouterr().err
 
 
 # --- the program -----------------------------------------------------------------------------------------------
