@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.architectures import architecture_bundle
+from benchmarks.architectures import architecture_bundle, cache_folder
 from benchmarks.checks import EXACT, ROUNDED, Refused, require_equal
 from benchmarks.record import note
-from benchmarks.subject import open_subject
+from benchmarks.subject import final_latents, open_subject
 from benchmarks.timing import default_warmup, interleave, peak_memory_mib
 from benchmarks.workload import make_cases
 from icd_engine import Engine
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.errors import RunnerError
 from icd_engine.loading import choose_dtype
-from icd_engine.results import EditResult
 from icd_engine.rows import blend, edit_steps
 from icd_engine.runners.contract import DecodeInputs
 
@@ -51,7 +50,7 @@ def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) ->
     with exported(subject.engine.bundle, subject.dtype, str(subject.device)) as other:
         limit = EXACT if subject.exact else ROUNDED[subject.dtype]
         theirs, ours = subject.edit(cases[-1]), subject.edit(cases[-1], other.engine)
-        distance = require_equal("onnxruntime's edit", _latents(ours), _latents(theirs), limit)
+        distance = require_equal("onnxruntime's edit", final_latents(ours), final_latents(theirs), limit)
         edits = {
             "torch": lambda i: subject.edit(cases[i]),
             "onnx": lambda i: subject.edit(cases[i], other.engine),
@@ -129,8 +128,8 @@ def _export(bundle: Bundle, folder: Path, precision: str) -> dict[str, Any]:
 
 
 def _beside(bundle: Bundle) -> Path | None:
-    """Where gigabytes may lie: beside a bundle in a folder of the user's, else the system's place for such things."""
-    return bundle.path.parent if bundle.path.parent.name == "icd_benchmarks" else None
+    """Where gigabytes may lie: beside a bundle in the benchmarks' cache, else the system's place for such things."""
+    return bundle.path.parent if bundle.path.parent == cache_folder() else None
 
 
 def _encode_hop(engine: Engine) -> Any:
@@ -168,10 +167,6 @@ def _settings() -> Any:
 def _noise(engine: Engine, rows: int) -> np.ndarray:
     shape = (rows, *engine.latent_shape(engine.bundle.size)[1:])
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-
-
-def _latents(result: EditResult) -> torch.Tensor:
-    return torch.cat([torch.as_tensor(result.source_latents), torch.as_tensor(result.latents)])
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -73,4 +73,4 @@ def open_subject(
 
 def final_latents(result: EditResult) -> Tensor:
     """[1 + targets, 4, h, w]: the source row, then the targets."""
-    return torch.cat([result.source_latents, result.latents])
+    return torch.cat([torch.as_tensor(result.source_latents), torch.as_tensor(result.latents)])
