@@ -75,6 +75,14 @@ def _export(options: argparse.Namespace) -> Results:
     return [exports.run_export(**{name: getattr(options, name) for name in names})]
 
 
+def _published(options: argparse.Namespace) -> Results:
+    from benchmarks import published
+
+    options.architecture = options.architecture or "sd15"
+    names = ("architecture", "size", "runner", "device", "dtype")
+    return [published.run(**{name: getattr(options, name) for name in names})]
+
+
 def _networks(options: argparse.Namespace) -> Results:
     from benchmarks import networks
 
@@ -94,13 +102,14 @@ RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "throughput": _throughput,
     "onnx": _onnx,
     "export": _export,
+    "published": _published,
     "ops": _ops,
     "unet": _networks,
     "vae": _networks,
 }
 
 
-SINGLE = ("edit", "onnx", "export")  # benchmarks of one result
+SINGLE = ("edit", "onnx", "export", "published")  # benchmarks of one result
 
 
 def _device(name: str) -> torch.device:

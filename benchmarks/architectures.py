@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from icd_engine.bundles.bundle import Bundle, read_bundle, write_bundle
 from icd_engine.errors import BundleError
-from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.text_encoder import PooledTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.settings import EditSettings
 from training import tiny_text
 from training.tiny_bundle import MODEL_INDEX, SCHEDULER
 
-FORMAT = 2  # of the random bundles: a cached one of another format is written again
+FORMAT = 3  # of the random bundles: a cached one of another format is written again
 
 UNET_SD15 = {
     "_class_name": "UNet2DConditionModel",
@@ -83,15 +83,31 @@ CLIP_L = {
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
+CLIP_BIG_G = CLIP_L | {
+    "architectures": ["CLIPTextModelWithProjection"],
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_attention_heads": 20,
+    "num_hidden_layers": 32,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+}
 NARROW = {"block_out_channels": [16, 32, 32, 32], "norm_num_groups": 8}
 NARROW_UNET = NARROW | {"attention_head_dim": 2, "cross_attention_dim": 32, "time_cond_proj_dim": 64}
 NARROW_TEXT = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+NARROW_XL_TEXT = NARROW_TEXT | {"hidden_size": 16, "num_hidden_layers": 2, "projection_dim": 32}
 
 # By name: the parts as their config.json, and the side of the pictures. "small" has the levels of sd15 and no width:
 # it shows that a benchmark runs, its times mean nothing.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "sd15": {"unet": UNET_SD15, "vae": VAE_SD15, "text_encoder": CLIP_L, "size": 512},
-    "sdxl": {"unet": UNET_SDXL, "vae": VAE_SD15 | {"scaling_factor": 0.13025, "sample_size": 1024}, "size": 1024},
+    "sdxl": {
+        "unet": UNET_SDXL,
+        "vae": VAE_SD15 | {"scaling_factor": 0.13025, "sample_size": 1024},
+        "text_encoder": CLIP_L,
+        "text_encoder_2": CLIP_BIG_G,
+        "size": 1024,
+    },
     "small": {
         "unet": UNET_SD15 | NARROW_UNET,
         "vae": VAE_SD15 | NARROW | {"layers_per_block": 1},
@@ -108,8 +124,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
             "projection_class_embeddings_input_dim": 80,
         },
         "vae": VAE_SD15 | NARROW | {"layers_per_block": 1},
+        "text_encoder": CLIP_L | NARROW_XL_TEXT,
+        "text_encoder_2": CLIP_BIG_G | NARROW_XL_TEXT,
         "size": 64,
     },
+}
+TEXT_ENCODERS: dict[str, type[TextEncoder]] = {"text_encoder": TextEncoder, "text_encoder_2": PooledTextEncoder}
+MODEL_INDEX_SDXL = MODEL_INDEX | {
+    "_class_name": "StableDiffusionXLPipeline",
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "PreTrainedTokenizerFast"],
 }
 # Plain initialisation gives latents far below unit size and prompts that hardly matter, and predictions of unit size
 # would make the hops chaotic, so that bfloat16 and float32 gave two pictures. With these factors latents have unit
@@ -128,19 +152,18 @@ def architecture_bundle(name: str, size: int | None = None, *, cache: Path | Non
     """A whole bundle of random half-precision weights, written once to the cache folder and then read from it.
 
     The encode and the decode network have equal weights: one is drawn, and half the memory serves a baseline. size:
-    side of the pictures in pixels. BundleError for an architecture the engine has no bundle family for.
+    side of the pictures in pixels. BundleError for an unknown architecture.
     """
     parts = ARCHITECTURES.get(name)
-    if parts is None or "text_encoder" not in parts:
-        whole = [known for known, values in ARCHITECTURES.items() if "text_encoder" in values]
-        raise BundleError(f"no bundle of architecture {name!r} can be made (known: {', '.join(whole)})")
+    if parts is None:
+        raise BundleError(f"no bundle of architecture {name!r} can be made (known: {', '.join(ARCHITECTURES)})")
     size = size or parts["size"]
     out = (cache or cache_folder()) / f"{name}-{size}-{FORMAT}"
     try:
         return read_bundle(out, verify=False)
     except BundleError:
         record = {
-            "family": "sd15",
+            "family": "sdxl" if "text_encoder_2" in parts else "sd15",
             "encode_times": [19, 259, 519, 779],
             "encode_end": 999,
             "decode_times": [259, 519, 779, 999],
@@ -160,26 +183,46 @@ def cache_folder() -> Path:
 
 
 def _files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield "model_index.json", MODEL_INDEX
-    yield "scheduler/scheduler_config.json", SCHEDULER
-    yield from _tokenizer()
+    yield from base_files(parts)
     with torch.device("meta"):
-        text, vae, unet = TextEncoder(parts["text_encoder"]), VAE(parts["vae"]), UNet(parts["unet"])
-    yield "text_encoder/config.json", parts["text_encoder"]
-    yield "text_encoder/model.safetensors", random_weights(text.model, seed=1)
-    yield "vae/config.json", parts["vae"]
-    yield "vae/diffusion_pytorch_model.safetensors", random_weights(vae, seed=2)
+        unet = UNet(parts["unet"])
     weights = random_weights(unet, seed=3)
     for part in ("unet", "unet_forward"):
         yield f"{part}/config.json", parts["unet"]
         yield f"{part}/diffusion_pytorch_model.safetensors", weights
 
 
-def _tokenizer() -> Iterator[tuple[str, Any]]:
+def base_files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All of a diffusers folder but its UNet."""
+    encoders = [part for part in TEXT_ENCODERS if part in parts]
+    yield "model_index.json", MODEL_INDEX_SDXL if len(encoders) > 1 else MODEL_INDEX
+    yield "scheduler/scheduler_config.json", SCHEDULER
+    for i, part in enumerate(encoders):
+        yield from _tokenizer(part.replace("text_encoder", "tokenizer"))
+        with torch.device("meta"):
+            encoder = TEXT_ENCODERS[part](parts[part])
+        yield f"{part}/config.json", parts[part]
+        yield f"{part}/model.safetensors", random_weights(encoder.model, seed=1 + 10 * i)
+    with torch.device("meta"):
+        vae = VAE(parts["vae"])
+    yield "vae/config.json", parts["vae"]
+    yield (
+        "vae/diffusion_pytorch_model.safetensors",
+        _sharp(random_weights(vae, seed=2), parts["vae"]["latent_channels"]),
+    )
+
+
+def _sharp(vae: dict[str, Tensor], latents: int) -> dict[str, Tensor]:
+    """A VAE whose posterior is as narrow as a trained one's: SDXL takes samples of it."""
+    vae["quant_conv.weight"][latents:], vae["quant_conv.bias"][latents:] = 0.0, -10.0  # log-variance
+    return vae
+
+
+def _tokenizer(folder: str) -> Iterator[tuple[str, Any]]:
     """That of the embedded model: its closed vocabulary is the first rows of the text encoder's table."""
-    yield "tokenizer/tokenizer.json", tiny_text.tokenizer().to_str(pretty=True)
+    yield f"{folder}/tokenizer.json", tiny_text.tokenizer().to_str(pretty=True)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": tiny_text.END, "model_max_length": 77}
-    yield "tokenizer/tokenizer_config.json", json.dumps(settings, indent=1)
+    yield f"{folder}/tokenizer_config.json", json.dumps(settings, indent=1)
 
 
 def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:

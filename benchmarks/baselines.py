@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.checks import Refused
 from benchmarks.maps import Controller, MapsProcessor, find_layers, make_control
 from benchmarks.workload import Case
 from icd_engine.bundles.bundle import Bundle
@@ -65,6 +66,10 @@ class DiffusersEdit:
     ):
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
+        if bundle.family != "sd15":
+            raise Refused(
+                f"baselines are of SD1.5's family: the reference has no attention control for {bundle.family}"
+            )
         self.way, self.device, self.defaults = WAYS[way], device, defaults
         self.dtype = dtype if self.way.compiled else torch.float32
         self.vae_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype

@@ -184,6 +184,12 @@ def text_work(config: Config, prompts: int = 1, tokens: int = TOKENS) -> list[Wo
     return layer * config["num_hidden_layers"]
 
 
+def prompt_work(configs: Mapping[str, Config], prompts: int) -> list[Work]:
+    """All text encoders of a bundle."""
+    encoders = [config for part, config in configs.items() if part.startswith("text_encoder")]
+    return [work for config in encoders for work in text_work(config, prompts)]
+
+
 # --- a whole edit ----------------------------------------------------------------------------------------------
 
 
@@ -198,20 +204,20 @@ def edit_work(
 ) -> dict[str, list[Work]]:
     """What an edit needs, by stage: one source row and one row a target, one picture a target decoded.
 
-    configs: those of a bundle's text_encoder, vae and unet. kept: a further edit of a kept inversion, whose source row
+    configs: those of a bundle's text encoders, vae and unet. kept: a further edit of a kept inversion, whose source row
     is known. The stages are those of `EditResult.timings`.
     """
     width, height = size
     downscale = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
     h, w = height // downscale, width // downscale
     first = {
-        "text": text_work(configs["text_encoder"], 1),
+        "text": prompt_work(configs, 1),
         "vae_encode": vae_encoder_work(configs["vae"], height, width),
         "encode": encode_hops * unet_work(configs["unet"], h, w, 1),
     }
     rows = targets + (not kept)
     return ({} if kept else first) | {
-        "text_target": text_work(configs["text_encoder"], targets),
+        "text_target": prompt_work(configs, targets),
         "decode": decode_hops * unet_work(configs["unet"], h, w, rows),
         "vae_decode": vae_decoder_work(configs["vae"], height, width, targets),
     }
@@ -223,7 +229,7 @@ def reference_work(configs: Mapping[str, Config], size: tuple[int, int]) -> list
     downscale = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
     h, w = height // downscale, width // downscale
     return [
-        *text_work(configs["text_encoder"], 4),
+        *prompt_work(configs, 4),
         *vae_encoder_work(configs["vae"], height, width),
         *4 * (unet_work(configs["unet"], h, w, 2) + unet_work(configs["unet"], h, w, 4)),  # 4 + 4 hops
         *vae_decoder_work(configs["vae"], height, width, 3),

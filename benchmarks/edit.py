@@ -127,7 +127,7 @@ def _summary(subject: Subject, times: dict[str, Times], edits: list[EditResult])
     stages = {name: _median([edit.timings[name] for edit in edits]) for name in edits[0].timings if name != "total"}
     decode_ms = _median([_decode_ms(edit) for edit in edits])
     empty = {name: None for name in Times([1.0]).as_dict("baseline")}
-    configs = {part: subject.engine.bundle.config(part) for part in ("text_encoder", "vae", "unet")}
+    configs = subject.engine.bundle.configs
     bundle, most = subject.engine.bundle, peak(subject.device, subject.dtype)
     hops: Any = {"encode_hops": len(bundle.encode_times), "decode_hops": len(bundle.decode_times)}
     first = edit_work(configs, subject.size, **hops)

@@ -136,9 +136,7 @@ def _encode_hop(engine: Engine) -> Any:
     """One encode hop of one picture's latents."""
     tokens = engine.tokenizer.encode("a small red circle on a plain blue background")
     latents = engine.runner.tensor(_noise(engine, 1))
-    return engine.runner.host(
-        engine.runner.encode(latents, engine.runner.encode_prompts([tokens.ids]), engine._encode_hops[:1], None)
-    )
+    return engine.runner.host(engine.runner.encode(latents, engine._encoded([tokens]), engine._encode_hops[:1], None))
 
 
 def _decode_hop(engine: Engine) -> Any:
@@ -150,7 +148,7 @@ def _decode_hop(engine: Engine) -> Any:
     plan = [plan for _, plan in plans]
     inputs = DecodeInputs(
         latents=runner.tensor(_noise(engine, 2)),
-        prompts=runner.encode_prompts([tokens.ids, plans[0][0].ids]),
+        prompts=engine._encoded([tokens, plans[0][0]]),
         guidance=[[0.0, 7.0]],
         edits=edit_steps(plan, [0], runner.tensor),
         blend=blend(plan, [None], [0], runner.tensor),

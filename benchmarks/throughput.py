@@ -38,7 +38,7 @@ def run(
         limit = EXACT if subject.exact else ROUNDED[subject.dtype]
         require_equal("an edit in a batch", final_latents(result), final_latents(subject.edit(case)), limit)
 
-    configs = {part: subject.engine.bundle.config(part) for part in ("text_encoder", "vae", "unet")}
+    configs = subject.engine.bundle.configs
     most = peak(subject.device, subject.dtype)
     floor = sum(most.floor_ms(w, subject.dtype.itemsize) for w in edit_work(configs, subject.size).values())
     for batch in batches:

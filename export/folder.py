@@ -20,11 +20,18 @@ from icd_engine.errors import BundleError, SettingsError
 
 Layout = Literal["optimum", "triton"]
 Report = Callable[[str, int, int], Any]  # name of the graph begun, how many are done, of how many
-SERVED = ("text_encoder", "vae_encoder", "vae_decoder", "encode_hop", "decode_pairs", "encode", "decode")
-# What an exported folder keeps of the bundle as it is; configurations go to the parts they describe.
-COPIED = ("tokenizer", "scheduler", "model_index.json", "demo.png", "demo.json", "LICENSE")
-CONFIGS = {"text_encoder": "text_encoder", "vae_encoder": "vae", "vae_decoder": "vae"}
-CONFIGS |= {part: part for part in ("unet", "unet_forward")}
+SERVED = (
+    "text_encoder",
+    "text_encoder_2",
+    "vae_encoder",
+    "vae_decoder",
+    "encode_hop",
+    "decode_pairs",
+    "encode",
+    "decode",
+)
+# What an exported folder keeps of the bundle as it is.
+COPIED = ("tokenizer", "tokenizer_2", "scheduler", "model_index.json", "demo.png", "demo.json", "LICENSE")
 
 
 def export_bundle(
@@ -71,7 +78,10 @@ def export_bundle(
             "producer": {"icd-engine": __version__} | {name: version(name) for name in ("torch", "onnx", "onnxscript")},
             "graphs": _write_graphs(new, graphs, opset, verify, report),
         }
-        _copy(bundle, new, CONFIGS if layout == "optimum" else {})
+        _copy(bundle, new)
+        if layout == "optimum":
+            for part, config in _configs(bundle).items():
+                write_file(new, f"{part}/config.json", bundle.config(config))
         for graph in graphs if layout == "triton" else ():
             write_config(graph, new / graph.file)
         write_file(new, MANIFEST, manifest)
@@ -118,14 +128,18 @@ def _described(ports: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return {name: {"shape": list(port.axes), "dtype": str(port.dtype).removeprefix("torch.")} for name, port in ports}
 
 
-def _copy(bundle: Bundle, new: Path, configs: dict[str, str]) -> None:
+def _copy(bundle: Bundle, new: Path) -> None:
     for name in COPIED:
         source = bundle.path / name
         for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
             if path.is_file():
                 write_file(new, path.relative_to(bundle.path).as_posix(), path)
-    for part, config in configs.items():
-        write_file(new, f"{part}/config.json", bundle.config(config))
+
+
+def _configs(bundle: Bundle) -> dict[str, str]:
+    """Exported part -> the bundle's part that describes it."""
+    own = {part: part for part in bundle.configs if part.startswith(("text_encoder", "unet"))}
+    return own | {"vae_encoder": "vae", "vae_decoder": "vae"}
 
 
 def _record(bundle: Bundle) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export.modules import (
     DecodeHop,
@@ -18,11 +18,13 @@ from export.modules import (
     EncodeLoop,
     Noise,
     Pictures,
+    PortModule,
     Posterior,
     TextFeatures,
+    TextStates,
 )
 from export.networks import Networks
-from export.ports import Port, Sizes, each_hop, edit_ports, edit_sizes, latents_port, row_ports
+from export.ports import Port, Sizes, added_ports, each_hop, edit_ports, edit_sizes, latents_port, row_ports
 
 DATA = "model.onnx_data"
 
@@ -33,11 +35,10 @@ class Graph:
 
     name: str
     file: str
-    module: nn.Module
+    module: PortModule
     inputs: dict[str, Port]
     outputs: dict[str, Port]
     sizes: tuple[Sizes, ...]
-    lists: dict[str, list[str]] = field(default_factory=dict)  # arguments that are lists of ports
 
     def moved(self, file: str) -> Graph:
         """The same graph in another file."""
@@ -50,9 +51,7 @@ class Graph:
 
     def arguments(self, by_port: Mapping[str, Any]) -> dict[str, Any]:
         """Values by port -> arguments of the module."""
-        listed = {name for names in self.lists.values() for name in names}
-        plain = {name: value for name, value in by_port.items() if name not in listed}
-        return plain | {argument: [by_port[name] for name in names] for argument, names in self.lists.items()}
+        return self.module.arguments(by_port)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The module's outputs by port."""
@@ -63,11 +62,8 @@ class Graph:
 
 def standard_graphs(networks: Networks) -> list[Graph]:
     """The parts that stock tools load: names and axes as optimum has them."""
-    bundle, dtype = networks.bundle, networks.precision
-    latents, shrink = networks.unet.in_channels, networks.vae.downscale
-    length = networks.tokens
-    ids = Port(("batch_size", length), torch.int64, whole=bundle.config("text_encoder")["vocab_size"])
-    features = Port(("batch_size", length, networks.text_width), dtype)
+    dtype, latents, shrink = networks.precision, networks.unet.in_channels, networks.vae.downscale
+    features = Port(("batch_size", networks.tokens, networks.text_width), dtype)
     picture, latent = ("batch_size", 3, "height", "width"), ("height_latent", "width_latent")
     moments = Port(("batch_size", 2 * latents, *latent))
     cases = tuple(
@@ -75,14 +71,7 @@ def standard_graphs(networks: Networks) -> list[Graph]:
         for b, h, w in ((2, 8, 12), (1, 10, 6))
     )
     graphs = [
-        Graph(
-            "text_encoder",
-            "text_encoder/model.onnx",
-            TextFeatures(networks.text_encoder),
-            {"input_ids": ids},
-            {"last_hidden_state": features},
-            cases,
-        ),
+        *_text_graphs(networks, cases),
         Graph(
             "vae_encoder",
             "vae_encoder/model.onnx",
@@ -107,9 +96,28 @@ def standard_graphs(networks: Networks) -> list[Graph]:
             "timestep": Port(("batch_size",), torch.int64, whole=1000),
             "encoder_hidden_states": features,
             "timestep_cond": Port(("batch_size", unet.guidance_channels or 0), dtype),
+            **added_ports(networks, "batch_size"),
         }
         sizes = tuple({"batch_size": b, "height": h, "width": w} for b, h, w in ((2, 16, 24), (1, 24, 16)))
         graphs.append(Graph(part, f"{part}/model.onnx", Noise(unet), inputs, {"out_sample": noise}, sizes))
+    return graphs
+
+
+def _text_graphs(networks: Networks, cases: tuple[Sizes, ...]) -> list[Graph]:
+    """One text encoder with its last hidden state, or SDXL's two with all of them and the second one's pooled."""
+    encoders = networks.text_encoders()
+    graphs = []
+    for part, encoder in encoders.items():
+        config = networks.bundle.config(part)
+        ids = Port(("batch_size", networks.tokens), torch.int64, whole=config["vocab_size"])
+        state = Port(("batch_size", networks.tokens, config["hidden_size"]), networks.precision)
+        module, outputs = TextFeatures(encoder), {"last_hidden_state": state}
+        if len(encoders) > 1:
+            module = TextStates(encoder)
+            outputs |= {f"hidden_states.{i}": state for i in range(config["num_hidden_layers"] + 1)}
+        if part == "text_encoder_2":
+            outputs = {"text_embeds": Port(("batch_size", config["projection_dim"]), networks.precision)} | outputs
+        graphs.append(Graph(part, f"{part}/model.onnx", module, {"input_ids": ids}, outputs, cases))
     return graphs
 
 
@@ -128,7 +136,7 @@ def hop_graphs(networks: Networks) -> list[Graph]:
     return [
         Graph("encode_hop", "unet_forward/encode_hop.onnx", encode, rows, {"next_latents": latents("rows")}, cases),
         Graph("decode_hop", "unet/decode_hop.onnx", decode, rows | edit, after | kept, cases),
-        Graph("further_hop", "unet/further_hop.onnx", decode, further, further_after, cases, {"kept": list(kept)}),
+        Graph("further_hop", "unet/further_hop.onnx", decode, further, further_after, cases),
     ]
 
 
@@ -157,7 +165,7 @@ def pair_graph(networks: Networks) -> Graph:
     """A decode hop whose every port is batch-first."""
     ports = row_ports(networks, "batch_size") | edit_ports(networks)
     del ports["source_row"]
-    for name in ("latents", "hop_a", "hop_b", "timestep", "timestep_cond", "encoder_hidden_states"):
+    for name in row_ports(networks, "batch_size"):
         ports[name] = ports[name]._replace(axes=("batch_size", 2, *ports[name].axes[1:]))
     for name in ("source_mix", "target_gain", "source_words", "target_words", "user_mask"):
         ports[name] = ports[name]._replace(axes=("batch_size", *ports[name].axes[1:]))
@@ -175,7 +183,8 @@ def _kept_ports(decode: DecodeHop, inputs: dict[str, Port], sizes: Sizes) -> dic
     """kept_0, kept_1, ...: [sources, heads, positions, head size], as one pass leaves them."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        _, _, _, *kept = decode(**{name: port.example(sizes, generator) for name, port in inputs.items()})
+        examples = {name: port.example(sizes, generator) for name, port in inputs.items()}
+        _, _, _, *kept = decode(**decode.arguments(examples))
     axis = {size: name for name, size in sizes.items() if name.startswith("positions_")}
     return {
         f"kept_{i}": Port(("sources", value.shape[1], axis[value.shape[2]], value.shape[3]), value.dtype)

@@ -9,8 +9,8 @@ import torch
 
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.editing.words import PromptTokenizer
-from icd_engine.loading import load_network
-from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.loading import load_network, load_text_encoder
+from icd_engine.networks.text_encoder import DualTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 
@@ -22,7 +22,7 @@ class Networks(NamedTuple):
 
     bundle: Bundle
     precision: torch.dtype
-    text_encoder: TextEncoder
+    text_encoder: TextEncoder | DualTextEncoder
     vae: VAE
     unet_forward: UNet
     unet: UNet
@@ -36,7 +36,7 @@ class Networks(NamedTuple):
         return cls(
             bundle,
             dtype,
-            load_network(bundle, "text_encoder", TextEncoder, cpu, dtype),
+            load_text_encoder(bundle, cpu, dtype),
             # Stable Diffusion's VAE overflows in half precision.
             load_network(bundle, "vae", VAE, cpu, torch.float32),
             load_network(bundle, "unet_forward", unet, cpu, dtype),
@@ -51,4 +51,10 @@ class Networks(NamedTuple):
     @property
     def text_width(self) -> int:
         """Channels of the prompt features."""
-        return self.bundle.config("text_encoder")["hidden_size"]
+        return sum(self.bundle.config(part)["hidden_size"] for part in self.text_encoders())
+
+    def text_encoders(self) -> dict[str, TextEncoder]:
+        """By part of the bundle."""
+        if isinstance(self.text_encoder, TextEncoder):
+            return {"text_encoder": self.text_encoder}
+        return {"text_encoder": self.text_encoder.first, "text_encoder_2": self.text_encoder.second}

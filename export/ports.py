@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from export.networks import Networks
+from icd_engine.runners.contract import TIME_IDS
 
 Sizes = Mapping[str, int]
 EACH_HOP = ("hop_a", "hop_b", "timestep", "timestep_cond", "source_mix", "target_gain", "share_self")
@@ -56,7 +57,17 @@ def row_ports(networks: Networks, rows: str) -> dict[str, Port]:
         "timestep": Port((rows,), torch.int64, whole=1000),
         "timestep_cond": Port((rows, networks.unet.guidance_channels or 0)),
         "encoder_hidden_states": Port(prompt, networks.precision),
+        **added_ports(networks, rows),
     }
+
+
+def added_ports(networks: Networks, rows: str) -> dict[str, Port]:
+    """SDXL's further conditions of each row; none for other families."""
+    if not networks.unet.addition_channels:
+        return {}
+    pooled = networks.bundle.config("text_encoder_2")["projection_dim"]
+    sizes = Port((rows, len(TIME_IDS)), networks.precision, top=1024.0)
+    return {"text_embeds": Port((rows, pooled), networks.precision), "time_ids": sizes}
 
 
 def edit_ports(networks: Networks) -> dict[str, Port]:

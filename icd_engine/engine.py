@@ -39,6 +39,9 @@ class Engine:
         self._latent_channels: int = vae["latent_channels"]
         self._downscale = 2 ** (len(vae["block_out_channels"]) - 1)
         self._size_step = self._downscale * 2 ** (len(unet["block_out_channels"]) - 1)
+        self._paddings = [tokenizer.pad]  # of each text encoder
+        if bundle.family == "sdxl":
+            self._paddings.append(PromptTokenizer.from_folder(bundle.path / "tokenizer_2").pad)
         self._schedule = _schedule(bundle)
         self._encode_hops = self._schedule.encode_hops(bundle.encode_times, bundle.encode_end)
         self._decode_hops = self._schedule.decode_hops(bundle.decode_times)
@@ -241,19 +244,28 @@ class Engine:
         with watch.stage("text"):
             prompts = self._encoded([self._tokens(source) for source in sources])
         with watch.stage("vae_encode"):
-            latents = self.runner.to_latents(self.runner.tensor(np.concatenate(pictures)))
+            of_posterior, of_start = self._noise(seeds, size)
+            latents = self.runner.to_latents(self.runner.tensor(np.concatenate(pictures)), of_posterior)
         with watch.stage("encode"):
             start = self._encode_hops[0].t
             if start > 0:
-                noise = np.concatenate([normal_noise(seed, self.latent_shape(size)) for seed in seeds])
-                noise = self.runner.tensor(noise)
-                latents = self._schedule.a(start) * latents + self._schedule.sigma(start) * noise
+                latents = self._schedule.a(start) * latents + self._schedule.sigma(start) * of_start
             noised = self.runner.encode(latents, prompts, self._encode_hops, callback)
         return [
             # Copies: a kept inversion must not hold its whole batch.
             Inversion(self, self.runner.join([noised[i : i + 1]]), source, seed, size)
             for i, (source, seed) in enumerate(zip(sources, seeds, strict=True))
         ]
+
+    def _noise(self, seeds: Sequence[int], size: tuple[int, int]) -> tuple[Tensor | None, Tensor]:
+        """Of the VAE's posterior (None where its mean is taken) and of the first time step, [len(seeds), 4, h, w] each.
+
+        A seed's draws follow each other, as in the reference.
+        """
+        _, *shape = self.latent_shape(size)
+        draws = [normal_noise(seed, (1 + self.bundle.samples_posterior, *shape)) for seed in seeds]
+        of_posterior, of_start = (self.runner.tensor(np.stack([draw[k] for draw in draws])) for k in (0, -1))
+        return of_posterior if self.bundle.samples_posterior else None, of_start
 
     def _decode(
         self,
@@ -277,7 +289,9 @@ class Engine:
         branch = self._branches.get(inversions[0]) if alone else None
         with watch.stage("text_target"):
             sources = [self._tokens(inversion.source) for inversion in inversions]
-            prompts = self._encoded([*sources, *(tokens for own in plans for tokens, _ in own)])
+            targets = [tokens for own in plans for tokens, _ in own]
+            prompts = self._encoded([*sources, *targets])
+            hop_prompts = self._hop_prompts(sources, targets, owner, settings)
         guided = [[self._w(hop.t, settings[i]) for i in owner] for hop in self._decode_hops]
         rows = [inversions[i].noised for i in owner]
         with watch.stage("decode"):
@@ -290,6 +304,7 @@ class Engine:
                 empty_prompt=self._empty_prompt(),
                 source=branch,
                 keep=alone and branch is None,
+                hop_prompts=hop_prompts,
             )
             decoded = runner.decode(inputs, self._decode_hops, callback)
         if decoded.source is not None:
@@ -321,6 +336,26 @@ class Engine:
             )
         return results
 
+    def _hop_prompts(
+        self,
+        sources: Sequence[Tokens],
+        targets: Sequence[Tokens],
+        owner: Sequence[int],
+        settings: Sequence[EditSettings],
+    ) -> list[Prompts] | None:
+        """The prompts of every hop where targets with control "switch" begin with the source's; None without any."""
+        if not any(one.control == "switch" for one in settings):
+            return None
+
+        def seen(t: int, row: int) -> Tokens:
+            chosen = settings[owner[row]]
+            low = chosen.tau[0] if isinstance(chosen.tau, tuple) else chosen.tau
+            assert low is not None  # default_settings has it
+            return sources[owner[row]] if chosen.control == "switch" and t > 1000 * low else targets[row]
+
+        hops = ([seen(hop.t, row) for row in range(len(targets))] for hop in self._decode_hops)
+        return [self._encoded([*sources, *row]) for row in hops]
+
     def _plans(self, source: Tokens, target: str | Sequence[str], settings: EditSettings) -> Plans:
         tokens = [self._tokens(text) for text in _texts(target)]
         return [(t, make_plan(source, t, settings, len(self._decode_hops))) for t in tokens]
@@ -331,7 +366,7 @@ class Engine:
         return self.tokenizer.encode(prompt)
 
     def _encoded(self, tokens: Sequence[Tokens]) -> Prompts:
-        return self.runner.encode_prompts([t.ids for t in tokens])
+        return self.runner.encode_prompts([sum((t.padded(pad) for pad in self._paddings), ()) for t in tokens])
 
     def _empty_prompt(self) -> Prompts | None:
         return None if self.bundle.guidance_embedded else self._encoded([self.tokenizer.encode("")])

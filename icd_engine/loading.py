@@ -12,7 +12,12 @@ from torch import nn
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.files import read_weights
 from icd_engine.errors import BundleError, RunnerError
-from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.text_encoder import (
+    DualTextEncoder,
+    PenultimateTextEncoder,
+    PooledTextEncoder,
+    TextEncoder,
+)
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.compiled import CompiledRunner, can_compile
@@ -36,7 +41,7 @@ def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runne
     # float16 overflows in the VAE of Stable Diffusion: it stays in float32 there.
     vae_precision = torch.float32 if precision == torch.float16 else precision
     networks = (
-        load_network(bundle, "text_encoder", TextEncoder, place, precision),
+        load_text_encoder(bundle, place, precision),
         load_network(bundle, "vae", VAE, place, vae_precision),
         load_network(bundle, "unet_forward", partial(UNet, **levels), place, precision),
         load_network(bundle, "unet", partial(UNet, **levels), place, precision),
@@ -47,13 +52,21 @@ def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runne
     return RUNNERS[runner](*networks)
 
 
+def load_text_encoder(bundle: Bundle, place: torch.device, precision: torch.dtype) -> TextEncoder | DualTextEncoder:
+    """The text encoder of the bundle's family: SDXL has two."""
+    if bundle.family != "sdxl":
+        return load_network(bundle, "text_encoder", TextEncoder, place, precision)
+    first = load_network(bundle, "text_encoder", PenultimateTextEncoder, place, precision)
+    return DualTextEncoder(first, load_network(bundle, "text_encoder_2", PooledTextEncoder, place, precision))
+
+
 def load_network(
     bundle: Bundle, part: str, make: Callable[[dict[str, Any]], Network], place: torch.device, precision: torch.dtype
 ) -> Network:
     """One part of a bundle, ready to run. BundleError naming what its config.json lacks or what does not fit it."""
     config = bundle.config(part)
     try:
-        if part == "text_encoder":
+        if part.startswith("text_encoder"):
             # transformers keeps constants out of its weights, and initialises the rest: not from the user's dice.
             with torch.random.fork_rng(devices=[]):
                 network = make(config)
@@ -62,17 +75,17 @@ def load_network(
                 network = make(config)
     except KeyError as error:
         raise BundleError(f"{bundle.path / part / 'config.json'}: {error} is missing") from None
-    load_weights(bundle, part, network)
+    load_weights(bundle, part, network, precision)
     # On the CPU, PyTorch's channels-last GroupNorm takes variances in one pass and loses digits an inversion needs.
     if place.type != "cpu":
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network.to(place, precision).eval().requires_grad_(False)
 
 
-def load_weights(bundle: Bundle, part: str, network: nn.Module) -> None:
-    """Loads one part strictly in float32. BundleError naming the file and the first key that does not fit."""
+def load_weights(bundle: Bundle, part: str, network: nn.Module, precision: torch.dtype) -> None:
+    """Loads one part strictly. BundleError naming the file and the first key that does not fit."""
     path = bundle.weights(part)
-    weights = {key: value.float() for key, value in read_weights(path).items()}
+    weights = {key: value.to(precision) for key, value in read_weights(path).items()}
     try:
         if isinstance(network, TextEncoder):
             network.load_weights(weights)

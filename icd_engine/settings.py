@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from icd_engine.errors import SettingsError
 
-Control = Literal["auto", "replace", "refine", "none"]
+Control = Literal["auto", "replace", "refine", "switch", "none"]
 Share = float | tuple[float, float]
 Words = str | Sequence[str]
 
@@ -22,7 +22,9 @@ class EditSettings:
 
     guidance_scale: w in code notation (0 = unguided, the paper's w minus 1), 0..100.
     tau, tau_low: dynamic guidance in shares of 1000 steps, see `sampling.guidance.dynamic_guidance`.
-    control: "replace" (equal word counts), "refine" (any two prompts), "none", or "auto" (picks one of the first two).
+    control: "replace" (equal word counts), "refine" (any two prompts), "auto" (picks one of these), "none", or
+        "switch": the source prompt above tau, the target below it, no attention control, no blend words (the
+        reference's way for SDXL).
     cross_replace: share c of decode steps whose cross-attention comes from the source, a window (c0, c1), or a
         mapping {target word or "default": share or window}.
     self_replace: the same for self-attention, share or window.
@@ -60,6 +62,8 @@ class EditSettings:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check(name, value))
+        if self.control == "switch" and self.blend is not None:
+            raise SettingsError("control 'switch' has no maps to blend by words: give a mask, or another control")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "EditSettings":

@@ -64,7 +64,7 @@ def make_pool(folder: Path, vae: VAE, count: int = POOL, batch: int = 64) -> Non
         rng = np.random.default_rng([POOL_SEED, first])
         scenes = [world.sample_scene(rng) for _ in range(batch)]
         with torch.no_grad(), torch.autocast(device().type, torch.bfloat16):
-            mean, log_variance = vae.posterior(to_pictures(world.draw_batch(scenes)))
+            mean, log_variance = vae.moments(to_pictures(world.draw_batch(scenes))).chunk(2, dim=1)
         means.append(mean.half().cpu())
         spreads.append((0.5 * log_variance.float()).exp().half().cpu())
         index = [[world.WORDS[kind].index(getattr(scene, kind)) for kind in world.WORDS] for scene in scenes]

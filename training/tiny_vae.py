@@ -42,7 +42,7 @@ def loss(vae: VAE, rng: np.random.Generator, count: int) -> Losses:
     pictures = to_pictures(world.draw_batch([world.sample_scene(rng) for _ in range(count)]))
     noise = torch.from_numpy(rng.standard_normal((count, 4, 16, 16), dtype=np.float32)).to(pictures.device)
     with torch.autocast(pictures.device.type, torch.bfloat16):
-        mean, log_variance = vae.posterior(pictures)
+        mean, log_variance = vae.moments(pictures).chunk(2, dim=1)
         mean, log_variance = mean.float(), log_variance.float()
         latents = mean + (0.5 * log_variance).exp() * noise
         decoded = vae.to_image(latents * vae.scaling_factor).float()

@@ -10,31 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from icd_engine.bundles.exported import Exported, read_manifest
-from icd_engine.bundles.files import file_digest, read_json, read_weights, require_file, write_file
+from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
+from icd_engine.bundles.family import FAMILIES, MODEL_INDEX, Family, read_family
+from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
 from icd_engine.bundles.record import FORMAT, parse_record
 from icd_engine.errors import BundleError
 from icd_engine.settings import EditSettings
 
-__all__ = ["Bundle", "check_target", "read_bundle", "read_family", "read_weights", "write_bundle"]
-
-FAMILIES = {"StableDiffusionPipeline": "sd15"}
-MODEL_INDEX = "model_index.json"
 RECORD = "icd.json"
-CONFIGS = {
-    "tokenizer": "tokenizer_config.json",
-    "scheduler": "scheduler_config.json",
-    "text_encoder": "config.json",
-    "vae": "config.json",
-    "unet": "config.json",
-    "unet_forward": "config.json",
-}
-WEIGHTS = {
-    "text_encoder": "model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "unet": "diffusion_pytorch_model.safetensors",
-    "unet_forward": "diffusion_pytorch_model.safetensors",
-}
 VERIFY_BELOW = 256 * 2**20  # bytes; hashing the gigabytes of a full model at every load would cost seconds
 
 
@@ -69,21 +52,27 @@ class Bundle:
         return self.encode_times[0] > 0
 
     @property
+    def samples_posterior(self) -> bool:
+        """Whether pictures become a sample of the VAE's posterior (SDXL, as in the reference) instead of its mean."""
+        return FAMILIES[self.family].samples_posterior
+
+    @property
     def guidance_embedded(self) -> bool:
         """Whether w enters the decode network as an embedding, so that no second, unconditional pass is needed."""
         return self.configs["unet"].get("time_cond_proj_dim") is not None
 
     def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a part: tokenizer, scheduler, text_encoder, vae, unet or unet_forward."""
+        """The configuration of a part, as `Family.configs` names them."""
         if part not in self.configs:
             raise BundleError(f"{self.path}: no part {part!r} (known: {', '.join(self.configs)})")
         return dict(self.configs[part])
 
     def weights(self, part: str) -> Path:
         """The safetensors file of a network part, for `read_weights`."""
-        if part not in WEIGHTS:
-            raise BundleError(f"{self.path}: no weights for part {part!r} (known: {', '.join(WEIGHTS)})")
-        return self.path / part / WEIGHTS[part]
+        files = FAMILIES[self.family].weights
+        if part not in files:
+            raise BundleError(f"{self.path}: no weights for part {part!r} (known: {', '.join(files)})")
+        return self.path / part / files[part]
 
     def verify(self) -> None:
         """Reads every file listed in icd.json. Raises BundleError naming the first that is missing or was changed."""
@@ -125,16 +114,26 @@ def _load(folder: Path, shown: Path) -> Bundle:
             raise BundleError("icd.json is missing: this is a diffusers folder, `icd convert` makes a bundle from one")
         values = parse_record(read_json(folder, RECORD))
         family = read_family(folder)
-        if values["family"] != family:
-            raise BundleError(f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family!r}")
+        if values["family"] != family.name:
+            raise BundleError(f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family.name!r}")
         exported = read_manifest(folder)
-        configs = {part: read_json(folder, f"{_folder(part, exported)}/{name}") for part, name in CONFIGS.items()}
-        for part, name in ({} if exported else WEIGHTS).items():
-            require_file(folder, f"{part}/{name}")
-        require_file(folder, "tokenizer/tokenizer.json")
+        configs = {
+            part: read_json(folder, f"{_folder(part, exported)}/{name}") for part, name in family.configs.items()
+        }
+        _require_parts(folder, family, exported)
     except BundleError as error:
         raise BundleError(f"{shown}: {error}") from error
     return Bundle(path=folder, configs=configs, exported=exported, **values)
+
+
+def _require_parts(folder: Path, family: Family, exported: Exported | None) -> None:
+    """Tokenizers, and the weights or the graphs of every network."""
+    for part, name in family.weights.items():
+        if exported is None:
+            require_file(folder, f"{part}/{name}")
+        elif part.startswith("text_encoder") and part not in exported.graphs:
+            raise BundleError(f"{MANIFEST}: the graph {part} is missing")
+    _same_vocabulary(folder, family.tokenizers)
 
 
 def _folder(part: str, exported: Exported | None) -> str:
@@ -142,12 +141,14 @@ def _folder(part: str, exported: Exported | None) -> str:
     return "vae_encoder" if exported and part == "vae" else part
 
 
-def read_family(folder: Path) -> str:
-    """The model family by `_class_name` of model_index.json. Raises BundleError for one that is not supported."""
-    name = read_json(folder, MODEL_INDEX).get("_class_name")
-    if not isinstance(name, str) or name not in FAMILIES:
-        raise BundleError(f"{MODEL_INDEX}: {name!r} is not supported yet (only {', '.join(FAMILIES)})")
-    return FAMILIES[name]
+def _same_vocabulary(folder: Path, tokenizers: list[str]) -> None:
+    """Words are found and aligned by the first tokenizer: others may pad otherwise, and nothing else."""
+    files = [f"{part}/tokenizer.json" for part in tokenizers]
+    for name in files:
+        require_file(folder, name)
+    for name in files[1:]:
+        if read_json(folder, name).get("model") != read_json(folder, files[0]).get("model"):
+            raise BundleError(f"{name} has another vocabulary than {files[0]}")
 
 
 def check_target(out: Path, overwrite: bool) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icd_engine.bundles.bundle import CONFIGS, MODEL_INDEX, WEIGHTS, Bundle, check_target, read_family, write_bundle
+from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
+from icd_engine.bundles.family import MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
 from icd_engine.bundles.lora import LoraPair, fuse, read_lora
 from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
@@ -38,7 +39,7 @@ def convert(
     precision: str = "fp32",
     overwrite: bool = False,
 ) -> Bundle:
-    """Makes the bundle `out` of SD1.5-shaped published files; every tensor must fit, or nothing is written.
+    """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or nothing is written.
 
     base: diffusers folder. teacher: state dict (.pt with tensors only, or .safetensors) or UNet folder, with guidance
     embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights.
@@ -56,16 +57,19 @@ def convert(
     weights = read_teacher(teacher)
     unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    loras = {"unet": read_lora(reverse, shapes), "unet_forward": read_lora(forward, shapes)}
+    loras = {
+        part: read_lora(path, shapes, family.rounds_lora)
+        for part, path in (("unet", reverse), ("unet_forward", forward))
+    }
     record = {
-        "family": family,
+        "family": family.name,
         "encode_times": encode,
         "encode_end": decode[-1],
         "decode_times": decode,
         "size": _picture_size(base, unet_config),
         "blend_downscale": 4,
         "share_downscale": 2,
-        "defaults": default_settings(decode),
+        "defaults": default_settings(family, decode),
         "origin": {
             "base": base.resolve().name,
             **{k: _source(p) for k, p in (("teacher", teacher), ("forward", forward), ("reverse", reverse))},
@@ -74,21 +78,21 @@ def convert(
             "notes": notes,
         },
     }
-    return write_bundle(out, record, _files(base, unet_config, weights, loras, precision), overwrite)
+    return write_bundle(out, record, _files(base, family, unet_config, weights, loras, precision), overwrite)
 
 
-def _read_base(base: Path) -> tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]:
+def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]]]:
     """(family, UNet configuration, UNet weight shapes) of a diffusers folder with every part in place."""
     try:
         family = read_family(base)
-        for part in ("tokenizer", "scheduler", "text_encoder", "vae", "unet"):
-            require_file(base, f"{part}/{CONFIGS[part]}")
-            if part in WEIGHTS:
-                require_file(base, f"{part}/{WEIGHTS[part]}")
+        for files in (family.configs, family.weights):
+            for part, name in files.items():
+                if part != "unet_forward":
+                    require_file(base, f"{part}/{name}")
         prediction = read_json(base, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise BundleError(f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported")
-        return family, read_json(base, "unet/config.json"), read_shapes(base / "unet" / WEIGHTS["unet"])
+        return family, read_json(base, "unet/config.json"), read_shapes(base / "unet" / family.weights["unet"])
     except BundleError as error:
         raise BundleError(f"{base}: {error}") from error
 
@@ -128,10 +132,10 @@ def _agreed(
     return named or (None if given is None else list(given))
 
 
-def default_settings(decode_times: Sequence[int]) -> dict[str, Any]:
-    """The reference's settings for SD1.5, tau as each chain was tuned; amplify and blend are left to the caller."""
+def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, Any]:
+    """The reference's settings, tau as each chain was tuned; amplify and blend are left to the caller."""
     return {
-        "guidance_scale": 19.0,
+        "guidance_scale": family.guidance_scale,
         "tau": 0.8 if tuple(decode_times) == CHAIN_A else 0.7,
         "tau_low": 0.0,
         "control": "auto",
@@ -154,31 +158,34 @@ def _source(path: Path) -> dict[str, str]:
 
 def _files(
     base: Path,
+    family: Family,
     unet_config: Mapping[str, Any],
     teacher: Mapping[str, Tensor],
     loras: Mapping[str, Mapping[str, LoraPair]],
     precision: str,
 ) -> Iterator[tuple[str, Any]]:
     """Every file of the bundle but icd.json, one network in memory at a time beside the teacher."""
-    yield MODEL_INDEX, _model_index(base)
-    yield from _tokenizer(base)
-    yield f"scheduler/{CONFIGS['scheduler']}", base / "scheduler" / CONFIGS["scheduler"]
-    for part in ("text_encoder", "vae"):
-        yield f"{part}/config.json", base / part / "config.json"
-        weights = read_weights(base / part / WEIGHTS[part])
-        if part == "vae":
-            weights = {_new_vae_key(key): value for key, value in weights.items()}
-        yield f"{part}/{WEIGHTS[part]}", weights if precision == "fp32" else _cast(weights, precision)
-    for part, lora in loras.items():
-        yield f"{part}/config.json", unet_config
-        yield f"{part}/{WEIGHTS[part]}", _cast(fuse(teacher, lora), precision)
-
-
-def _cast(weights: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
     import torch
 
     dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
-    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+    yield MODEL_INDEX, _model_index(base, family)
+    for part in family.tokenizers:
+        yield from _tokenizer(base, part)
+    name = f"scheduler/{family.configs['scheduler']}"
+    yield name, base / name
+    for part, name in family.weights.items():
+        if part in loras:
+            continue
+        yield f"{part}/config.json", base / part / "config.json"
+        weights = read_weights(base / part / name)
+        if part == "vae":
+            weights = {_new_vae_key(key): value for key, value in weights.items()}
+        if precision != "fp32":
+            weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+        yield f"{part}/{name}", weights
+    for part, lora in loras.items():
+        yield f"{part}/config.json", unet_config
+        yield f"{part}/{family.weights[part]}", fuse(teacher, lora, dtype)
 
 
 def _new_vae_key(key: str) -> str:
@@ -187,30 +194,32 @@ def _new_vae_key(key: str) -> str:
     )
 
 
-def _model_index(base: Path) -> dict[str, Any]:
+def _model_index(base: Path, family: Family) -> dict[str, Any]:
     """The base's, without the parts a bundle has not (safety checker), so that stock diffusers loads the bundle."""
     index = read_json(base, MODEL_INDEX)
-    missing = {key: [None, None] for key, value in index.items() if isinstance(value, list) and key not in CONFIGS}
+    missing = {
+        key: [None, None] for key, value in index.items() if isinstance(value, list) and key not in family.configs
+    }
     return {**index, **missing, "requires_safety_checker": False}
 
 
-def _tokenizer(base: Path) -> Iterator[tuple[str, Any]]:
+def _tokenizer(base: Path, part: str) -> Iterator[tuple[str, Any]]:
     for name in TOKENIZER_FILES:
-        if (base / "tokenizer" / name).is_file():
-            yield f"tokenizer/{name}", base / "tokenizer" / name
-    whole = base / "tokenizer" / "tokenizer.json"
-    yield "tokenizer/tokenizer.json", whole if whole.is_file() else _build_tokenizer(base)
+        if (base / part / name).is_file():
+            yield f"{part}/{name}", base / part / name
+    whole = base / part / "tokenizer.json"
+    yield f"{part}/tokenizer.json", whole if whole.is_file() else _build_tokenizer(base, part)
 
 
-def _build_tokenizer(base: Path) -> str:
+def _build_tokenizer(base: Path, part: str) -> str:
     """tokenizer.json from vocab.json and merges.txt, by transformers."""
     from transformers import CLIPTokenizer
 
     try:
         for name in ("vocab.json", "merges.txt"):
-            require_file(base, f"tokenizer/{name}")
-        tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
+            require_file(base, f"{part}/{name}")
+        tokenizer = CLIPTokenizer.from_pretrained(base / part, local_files_only=True)
         return tokenizer.backend_tokenizer.to_str(pretty=True)
     except Exception as error:  # transformers raises many kinds for a damaged vocabulary
         reason = " ".join(str(error).split())
-        raise BundleError(f"{base}: tokenizer/tokenizer.json is missing and cannot be made: {reason}") from error
+        raise BundleError(f"{base}: {part}/tokenizer.json is missing and cannot be made: {reason}") from error

@@ -14,7 +14,7 @@ from icd_engine.errors import BundleError
 MANIFEST = "manifest.json"
 FORMAT = 1
 LAYOUTS = ("optimum", "triton")
-NEEDED = ("text_encoder", "vae_encoder", "vae_decoder", "unet", "encode_hop", "decode_hop", "further_hop")
+NEEDED = ("vae_encoder", "vae_decoder", "unet", "encode_hop", "decode_hop", "further_hop")
 
 
 @dataclass(frozen=True)

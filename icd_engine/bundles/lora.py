@@ -12,6 +12,7 @@ from icd_engine.bundles.files import read_weights
 from icd_engine.errors import BundleError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 ALPHA = 8.0  # of all released models; published files do not store it
@@ -25,19 +26,19 @@ DOWN = ("lora_A.weight", "lora.down.weight", "lora_down.weight")
 
 @dataclass(frozen=True)
 class LoraPair:
-    """One module's update, scale * up @ down. down [r, in, (k, k)], up [out, r, (1, 1)], rounded to fp16."""
+    """One module's update, scale * up @ down, in fp32. down [r, in, (k, k)], up [out, r, (1, 1)]."""
 
     down: Tensor
     up: Tensor
     scale: float
 
 
-def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, LoraPair]:
+def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]], rounds: bool) -> dict[str, LoraPair]:
     """Module -> update, from a LoRA safetensors file for a network with these weight shapes.
 
     Key styles: `unet.base_model.model.<module>.lora_A.weight` (published), `unet.<module>.lora_A.weight` or
     `.lora.down.weight` (diffusers), `lora_unet_<module with underscores>.lora_down.weight` (kohya). Scale is alpha /
-    rank with the file's own `alpha` tensors, else alpha 8. A and B are rounded to fp16, as the reference does (SD1.5).
+    rank with the file's own `alpha` tensors, else alpha 8. rounds: A and B to fp16, as the reference does for SD1.5.
     Raises BundleError naming the key: unknown style, no such module, no partner, wrong shape, not finite.
     """
     tensors = read_weights(path)
@@ -57,6 +58,9 @@ def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Lo
             raise BundleError(f"{path.name}: {other!r} and {key!r} are the same weight twice")
     if not modules:
         raise BundleError(f"{path.name} holds no LoRA weights")
+    if rounds:
+        factors = {name for keys in modules.values() for role, name in keys.items() if role != "alpha"}
+        tensors |= {key: _rounded(path, key, tensors[key]) for key in factors}
     return {module: _pair(path, tensors, keys, shapes[f"{module}.weight"]) for module, keys in modules.items()}
 
 
@@ -76,22 +80,27 @@ def _pair(path: Path, tensors: Mapping[str, Tensor], keys: Mapping[str, str], sh
     if alpha is not None and alpha.numel() != 1:
         raise BundleError(f"{path.name}: {keys['alpha']!r} must hold one number")
     scale = (ALPHA if alpha is None else float(alpha)) / rank
-    return LoraPair(_half(path, keys["down"], down), _half(path, keys["up"], up), scale)
+    return LoraPair(down.float(), up.float(), scale)
 
 
-def _half(path: Path, key: str, tensor: Tensor) -> Tensor:
-    rounded = tensor.half().float()
+def _rounded(path: Path, key: str, tensor: Tensor) -> Tensor:
+    rounded = tensor.half()
     if not rounded.isfinite().all():
         raise BundleError(f"{path.name}: {key!r} is beyond the range of fp16")
     return rounded
 
 
-def fuse(weights: Mapping[str, Tensor], lora: Mapping[str, LoraPair]) -> dict[str, Tensor]:
-    """W + scale B A for every module of `lora`, in fp32; `weights` stay as they are and share what is not changed."""
-    fused = dict(weights)
-    for module, pair in lora.items():
-        weight = weights[f"{module}.weight"]
-        # A convolution's B is 1x1, so that B after A is one matrix product over A's flattened kernels.
-        update = (pair.up.flatten(1) @ pair.down.flatten(1)).reshape(weight.shape)
-        fused[f"{module}.weight"] = weight.float() + pair.scale * update
+def fuse(weights: Mapping[str, Tensor], lora: Mapping[str, LoraPair], dtype: torch.dtype) -> dict[str, Tensor]:
+    """W + scale B A for every module of `lora`, computed in fp32, all weights then in `dtype`.
+
+    One weight after the other, so that beside the given weights only the result is in memory.
+    """
+    fused = {}
+    for key, weight in weights.items():
+        pair = lora.get(key.removesuffix(".weight"))
+        if pair is not None and key.endswith(".weight"):
+            # A convolution's B is 1x1, so that B after A is one matrix product over A's flattened kernels.
+            update = (pair.up.flatten(1) @ pair.down.flatten(1)).reshape(weight.shape)
+            weight = weight.float() + pair.scale * update
+        fused[key] = weight.to(dtype)
     return fused

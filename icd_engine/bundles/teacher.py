@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import is_zipfile
 
 from icd_engine.bundles.files import check_finite, read_weights, require_file
 from icd_engine.errors import BundleError
@@ -28,18 +29,20 @@ def teacher_file(teacher: Path) -> Path:
 
 
 def read_teacher(path: Path) -> dict[str, Tensor]:
-    """A plain state dict in fp32. A pickle is read with torch's weights-only loader: nothing in it is ever run.
+    """A plain state dict in the file's own precision, mapped from the file where that can be.
 
-    Raises BundleError naming the file, and the key where it is no plain tensor.
+    A pickle is read with torch's weights-only loader: nothing in it is ever run. Raises BundleError naming the file,
+    and the key where it is no plain tensor.
     """
     if path.suffix == ".safetensors":
-        return {key: value.float() for key, value in read_weights(path).items()}
+        return read_weights(path)
     import torch
 
     if not path.is_file():
         raise BundleError(f"{path} is missing")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, it takes no memory of its own; torch's format before 1.6 cannot be.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # a damaged or hostile file may raise anything; none of it is ours
         raise BundleError(f"{path} is damaged or holds more than tensors: refused, nothing in it was run") from error
     if not isinstance(state, Mapping):
@@ -48,7 +51,7 @@ def read_teacher(path: Path) -> dict[str, Tensor]:
         plain = isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
         if not plain or value.device.type != "cpu" or not value.is_floating_point():
             raise BundleError(f"{path.name}: {key!r} is not a plain tensor of numbers")
-    return {key: value.detach().float() for key, value in state.items()}
+    return {key: value.detach() for key, value in state.items()}
 
 
 def check_teacher(name: str, weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> int:

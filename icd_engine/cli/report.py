@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from icd_engine.bundles.bundle import WEIGHTS, Bundle
+from icd_engine.bundles.bundle import Bundle
+from icd_engine.bundles.family import FAMILIES
 from icd_engine.errors import BundleError
 
 
@@ -26,7 +27,7 @@ def describe(bundle: Bundle) -> Iterator[tuple[str, str]]:
         for name, graph in bundle.exported.graphs.items():
             measured = "not checked" if graph.error is None else f"differs from torch by {graph.error:.0e}"
             yield name, f"{graph.file}, {measured}"
-    for part in () if bundle.exported else WEIGHTS:
+    for part in () if bundle.exported else FAMILIES[bundle.family].weights:
         yield part, _stored(bundle.weights(part))
     yield "size on disk", in_units(sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()))
 

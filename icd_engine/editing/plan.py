@@ -50,15 +50,15 @@ def make_plan(source: Tokens, target: Tokens, settings: EditSettings, steps: int
     """The plan of one edit of `steps` decode steps, from resolved settings (a share that is None counts as 0).
 
     Replace: S_k = M diag(alpha_k eq), d_k = 1 - alpha_k. Refine: S_k = M diag(alpha_k eq a),
-    d_k = alpha_k eq (1 - a) + 1 - alpha_k. "auto" is replace for equal word counts, else refine; "none" edits by the
-    prompt alone (S_k = 0, d_k = 1). PromptError naming a word that a setting holds and the prompt does not, or if
-    replace is asked for and the word counts differ.
+    d_k = alpha_k eq (1 - a) + 1 - alpha_k. "auto" is replace for equal word counts, else refine; "none" and "switch"
+    edit by the prompts alone (S_k = 0, d_k = 1). PromptError naming a word that a setting holds and the prompt does
+    not, or if replace is asked for and the word counts differ.
     """
     alpha = cross_windows(target, settings.cross_replace, steps)
     gain = _equalizer(target, settings.amplify)
     share_self = _window(settings.self_replace, steps, steps)
     control = _control(source, target, settings.control)
-    if control == "none":
+    if control in ("none", "switch"):
         alpha, share_self = np.zeros_like(alpha), np.zeros_like(share_self)
     mapper, aligned = _replace_mapper(source, target) if control == "replace" else _refine_mapper(source, target)
     blend = settings.blend or (None, None)

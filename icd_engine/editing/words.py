@@ -40,6 +40,10 @@ class Tokens:
     words: tuple[Word, ...]
     length: int
 
+    def padded(self, pad: int) -> tuple[int, ...]:
+        """The same ids with another padding token, as another text encoder of the same vocabulary may have it."""
+        return self.ids[: self.length] + (pad,) * (len(self.ids) - self.length)
+
     def find(self, words: str | Sequence[str]) -> tuple[int, ...]:
         """Token positions, ascending, of every occurrence of one or several words.
 
@@ -80,7 +84,8 @@ class PromptTokenizer:
             raise BundleError(f"tokenizer length must be at least 3, not {max_length}")
         self.max_length = max_length
         self._tokenizer = tokenizer
-        self._begin, self._end, self._pad = frame[0], frame[1], pad
+        self.pad = pad
+        self._begin, self._end = frame
         self._special = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         unknown = getattr(tokenizer.model, "unk_token", None)
         self._unknown = None if unknown is None else tokenizer.token_to_id(unknown)
@@ -122,7 +127,7 @@ class PromptTokenizer:
             content = content[:room]
         length = len(content) + 2
         padding = self.max_length - length
-        ids = (self._begin, *(i for i, _ in content), self._end, *[self._pad] * padding)
+        ids = (self._begin, *(i for i, _ in content), self._end, *[self.pad] * padding)
         offsets = ((0, 0), *(span for _, span in content), *[(0, 0)] * (padding + 1))
         return Tokens(text, ids, offsets, _words(text, offsets), length)
 

@@ -1,29 +1,74 @@
-"""The CLIP text encoder: transformers' module behind one call."""
+"""The CLIP text encoders: transformers' modules behind one call."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 PREFIX = "text_model."
+PENULTIMATE = -2  # of the hidden states: what SDXL's text attention was trained on
+
+
+class PromptFeatures(NamedTuple):
+    """What networks see of prompts: a vector a token [B, n, C], and SDXL's pooled vector [B, P]."""
+
+    tokens: Tensor
+    pooled: Tensor | None = None
 
 
 class TextEncoder(nn.Module):
     """Token ids [B, n] -> prompt features [B, n, C], the last hidden state; built from `text_encoder/config.json`."""
 
+    kind: type[nn.Module] = CLIPTextModel
+
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
-        self.model = CLIPTextModel(CLIPTextConfig(**config))
+        self.model = self.kind(CLIPTextConfig(**config))
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.model(ids).last_hidden_state
 
+    def encode(self, ids: Tensor) -> PromptFeatures:
+        return PromptFeatures(self(ids))
+
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Loads strictly; published files and transformers' versions differ in a key prefix and a constant buffer."""
-        prefix = PREFIX if any(key.startswith(PREFIX) for key in self.model.state_dict()) else ""
+        known = self.model.state_dict()
         bare = {key.removeprefix(PREFIX): value for key, value in weights.items()}
         bare.pop("embeddings.position_ids", None)
-        self.model.load_state_dict({prefix + key: value for key, value in bare.items()}, strict=True)
+        prefixed = {key.removeprefix(PREFIX): key for key in known}
+        self.model.load_state_dict({prefixed.get(key, key): value for key, value in bare.items()}, strict=True)
+
+
+class PenultimateTextEncoder(TextEncoder):
+    """The same up to the hidden state before the last layer, as SDXL's first encoder is read."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(ids, output_hidden_states=True).hidden_states[PENULTIMATE]
+
+
+class PooledTextEncoder(TextEncoder):
+    """SDXL's second encoder, `text_encoder_2`: the penultimate hidden state, and the projected end token [B, P]."""
+
+    kind = CLIPTextModelWithProjection
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.model(ids, output_hidden_states=True)
+        return out.hidden_states[PENULTIMATE], out.text_embeds
+
+
+class DualTextEncoder(nn.Module):
+    """SDXL's two encoders. Ids [B, 2 n] are those of the first, then of the second, which pads otherwise."""
+
+    def __init__(self, first: PenultimateTextEncoder, second: PooledTextEncoder):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def encode(self, ids: Tensor) -> PromptFeatures:
+        first, second = ids.chunk(2, dim=-1)
+        tokens, pooled = self.second(second)
+        return PromptFeatures(torch.cat([self.first(first), tokens], dim=-1), pooled)

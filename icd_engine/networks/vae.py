@@ -163,17 +163,21 @@ class VAE(nn.Module):
             nn.Conv2d(latent, latent, 1) if config.get("use_post_quant_conv", True) else nn.Identity()
         )
 
-    def posterior(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance [B, latent, H / f, W / f] of the unscaled posterior."""
+    def moments(self, pictures: Tensor) -> Tensor:
+        """Mean, then log-variance of the unscaled posterior, [B, 2 latent, H / f, W / f], of pictures [B, 3, H, W]."""
         mean, log_variance = self.quant_conv(self.encoder(pictures)).chunk(2, dim=1)
-        return mean, log_variance.clamp(-30.0, 20.0)
+        return torch.cat([mean, log_variance.clamp(-30.0, 20.0)], dim=1)
 
-    def to_latents(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Scaled posterior mean of pictures [B, 3, H, W] in [-1, 1]; with `noise` a posterior sample instead."""
-        mean, log_variance = self.posterior(pictures)
+    def sample(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled latents: the posterior mean, or with `noise` [B, latent, h, w] a sample."""
+        mean, log_variance = moments.chunk(2, dim=1)
         if noise is not None:
             mean = mean + (0.5 * log_variance).exp() * noise
         return mean * self.scaling_factor
+
+    def to_latents(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled posterior mean of pictures [B, 3, H, W] in [-1, 1]; with `noise` a posterior sample instead."""
+        return self.sample(self.moments(pictures), noise)
 
     def to_image(self, latents: Tensor) -> Tensor:
         """Pictures [B, 3, f * h, f * w], about in [-1, 1] and not clamped, of scaled latents [B, latent, h, w]."""

@@ -30,7 +30,8 @@ def take(tensor: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def take_prompts(prompts: Prompts, rows: Sequence[int]) -> Prompts:
-    return Prompts(tuple(prompts.ids[row] for row in rows), take(prompts.features, rows))
+    pooled = None if prompts.pooled is None else take(prompts.pooled, rows)
+    return Prompts(tuple(prompts.ids[row] for row in rows), take(prompts.features, rows), pooled)
 
 
 def of_rows(callback: StepCallback | None, rows: Sequence[int]) -> StepCallback | None:
@@ -67,6 +68,7 @@ class Padded:
             inputs,
             latents=take(inputs.latents, rows),
             prompts=take_prompts(inputs.prompts, all_rows),
+            hop_prompts=inputs.hop_prompts and [take_prompts(prompts, all_rows) for prompts in inputs.hop_prompts],
             guidance=[[row[i] for i in rows] for row in inputs.guidance],
             edits=None if inputs.edits is None else [_complete(edit, own) for edit in inputs.edits],
             blend=None if inputs.edits is None else _blend(inputs, own),

@@ -13,7 +13,7 @@ import torch._inductor.config
 from torch import Tensor
 
 from icd_engine.errors import RunnerError
-from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.text_encoder import DualTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet, UNetOutput
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.buckets import Padded, filled, of_rows, take, take_prompts
@@ -35,7 +35,7 @@ class CompiledRunner(EagerRunner):
 
     name = "compiled"
 
-    def __init__(self, text_encoder: TextEncoder, vae: VAE, forward: UNet, reverse: UNet):
+    def __init__(self, text_encoder: TextEncoder | DualTextEncoder, vae: VAE, forward: UNet, reverse: UNet):
         super().__init__(text_encoder, vae, forward, reverse)
         if not can_compile(self.device):
             needed = "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
@@ -43,7 +43,7 @@ class CompiledRunner(EagerRunner):
         self._programs: dict[int, Callable[..., UNetOutput]] = {
             id(unet): self._compile(unet.predict) for unet in (self.forward, self.reverse)
         }
-        self._to_latents = self._compile(self._to_latents)
+        self._to_moments = self._compile(self._to_moments)
         self._to_image = self._compile(self._to_image)
         self._to_pixels = self._compile(self._to_pixels)
 
@@ -64,8 +64,9 @@ class CompiledRunner(EagerRunner):
         return self._programs[id(unet)](latents.to(self.dtype), *tables)
 
     @torch.no_grad()
-    def to_latents(self, pixels: Tensor) -> Tensor:
-        return super().to_latents(take(pixels, filled(len(pixels))))[: len(pixels)]
+    def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        rows = filled(len(pixels))
+        return super().to_latents(take(pixels, rows), None if noise is None else take(noise, rows))[: len(pixels)]
 
     @torch.no_grad()
     def to_image(self, latents: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from icd_engine.editing.plan import EditStep
 from icd_engine.sampling.schedule import Hop
 
 Tensor = Any
+# SDXL's size conditioning: original size, crop corner, target size. Always the training size, as in the reference.
+TIME_IDS = (1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0)
 # callback(step, t, latents [rows, 4, h, w] float32) -> latents to go on with, or None
 StepCallback = Callable[[int, int, Tensor], Tensor | None]
 
@@ -25,6 +27,7 @@ class Prompts:
 
     ids: tuple[tuple[int, ...], ...]
     features: Tensor  # [B, n, C]
+    pooled: Tensor | None = None  # [B, P]: SDXL's
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,6 +64,7 @@ class DecodeInputs:
     empty_prompt: Prompts | None = None  # 1: needed where the network is not guidance-distilled
     source: SourceBranch | None = None
     keep: bool = False  # hand the source branch back
+    hop_prompts: Sequence[Prompts] | None = None  # [K] of R: what text attention sees, where that changes by hop
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,14 @@ class Runner(Protocol):
         ...
 
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
-        """Token ids of each prompt -> text features."""
+        """Token ids of each prompt (of every text encoder, one after the other) -> text features."""
         ...
 
-    def to_latents(self, pixels: Tensor) -> Tensor:
-        """Pictures [B, H, W, 3] uint8 -> scaled latents [B, 4, h, w] float32."""
+    def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Pictures [B, H, W, 3] uint8 -> scaled latents [B, 4, h, w] float32: the posterior's mean.
+
+        With `noise` [B, 4, h, w] float32, of normal distribution, a sample of the posterior.
+        """
         ...
 
     def to_image(self, latents: Tensor) -> Tensor:

@@ -15,10 +15,18 @@ from csrc_triton.local_blend import local_blend
 from csrc_triton.pixels import from_pixels, to_pixels
 from icd_engine.editing.plan import EditStep
 from icd_engine.errors import ImageError, RunnerError
-from icd_engine.networks.text_encoder import TextEncoder
-from icd_engine.networks.unet import UNet, UNetOutput
+from icd_engine.networks.text_encoder import DualTextEncoder, PromptFeatures, TextEncoder
+from icd_engine.networks.unet import AddedConditions, UNet, UNetOutput
 from icd_engine.networks.vae import VAE
-from icd_engine.runners.contract import Blend, Decoded, DecodeInputs, Prompts, SourceBranch, StepCallback
+from icd_engine.runners.contract import (
+    TIME_IDS,
+    Blend,
+    Decoded,
+    DecodeInputs,
+    Prompts,
+    SourceBranch,
+    StepCallback,
+)
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
 from icd_engine.sampling.trajectory import run_trajectory
@@ -33,7 +41,7 @@ class DecodeTensors(NamedTuple):
     """DecodeInputs once everything that depends on prompts, time steps and guidance alone is looked up."""
 
     latents: Tensor  # [R, 4, h, w]
-    prompt: Tensor  # [R, n, D]: UNet.prompt_values
+    prompt: list[Tensor]  # [1], or [K] where prompts change by hop, of [R, n, D]: UNet.prompt_values
     shifts: list[Tensor]  # [K] of [R, D']: UNet.time_shifts
     edits: Sequence[EditStep] | None
     blend: Blend | None
@@ -49,7 +57,7 @@ class EagerRunner:
 
     name = "eager"
 
-    def __init__(self, text_encoder: TextEncoder, vae: VAE, forward: UNet, reverse: UNet):
+    def __init__(self, text_encoder: TextEncoder | DualTextEncoder, vae: VAE, forward: UNet, reverse: UNet):
         self.text_encoder, self.vae, self.forward, self.reverse = text_encoder, vae, forward, reverse
         self.device = reverse.conv_in.weight.device
         self.dtype = reverse.conv_in.weight.dtype
@@ -71,11 +79,12 @@ class EagerRunner:
     @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         keys = tuple(tuple(row) for row in ids)
-        return Prompts(keys, torch.cat([self._features(key) for key in keys]))
+        tokens, pooled = zip(*(self._features(key) for key in keys), strict=True)
+        return Prompts(keys, torch.cat(tokens), None if pooled[0] is None else torch.cat(pooled))
 
     @torch.no_grad()
-    def to_latents(self, pixels: Tensor) -> Tensor:
-        return self._to_latents(pixels.to(self.device))
+    def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.vae.sample(self._to_moments(pixels.to(self.device)), noise)
 
     @torch.no_grad()
     def to_image(self, latents: Tensor) -> Tensor:
@@ -97,8 +106,8 @@ class EagerRunner:
 
     # --- on tensors of the device alone ----------------------------------------------------------------------------
 
-    def _to_latents(self, pixels: Tensor) -> Tensor:
-        return self.vae.to_latents(from_pixels(pixels, self.vae_dtype)).float()
+    def _to_moments(self, pixels: Tensor) -> Tensor:
+        return self.vae.moments(from_pixels(pixels, self.vae_dtype)).float()
 
     def _to_image(self, latents: Tensor) -> Tensor:
         return self.vae.to_image(latents.to(self.vae_dtype)).float()
@@ -147,7 +156,8 @@ class EagerRunner:
             nonlocal maps
             edit = None if inputs.edits is None else inputs.edits[k]
             source = None if inputs.source is None else inputs.source.features[k]
-            out = self._predict(self.reverse, x, inputs.shifts[k], inputs.prompt, edit, source, keep)
+            prompt = inputs.prompt[k if len(inputs.prompt) > 1 else 0]
+            out = self._predict(self.reverse, x, inputs.shifts[k], prompt, edit, source, keep)
             unconditional = None if second is None else second(k, hop, x)
             x = boundary_step(x, out.eps, *_constants(hop, x), *(unconditional or ()))
             if keep:
@@ -176,29 +186,46 @@ class EagerRunner:
     # --- what is computed once and kept ----------------------------------------------------------------------------
 
     def _tensors(self, inputs: DecodeInputs, hops: Sequence[Hop]) -> DecodeTensors:
-        values = torch.cat([self._values(True, ids) for ids in inputs.prompts.ids])
-        shifts = [
-            torch.cat([self._shifts(True, hop.t, w) for w in row])
-            for hop, row in zip(hops, inputs.guidance, strict=True)
+        values = [
+            torch.cat([self._values(True, ids) for ids in prompts.ids])
+            for prompts in inputs.hop_prompts or [inputs.prompts]
         ]
+        # Without its source rows, a batch's own rows are the last.
+        ids = inputs.prompts.ids[-len(inputs.latents) :]
+        shifts = [self._row_shifts(True, hop.t, row, ids) for hop, row in zip(hops, inputs.guidance, strict=True)]
         latents = inputs.latents.to(self.device, torch.float32)
         return DecodeTensors(latents, values, shifts, inputs.edits, inputs.blend, inputs.source)
 
     def _encode_tables(self, prompts: Prompts, hops: Sequence[Hop]) -> tuple[Tensor, list[Tensor]]:
         values = torch.cat([self._values(False, ids) for ids in prompts.ids])
-        return values, [self._shifts(False, hop.t, 0.0).expand(len(prompts), -1) for hop in hops]
+        return values, [self._row_shifts(False, hop.t, [0.0] * len(prompts), prompts.ids) for hop in hops]
 
-    def _encode_prompt(self, ids: tuple[int, ...]) -> Tensor:
-        return self.text_encoder(torch.tensor([ids], device=self.device)).to(self.dtype)
+    def _encode_prompt(self, ids: tuple[int, ...]) -> PromptFeatures:
+        return self._prompt_features(torch.tensor([ids], device=self.device))
+
+    def _prompt_features(self, ids: Tensor) -> PromptFeatures:
+        tokens, pooled = self.text_encoder.encode(ids)
+        return PromptFeatures(tokens.to(self.dtype), None if pooled is None else pooled.to(self.dtype))
 
     def _prompt_values(self, reverse: bool, ids: tuple[int, ...]) -> Tensor:
-        return (self.reverse if reverse else self.forward).prompt_values(self._features(ids))
+        return (self.reverse if reverse else self.forward).prompt_values(self._features(ids).tokens)
 
-    def _time_shifts(self, reverse: bool, t: int, w: float) -> Tensor:
-        unet, guidance = self.reverse if reverse else self.forward, None
+    def _row_shifts(self, reverse: bool, t: int, w: Sequence[float], ids: Sequence[tuple[int, ...]]) -> Tensor:
+        """UNet.time_shifts of rows at t with these guidance scales and prompts, [rows, D]."""
+        unet = self.reverse if reverse else self.forward
+        prompts = ids if unet.addition_channels else [None] * len(ids)
+        return torch.cat([self._shifts(reverse, t, *row) for row in zip(w, prompts, strict=True)])
+
+    def _time_shifts(self, reverse: bool, t: int, w: float, ids: tuple[int, ...] | None) -> Tensor:
+        """Of one row; `ids` where the network takes the prompt's pooled features too (SDXL)."""
+        unet, guidance, added = self.reverse if reverse else self.forward, None, None
         if unet.guidance_channels is not None:
             guidance = torch.from_numpy(guidance_embedding([w], unet.guidance_channels)).to(self.device)
-        return unet.time_shifts(torch.full((1,), float(t), device=self.device), guidance)
+        if ids is not None:
+            pooled = self._features(ids).pooled
+            assert pooled is not None  # encoders and networks of one family: see loading
+            added = AddedConditions(pooled, torch.tensor([TIME_IDS], device=self.device))
+        return unet.time_shifts(torch.full((1,), float(t), device=self.device), guidance, added)
 
     def _second_prediction(self, inputs: DecodeInputs) -> SecondPrediction:
         """For networks that are not guidance-distilled: run on the hops and for the rows that are guided, alone."""
@@ -211,7 +238,7 @@ class EagerRunner:
             if empty is None:
                 raise RunnerError("a network that is not guidance-distilled needs the empty prompt for guided rows")
             prompt = self._values(True, empty.ids[0]).expand(len(rows), -1, -1)
-            shifts = self._shifts(True, hop.t, 0.0).expand(len(rows), -1)
+            shifts = self._row_shifts(True, hop.t, [0.0] * len(rows), [empty.ids[0]] * len(rows))
             eps = torch.zeros_like(x)
             eps[rows] = self._predict(self.reverse, x[rows], shifts, prompt).eps.float()
             return eps, torch.tensor(inputs.guidance[k], device=self.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from icd_engine.errors import RunnerError
-from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.text_encoder import DualTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.compiled import CompiledRunner
@@ -96,7 +96,7 @@ class GraphRunner(CompiledRunner):
 
     name = "graph"
 
-    def __init__(self, text_encoder: TextEncoder, vae: VAE, forward: UNet, reverse: UNet):
+    def __init__(self, text_encoder: TextEncoder | DualTextEncoder, vae: VAE, forward: UNet, reverse: UNet):
         device = reverse.conv_in.weight.device
         if device.type != "cuda":
             raise RunnerError(f"runner 'graph' needs a CUDA device, not {device}")
@@ -107,18 +107,13 @@ class GraphRunner(CompiledRunner):
 
     def _replay_by(self, graphs: Graphs) -> None:
         self.graphs = graphs
-        self._to_latents = self._graphed("to_latents", self._to_latents)
+        self._to_moments = self._graphed("to_moments", self._to_moments)
+        self._prompt_features = self._graphed("prompt", self._prompt_features)
         self._to_image = self._graphed("to_image", self._to_image)
         self._to_pixels = self._graphed("to_pixels", self._to_pixels)
 
     def _graphed(self, name: str, function: Callable) -> Callable:
         return lambda *tensors: self.graphs.run(name, function, *tensors)
-
-    def _encode_prompt(self, ids: tuple[int, ...]) -> Tensor:
-        return self.graphs.run("prompt", self._prompt_features, torch.tensor([ids], device=self.device))
-
-    def _prompt_features(self, ids: Tensor) -> Tensor:
-        return self.text_encoder(ids).to(self.dtype)
 
     def _encode(
         self,

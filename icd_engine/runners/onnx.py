@@ -17,7 +17,7 @@ from icd_engine.bundles.exported import Exported, ExportedGraph
 from icd_engine.editing.plan import EditStep
 from icd_engine.errors import BundleError, RunnerError
 from icd_engine.images import to_model_range, to_pil
-from icd_engine.runners.contract import Blend, Decoded, DecodeInputs, Prompts, SourceBranch, StepCallback
+from icd_engine.runners.contract import TIME_IDS, Blend, Decoded, DecodeInputs, Prompts, SourceBranch, StepCallback
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
 from icd_engine.sampling.trajectory import run_trajectory
@@ -33,7 +33,8 @@ ARRAYS = {
 }
 CUDA = "CUDAExecutionProvider"
 # Read when the engine is made, so that a folder or a provider that does not work is known then.
-AT_ONCE = ("text_encoder", "vae_encoder", "vae_decoder", "encode_hop", "decode_hop")
+AT_ONCE = ("vae_encoder", "vae_decoder", "encode_hop", "decode_hop")
+LAST_STATE, POOLED = "last_hidden_state", "text_embeds"  # of the text encoders
 KEPT = "kept_"  # outputs of decode_hop and inputs of further_hop: what source rows contribute to target rows
 
 
@@ -133,10 +134,16 @@ class OnnxRunner:
         self._scaling: float = bundle.config("vae")["scaling_factor"]
         self._guidance = {part: bundle.config(part)["time_cond_proj_dim"] for part in ("unet", "unet_forward")}
         self._blend_downscale = bundle.blend_downscale
+        # SDXL's encoders are read before their last layer: hidden states are counted from the embeddings on.
+        encoders = [part for part in ("text_encoder", "text_encoder_2") if part in exported.graphs]
+        self._encoders = {
+            part: f"hidden_states.{bundle.config(part)['num_hidden_layers'] - 1}" if len(encoders) > 1 else LAST_STATE
+            for part in encoders
+        }
         self._loaded: dict[str, Graph] = {}
         self._loading = Lock()
         self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
-        for name in AT_ONCE:
+        for name in (*encoders, *AT_ONCE):
             self._graph(name)
 
     def _graph(self, name: str) -> Graph:
@@ -165,16 +172,26 @@ class OnnxRunner:
 
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         keys = tuple(tuple(row) for row in ids)
-        return Prompts(keys, np.concatenate([self._features(key) for key in keys]))
+        tokens, pooled = zip(*(self._features(key) for key in keys), strict=True)
+        return Prompts(keys, np.concatenate(tokens), None if pooled[0] is None else np.concatenate(pooled))
 
-    def _encode_prompt(self, ids: tuple[int, ...]) -> np.ndarray:
-        return self._graph("text_encoder")({"input_ids": [ids]}, ["last_hidden_state"])[0]
+    def _encode_prompt(self, ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of one prompt: the encoders' features side by side, and the pooled ones of the last, where there are two."""
+        of_each, pooled = np.split(np.array([ids]), len(self._encoders), axis=1), None
+        states = []
+        for (part, state), own in zip(self._encoders.items(), of_each, strict=True):
+            outputs = [state, POOLED] if part == "text_encoder_2" else [state]
+            values = self._graph(part)({"input_ids": own}, outputs)
+            states.append(values[0])
+            pooled = values[1] if len(values) > 1 else None
+        return np.concatenate(states, axis=-1), pooled
 
-    def to_latents(self, pixels: np.ndarray) -> np.ndarray:
+    def to_latents(self, pixels: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         height, width = pixels.shape[1:3]
         sample = np.concatenate([to_model_range(Image.fromarray(picture), (width, height)) for picture in pixels])
         moments = self._graph("vae_encoder")({"sample": sample}, ["latent_parameters"])[0]
-        return np.float32(self._scaling) * np.split(moments.astype(np.float32), 2, axis=1)[0]
+        mean, log_variance = np.split(moments.astype(np.float32), 2, axis=1)
+        return np.float32(self._scaling) * (mean if noise is None else mean + np.exp(0.5 * log_variance) * noise)
 
     def to_image(self, latents: np.ndarray) -> np.ndarray:
         unscaled = latents / np.float32(self._scaling)
@@ -189,7 +206,7 @@ class OnnxRunner:
         self, latents: np.ndarray, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
     ) -> np.ndarray:
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
-            inputs = self._hop("unet_forward", hop, x, [0.0] * len(x), prompts)
+            inputs = self._hop("unet_forward", hop, x, [0.0] * len(x), prompts, prompts.features)
             return self._run("encode_hop", inputs, ["next_latents"])[0]
 
         return run_trajectory(latents, hops, step, callback)
@@ -206,7 +223,8 @@ class OnnxRunner:
 
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
             nonlocal maps
-            feeds = self._hop("unet", hop, x, inputs.guidance[k], inputs.prompts)
+            seen = inputs.hop_prompts[k] if inputs.hop_prompts else inputs.prompts
+            feeds = self._hop("unet", hop, x, inputs.guidance[k], inputs.prompts, seen.features)
             feeds |= _edit(inputs.edits[k]) | {  # pyright: ignore[reportOptionalSubscript]
                 "use_blend": blend.active,
                 "user_mask": blend.user_mask,
@@ -229,22 +247,27 @@ class OnnxRunner:
         """Hops of independent rows: the standard UNet graph, and x_s = A x_t + B eps here."""
 
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
-            feeds = self._hop("unet", hop, x, inputs.guidance[k], inputs.prompts)
+            feeds = self._hop("unet", hop, x, inputs.guidance[k], inputs.prompts, inputs.prompts.features)
             eps = self._graph("unet")(feeds | {"sample": x}, ["out_sample"])[0]
             return np.float32(hop.A) * x + np.float32(hop.B) * eps.astype(np.float32)
 
         return step
 
-    def _hop(self, part: str, hop: Hop, x: np.ndarray, w: Sequence[float], prompts: Prompts) -> dict[str, Any]:
+    def _hop(
+        self, part: str, hop: Hop, x: np.ndarray, w: Sequence[float], prompts: Prompts, features: np.ndarray
+    ) -> dict[str, Any]:
         """What every hop needs: latents, A and B, time step, guidance embedding and prompt features of the rows."""
         rows = len(x)
-        return {
+        added = {}
+        if prompts.pooled is not None:  # without source rows, a batch's own rows are the last
+            added = {POOLED: prompts.pooled[-rows:], "time_ids": np.tile(TIME_IDS, (rows, 1))}
+        return added | {
             "latents": x,
             "hop_a": np.full(rows, hop.A),
             "hop_b": np.full(rows, hop.B),
             "timestep": np.full(rows, hop.t),
             "timestep_cond": guidance_embedding(w, self._guidance[part]),
-            "encoder_hidden_states": prompts.features,
+            "encoder_hidden_states": features,
         }
 
 

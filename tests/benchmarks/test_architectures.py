@@ -11,18 +11,19 @@ from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 
 
-def test_a_small_bundle_is_written_once_and_edits(tmp_path):
+@pytest.mark.parametrize("name", ["small", "small-xl"])
+def test_a_small_bundle_is_written_once_and_edits(tmp_path, name):
     from benchmarks.subject import Subject
     from benchmarks.workload import make_cases
     from icd_engine.engine import Engine
 
-    bundle = architecture_bundle("small", cache=tmp_path)
+    bundle = architecture_bundle(name, cache=tmp_path)
     written = bundle.weights("unet").stat().st_mtime_ns
-    again = architecture_bundle("small", cache=tmp_path)
+    again = architecture_bundle(name, cache=tmp_path)
     assert (again.path, again.weights("unet").stat().st_mtime_ns) == (bundle.path, written)
     bundle.verify()
     engine = Engine.from_pretrained(bundle.path, device="cpu", dtype="float32")
-    subject = Subject(engine, "small", torch.device("cpu"), torch.float32, bundle.size, 0.0)
+    subject = Subject(engine, name, torch.device("cpu"), torch.float32, bundle.size, 0.0)
     result = subject.edit(make_cases(1, bundle.size)[0])
     assert result.image.size == (64, 64) and result.latents.isfinite().all()
     # Both networks have equal weights, and a prompt matters: an edit with other control is another picture.
@@ -30,9 +31,9 @@ def test_a_small_bundle_is_written_once_and_edits(tmp_path):
     assert difference(result.latents, result.source_latents) > 1e-2
 
 
-def test_what_has_no_bundle_family_is_refused():
-    with pytest.raises(BundleError, match=r"sdxl.*known: sd15, small"):
-        architecture_bundle("sdxl")
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(BundleError, match=r"flux.*known: sd15, sdxl, small"):
+        architecture_bundle("flux")
 
 
 @pytest.mark.parametrize(("name", "millions"), [("sd15", 860), ("sdxl", 2567)])

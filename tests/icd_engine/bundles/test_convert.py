@@ -282,11 +282,17 @@ def test_pickled_base_weights_are_refused(published):
 @pytest.mark.parametrize(
     ("name", "field", "value", "message"),
     [
-        ("model_index.json", "_class_name", "StableDiffusionXLPipeline", "not supported yet"),
+        (
+            "model_index.json",
+            "_class_name",
+            "StableDiffusionXLPipeline",
+            "tokenizer_2/tokenizer_config.json is missing",
+        ),
+        ("model_index.json", "_class_name", "FluxPipeline", "not supported"),
         ("scheduler/scheduler_config.json", "prediction_type", "v_prediction", "prediction_type 'v_prediction'"),
         ("unet/config.json", "sample_size", "big", "sample_size"),
     ],
-    ids=["sdxl", "v prediction", "sample size"],
+    ids=["sdxl", "flux", "v prediction", "sample size"],
 )
 def test_a_base_of_another_kind_is_refused(published, name, field, value, message):
     path = published["base"] / name

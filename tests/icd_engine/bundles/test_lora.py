@@ -49,7 +49,7 @@ def state(style: str = "published") -> dict[str, torch.Tensor]:
 
 def read(tmp_path, tensors):
     save_file(tensors, tmp_path / "lora.safetensors")
-    return read_lora(tmp_path / "lora.safetensors", SHAPES)
+    return read_lora(tmp_path / "lora.safetensors", SHAPES, rounds=True)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -71,13 +71,15 @@ def test_weights_are_rounded_to_half_precision(tmp_path):
     tensors = {key: value + 1e-5 for key, value in state().items()}
     lora = read(tmp_path, tensors)
     assert torch.equal(lora["proj_in"].down, (pairs()["proj_in"][0] + 1e-5).half().float())
+    exact = read_lora(tmp_path / "lora.safetensors", SHAPES, rounds=False)  # as for SDXL
+    assert torch.equal(exact["proj_in"].down, pairs()["proj_in"][0] + 1e-5)
 
 
 def test_fusing_applies_b_after_a(tmp_path):
     """The fused convolution does what the two convolutions in a row do."""
     weights = {key: torch.randn(shape) for key, shape in SHAPES.items()}
     kept = {key: value.clone() for key, value in weights.items()}
-    fused = fuse(weights, read(tmp_path, state()))
+    fused = fuse(weights, read(tmp_path, state()), torch.float32)
     x = torch.randn(1, 5, 7, 7)
     down, up = pairs()["up_blocks.0.conv1"]
     conv = torch.nn.functional.conv2d
@@ -135,7 +137,8 @@ def test_golden_weights_equal_peft(golden, role):
 
     teacher = read_teacher(golden / "sd15_cfg_distill.pt")
     path = golden / f"iCD-SD15-{role}.safetensors"
-    fused = fuse(teacher, read_lora(path, {key: tuple(value.shape) for key, value in teacher.items()}))
+    shapes = {key: tuple(value.shape) for key, value in teacher.items()}
+    fused = fuse(teacher, read_lora(path, shapes, rounds=True), torch.float32)
 
     config = UNet2DConditionModel.load_config(golden / "base" / "unet")
     unet = UNet2DConditionModel.from_config(config, time_cond_proj_dim=512)

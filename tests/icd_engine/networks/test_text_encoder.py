@@ -1,10 +1,10 @@
-"""The text encoder equals transformers' module, whatever key style the weights were saved in."""
+"""The text encoders equal transformers' modules, whatever key style the weights were saved in."""
 
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.text_encoder import DualTextEncoder, PenultimateTextEncoder, PooledTextEncoder, TextEncoder
 
 CONFIG = {
     "vocab_size": 40,
@@ -42,6 +42,26 @@ def test_equals_transformers(theirs, prefix, position_ids):
     with torch.no_grad():
         assert torch.equal(ours(IDS), theirs(IDS).last_hidden_state)
         assert ours(IDS).shape == (2, 12, 16)
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."], ids=["new_keys", "published_keys"])
+def test_sdxls_two_encoders(theirs, prefix):
+    """The hidden states before the last layers, side by side, and the second encoder's projected end token."""
+    torch.manual_seed(1)
+    second = CLIPTextModelWithProjection(CLIPTextConfig(**CONFIG, projection_dim=6)).eval()
+    first, pooled = PenultimateTextEncoder(CONFIG).eval(), PooledTextEncoder(CONFIG | {"projection_dim": 6}).eval()
+    first.load_weights({prefix + key: value for key, value in bare(theirs).items()})
+    own = {key.removeprefix("text_model."): value for key, value in second.state_dict().items()}
+    projection = {"text_projection.weight": own.pop("text_projection.weight")}
+    pooled.load_weights({prefix + key: value for key, value in own.items()} | projection)
+    padded_otherwise = torch.where(IDS == 39, 0, IDS)
+    padded_otherwise[[0, 1], [4, 2]] = 39  # the end token itself stays
+    with torch.no_grad():
+        got = DualTextEncoder(first, pooled).encode(torch.cat([IDS, padded_otherwise], dim=1))
+        one = theirs(IDS, output_hidden_states=True).hidden_states[-2]
+        two = second(padded_otherwise, output_hidden_states=True)
+    assert torch.equal(got.tokens, torch.cat([one, two.hidden_states[-2]], dim=-1))
+    assert torch.equal(got.pooled, two.text_embeds) and got.pooled.shape == (2, 6)
 
 
 def test_padding_after_the_end_changes_nothing_before(theirs):
