@@ -7,15 +7,17 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.compositing import finish
 from icd_engine.editing.plan import EditPlan, make_plan
 from icd_engine.editing.words import PromptTokenizer, Tokens
 from icd_engine.errors import BundleError, PromptError, RunnerError, SettingsError
-from icd_engine.images import load_image, load_mask, to_size
+from icd_engine.images import fitted_size, load_image, load_mask, to_size
 from icd_engine.results import EditRequest, EditResult, Inversion, as_pictures, check_output_type, read_inversion
 from icd_engine.rows import SourceBranches, blend, edit_steps, passes
 from icd_engine.runners.contract import DecodeInputs, Prompts, Runner, StepCallback, Tensor
@@ -28,6 +30,16 @@ from icd_engine.stopwatch import Stopwatch
 ENCODE_STAGES = ("text", "vae_encode", "encode")
 Progress = Callable[[int], Any]  # called with the number of rows' hops done
 Plans = list[tuple[Tokens, EditPlan]]  # one for each target
+
+
+class _Checked(NamedTuple):
+    """One request of an edit, read and found right."""
+
+    picture: Image.Image  # at the size its edits come back in
+    size: tuple[int, int]  # that the model works at
+    source: str
+    plans: Plans
+    settings: EditSettings
 
 
 class Engine:
@@ -78,7 +90,14 @@ class Engine:
     def default_settings(self) -> EditSettings:
         """The bundle's defaults, with every remaining field filled."""
         plain = EditSettings(
-            guidance_scale=1.0, tau=1.0, tau_low=0.0, control="auto", cross_replace=0.0, self_replace=0.0, seed=0
+            guidance_scale=1.0,
+            tau=1.0,
+            tau_low=0.0,
+            control="auto",
+            cross_replace=0.0,
+            self_replace=0.0,
+            paste_back=False,
+            seed=0,
         )
         return self.bundle.defaults.resolve(plain)
 
@@ -101,11 +120,11 @@ class Engine:
         """Encodes a picture with its source prompt to noise: the forward network, unguided.
 
         image: path, bytes, PIL picture, numpy array or torch tensor. size: (width, height) the picture is resized to,
-        multiples of the model's step; None is the model's own size. Raises ImageError, PromptError, SettingsError.
+        multiples of the model's step, and edits come back in. None: edits come back at the picture's own size, and the
+        model works at its own area in about the picture's aspect. Raises ImageError, PromptError, SettingsError.
         """
-        size = self._size(size)
+        picture, size = self._picture(image, size)
         chosen = self._settings(EditSettings(seed=seed), size)
-        picture = to_size(load_image(image), size)
         watch, report = Stopwatch(self.runner.device), _reporting(callback_on_step_end, progress)
         inversion = self._invert([picture], [source], [chosen.seed or 0], size, watch, report)[0]
         inversion.timings.update(watch.timings())
@@ -125,15 +144,13 @@ class Engine:
     ) -> EditResult:
         """Inverts a picture and decodes it towards one target prompt or several, in one pass.
 
-        settings: fields of EditSettings. callback_on_step_end(step, t, latents) is called after each decode hop with
-        latents [1 + targets, 4, h, w], source row first, and may return others to go on with. Raises ImageError,
-        PromptError, SettingsError.
+        size: see `invert`. settings: fields of EditSettings. callback_on_step_end(step, t, latents) is called after
+        each decode hop with latents [1 + targets, 4, h, w], source row first, and may return others to go on with.
+        Raises ImageError, PromptError, SettingsError.
         """
         check_output_type(output_type, self.runner)
-        size = self._size(size)
-        chosen = self._settings(EditSettings.from_mapping(settings), size)
-        request = EditRequest(image, source, target)
-        return self._edit([request], [chosen], size, callback_on_step_end, output_type, progress)[0]
+        request = EditRequest(image, source, target, settings)
+        return self._edit([request], size, callback_on_step_end, output_type, progress)[0]
 
     def edit_inversion(
         self,
@@ -151,6 +168,8 @@ class Engine:
         if given.seed not in (None, inversion.seed):
             raise SettingsError(f"seed is {inversion.seed} in this inversion and cannot become {given.seed}")
         chosen = self._settings(replace(given, seed=inversion.seed), inversion.size)
+        if chosen.paste_back and inversion.picture is None:
+            raise SettingsError("paste_back needs the picture, which saved inversions do not carry: edit the picture")
         plans = self._plans(self._tokens(inversion.source), target, chosen)
         watch, report = Stopwatch(self.runner.device), _reporting(callback_on_step_end, progress)
         return self._decode([inversion], [plans], [chosen], watch, report, output_type, 0)[0]
@@ -171,13 +190,12 @@ class Engine:
     ) -> list[EditResult]:
         """Different pictures, prompts and settings in shared passes; results in the order of the requests.
 
-        Equal to the same edits one by one, but for the rounding of another batch size. All requests are checked before
-        the first network call.
+        Pictures share a pass where the model works at the same size: see `invert` for what `size` does. Equal to the
+        same edits one by one, but for the rounding of another batch size. All requests are checked before the first
+        network call.
         """
         check_output_type(output_type, self.runner)
-        size = self._size(size)
-        settings = [self._settings(request.checked_settings(), size) for request in requests]
-        return self._edit(requests, settings, size, None, output_type, progress)
+        return self._edit(requests, size, None, output_type, progress)
 
     def generate(
         self,
@@ -214,27 +232,51 @@ class Engine:
     def _edit(
         self,
         requests: Sequence[EditRequest],
-        settings: Sequence[EditSettings],
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         callback: StepCallback | None,
         output_type: str,
         progress: Progress | None,
     ) -> list[EditResult]:
         """Everything of every request is checked before the first network call."""
-        plans = [self._plans(self._tokens(r.source), r.target, one) for r, one in zip(requests, settings, strict=True)]
-        pictures = [to_size(load_image(request.image), size) for request in requests]
-        results: list[EditResult] = []
-        for span in passes([len(own) for own in plans]):
-            watch = Stopwatch(self.runner.device)
-            sources, seeds = [r.source for r in requests[span]], [one.seed or 0 for one in settings[span]]
-            inversions = self._invert(pictures[span], sources, seeds, size, watch, _reporting(None, progress))
-            calls, report = len(self._encode_hops), _reporting(callback, progress)
-            results += self._decode(inversions, plans[span], settings[span], watch, report, output_type, calls)
-        return results
+        checked = [self._checked(request, size) for request in requests]
+        results: dict[int, EditResult] = {}
+        for works_at in dict.fromkeys(one.size for one in checked):
+            alike = [i for i, one in enumerate(checked) if one.size == works_at]
+            for span in passes([len(checked[i].plans) for i in alike]):
+                own = [checked[i] for i in alike[span]]
+                watch, plans, settings = (
+                    Stopwatch(self.runner.device),
+                    [r.plans for r in own],
+                    [r.settings for r in own],
+                )
+                sources, seeds = [r.source for r in own], [one.seed or 0 for one in settings]
+                pictures, report = [r.picture for r in own], _reporting(None, progress)
+                inversions = self._invert(pictures, sources, seeds, works_at, watch, report)
+                calls, report = len(self._encode_hops), _reporting(callback, progress)
+                done = self._decode(inversions, plans, settings, watch, report, output_type, calls)
+                results.update(zip(alike[span], done, strict=True))
+        return [results[i] for i in range(len(requests))]
+
+    def _checked(self, request: EditRequest, size: tuple[int, int] | None) -> _Checked:
+        given = request.checked_settings()
+        picture, size = self._picture(request.image, size)
+        settings = self._settings(given, size)
+        plans = self._plans(self._tokens(request.source), request.target, settings)
+        return _Checked(picture, size, request.source, plans, settings)
+
+    def _picture(self, image: Any, size: tuple[int, int] | None) -> tuple[Image.Image, tuple[int, int]]:
+        """The picture at the size its edits come back in, and the size the model works at."""
+        asked = None if size is None else self._size(size)
+        picture = load_image(image)
+        if asked is not None:
+            return Image.fromarray(to_size(picture, asked)[0]), asked
+        # Models of the published sizes were trained on multiples of 64.
+        step = max(self._size_step, 64) if min(self.bundle.size) >= 256 else self._size_step
+        return picture, fitted_size(picture.size, self.bundle.size, step)
 
     def _invert(
         self,
-        pictures: Sequence[np.ndarray],
+        pictures: Sequence[Image.Image],
         sources: Sequence[str],
         seeds: Sequence[int],
         size: tuple[int, int],
@@ -245,7 +287,8 @@ class Engine:
             prompts = self._encoded([self._tokens(source) for source in sources])
         with watch.stage("vae_encode"):
             of_posterior, of_start = self._noise(seeds, size)
-            latents = self.runner.to_latents(self.runner.tensor(np.concatenate(pictures)), of_posterior)
+            pixels = np.concatenate([to_size(picture, size) for picture in pictures])
+            latents = self.runner.to_latents(self.runner.tensor(pixels), of_posterior)
         with watch.stage("encode"):
             start = self._encode_hops[0].t
             if start > 0:
@@ -253,8 +296,8 @@ class Engine:
             noised = self.runner.encode(latents, prompts, self._encode_hops, callback)
         return [
             # Copies: a kept inversion must not hold its whole batch.
-            Inversion(self, self.runner.join([noised[i : i + 1]]), source, seed, size)
-            for i, (source, seed) in enumerate(zip(sources, seeds, strict=True))
+            Inversion(self, self.runner.join([noised[i : i + 1]]), source, seed, size, picture.size, picture)
+            for i, (picture, source, seed) in enumerate(zip(pictures, sources, seeds, strict=True))
         ]
 
     def _noise(self, seeds: Sequence[int], size: tuple[int, int]) -> tuple[Tensor | None, Tensor]:
@@ -311,26 +354,30 @@ class Engine:
             self._branches.put(inversions[0], decoded.source)
         kept = branch.latents[-1] if branch else decoded.latents[:count]
         edited = decoded.latents if branch else decoded.latents[count:]
+        masks = None if decoded.masks is None else runner.host(decoded.masks)
+        spans = [slice(owner.index(i), owner.index(i) + len(own)) for i, own in enumerate(plans)]
         with watch.stage("vae_decode"):
             pictures = as_pictures(runner, edited, output_type)
+            images = [
+                pictures[span] if output_type == "latent" else _finished(pictures[span], inversion, chosen, masks, span)
+                for span, inversion, chosen in zip(spans, inversions, settings, strict=True)
+            ]
         latents, source_latents = runner.host(edited), runner.host(kept)
         timings = watch.timings()
         results = []
         for i, inversion in enumerate(inversions):
             if calls_before:
                 inversion.timings.update({name: timings[name] for name in ENCODE_STAGES})
-            rows = [row for row, own in enumerate(owner) if own == i]
-            span = slice(rows[0], rows[-1] + 1)
-            masks = decoded.masks if settings[i].blend is not None or settings[i].mask is not None else None
+            restricted = settings[i].blend is not None or settings[i].mask is not None
             results.append(
                 EditResult(
-                    images=pictures[span],
-                    latents=latents[span],
+                    images=images[i],
+                    latents=latents[spans[i]],
                     settings=settings[i],
                     timings=dict(timings),
                     network_calls=calls_before + self._decode_calls(settings[i]),
                     inversion=inversion,
-                    masks=None if masks is None else runner.host(masks[:, span]),
+                    masks=masks[:, spans[i]] if masks is not None and restricted else None,
                     source_latents=source_latents[i : i + 1],
                 )
             )
@@ -374,6 +421,8 @@ class Engine:
     def _settings(self, given: EditSettings, size: tuple[int, int]) -> EditSettings:
         """What an edit will use: the defaults filled in, and the mask read once (a stream gives its bytes once)."""
         settings = given.resolve(self.default_settings)
+        if settings.paste_back and settings.blend is None and settings.mask is None:
+            raise SettingsError("paste_back needs blend words or a mask: they say what is not to change")
         if settings.mask is None:
             return settings
         _, _, height, width = self.latent_shape(size)
@@ -397,6 +446,13 @@ class Engine:
         if not fits or not all(isinstance(n, int) and 0 < n <= 4096 and n % step == 0 for n in size):
             raise SettingsError(f"size must be (width, height) in multiples of {step} up to 4096, not {size!r}")
         return size[0], size[1]
+
+
+def _finished(pictures: Any, inversion: Inversion, settings: EditSettings, masks: Tensor | None, span: slice) -> Any:
+    """The pictures of one inversion's targets as they are returned."""
+    if not settings.paste_back or masks is None:
+        return finish(pictures, inversion.picture_size)
+    return finish(pictures, inversion.picture_size, inversion.picture, list(np.asarray(masks[-1, span])))
 
 
 def _torch_loader() -> Callable[..., Runner]:

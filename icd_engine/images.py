@@ -16,6 +16,7 @@ from icd_engine.errors import ImageError
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 32_000_000
 FORMATS = ("PNG", "JPEG", "WEBP")
+MOST_ASPECT = 4.0
 
 _ROUNDING = 1e-5  # what float arithmetic may leave outside [0, 1]
 _CHANNELS = {"picture": (1, 3, 4), "mask": (1,)}
@@ -50,6 +51,20 @@ def load_image(image: Any) -> Image.Image:
     Transparency lies on white. Any aspect is accepted, 1 x 4096 too. Raises ImageError.
     """
     return _as_rgb(_upright(_open(image, "picture")), background="white")
+
+
+def fitted_size(picture: tuple[int, int], area: tuple[int, int], step: int) -> tuple[int, int]:
+    """(width, height) in multiples of `step` with the aspect of `picture` and about the pixels of `area`.
+
+    A picture of the aspect of `area` gets `area` itself. Aspects beyond 4:1 count as that: models have seen none, and
+    the short side would be a few cells of their latents.
+    """
+    if picture[0] * area[1] == picture[1] * area[0]:
+        return area
+    aspect = min(max(picture[0] / picture[1], 1 / MOST_ASPECT), MOST_ASPECT)
+    height = (area[0] * area[1] / aspect) ** 0.5
+    width, height = (max(1, round(side / step)) * step for side in (aspect * height, height))
+    return width, height
 
 
 def to_size(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from icd_engine.compositing import finish
 from icd_engine.errors import BundleError, SettingsError
+from icd_engine.images import MAX_PIXELS
 from icd_engine.settings import EditSettings
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ INVERSION_FORMAT = "1"
 class Inversion:
     """A picture encoded to noise, kept: every further edit of it costs the decode hops only.
 
-    noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device. size: (width, height) of
-    its pictures.
+    noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device. size: (width, height) the
+    model works at. picture_size: that of the pictures it returns. picture: the one that was inverted, RGB of that size;
+    saved files do not carry it.
     """
 
     engine: Engine = field(repr=False)
@@ -39,6 +42,8 @@ class Inversion:
     source: str
     seed: int
     size: tuple[int, int]
+    picture_size: tuple[int, int]
+    picture: Image.Image | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -59,7 +64,7 @@ class Inversion:
         metadata = {
             "icd_inversion": INVERSION_FORMAT,
             "model": self.engine.fingerprint,
-            "about": json.dumps({"source": self.source, "seed": self.seed, "size": self.size}),
+            "about": json.dumps({name: getattr(self, name) for name in ("source", "seed", "size", "picture_size")}),
             "sha256": _digest(latents),
         }
         part = path.with_name(f".{secrets.token_hex(8)}.part")
@@ -88,7 +93,8 @@ def read_inversion(engine: Engine, path: str | Path) -> Inversion:
             latents = file.get_tensor("latents")
         digest = _digest(latents)
         about = json.loads(metadata["about"])
-        source, seed, size = str(about["source"]), int(about["seed"]), (int(about["size"][0]), int(about["size"][1]))
+        source, seed, size = str(about["source"]), int(about["seed"]), _pair(about["size"])
+        picture_size = _pair(about.get("picture_size", size))  # files of older versions have one size
     except FileNotFoundError:
         raise BundleError(f"{path}: no such inversion file") from None
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError):
@@ -97,9 +103,16 @@ def read_inversion(engine: Engine, path: str | Path) -> Inversion:
         raise BundleError(f"{path} is not a saved inversion, or damaged")
     if metadata.get("model") != engine.fingerprint:
         raise BundleError(f"{path} was made with another model: invert the picture again")
-    if tuple(latents.shape) != engine.latent_shape(size) or not np.isfinite(latents).all():
+    pixels = picture_size[0] * picture_size[1]
+    fits = tuple(latents.shape) == engine.latent_shape(size) and min(picture_size) > 0 and pixels <= MAX_PIXELS
+    if not fits or not np.isfinite(latents).all():
         raise BundleError(f"{path} holds latents of a wrong shape or value")
-    return Inversion(engine, engine.runner.tensor(latents.astype(np.float32)), source, seed, size)
+    return Inversion(engine, engine.runner.tensor(latents.astype(np.float32)), source, seed, size, picture_size)
+
+
+def _pair(values: Sequence[Any]) -> tuple[int, int]:
+    width, height = (int(value) for value in values)
+    return width, height
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +137,7 @@ class EditRequest:
 class EditResult:
     """Edited pictures of one source picture, one for each target.
 
+    images: at the picture's own size, or the size that was asked for; latents with output_type "latent".
     latents: final target latents, float32 [targets, 4, h, w] on the CPU. masks: where each target was allowed to
     change, float32 [hops, targets, h, w] on the CPU, None where neither blend words nor a mask were given.
     settings: those used, repeatable. timings: milliseconds by stage (of the whole batch in `edit_many`).
@@ -147,8 +161,8 @@ class EditResult:
     @cached_property
     def reconstruction(self) -> Image.Image:
         """The source branch decoded, on first use: how well the inversion kept the picture."""
-        engine = self.inversion.engine
-        return as_pictures(engine.runner, self.source_latents, "pil")[0]
+        pictures = as_pictures(self.inversion.engine.runner, self.source_latents, "pil")
+        return finish(pictures, self.inversion.picture_size)[0]
 
 
 def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:

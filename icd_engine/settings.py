@@ -31,7 +31,8 @@ class EditSettings:
     amplify: {target word: factor}, factors -20..20.
     blend: a tuple (source word or words, target word or words); one string or a list of strings serves both prompts.
         Kept as a pair of tuples. A string of several words is a phrase.
-    mask: picture or array, 1 = may change. seed: of the encode noise.
+    mask: picture or array, 1 = may change. paste_back: outside mask and blend words, return the original's own pixels
+        (needs one of them). seed: of the encode noise.
     Raises SettingsError naming the field.
     """
 
@@ -44,6 +45,7 @@ class EditSettings:
     amplify: Mapping[str, float] | None = None
     blend: Words | tuple[Words, Words] | None = None
     mask: Any = field(default=None, compare=False, repr=False)
+    paste_back: bool | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class EditSettings:
             "self_replace": _share,
             "amplify": _amplify,
             "blend": _blend,
+            "paste_back": _switch,
             "seed": _seed,
         }
         for name, check in checks.items():
@@ -166,6 +169,12 @@ def _words(name: str, value: Any) -> tuple[str, ...]:
 def _word(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise SettingsError(f"{name} needs words that are not empty, not {value!r}")
+    return value
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} must be True or False, not {value!r}")
     return value
 
 

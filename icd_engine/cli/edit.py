@@ -80,6 +80,14 @@ def edit(
     mask: Annotated[
         str | None, typer.Option(metavar="FILE", help="Picture whose white parts may change.", show_default="all may")
     ] = None,
+    paste_back: Annotated[
+        bool | None,
+        typer.Option(
+            "--paste-back/--no-paste-back",
+            help="Outside --blend and --mask, the original's own pixels.",
+            show_default=MODELS_OWN,
+        ),
+    ] = None,
     size: options.Size = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -107,6 +115,7 @@ def edit(
         amplify=options.by_word("--amplify", amplify or [], options.number) or None,
         blend=options.blend(blend),
         mask=mask,
+        paste_back=paste_back,
     )
     wanted_size = options.size(size)
     _check_arguments(picture, source, target, demo)
@@ -206,5 +215,5 @@ def _check_kept(
 
 def _panels(image: Image.Image | None, result: EditResult) -> list[Image.Image]:
     """Source (unless it was inverted earlier: then the picture is not at hand), reconstruction, edits."""
-    first = [] if image is None else [image.resize(result.inversion.size, Image.Resampling.BICUBIC)]
+    first = [] if image is None else [image.resize(result.inversion.picture_size, Image.Resampling.BICUBIC)]
     return [*first, result.reconstruction, *result.images]

@@ -9,6 +9,7 @@ import typer
 
 from icd_engine.cli import options
 from icd_engine.cli.edit import save_all
+from icd_engine.cli.options import MODELS_OWN
 from icd_engine.cli.terminal import hop_bar, open_engine
 
 
@@ -22,7 +23,7 @@ def generate(
     guidance_scale: options.GuidanceScale = None,
     tau: options.Tau = None,
     tau_low: options.TauLow = None,
-    size: options.Size = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Of the pictures.", show_default=MODELS_OWN)] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     runner: options.RunnerName = "auto",

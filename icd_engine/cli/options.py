@@ -27,7 +27,10 @@ RunnerName = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print written paths and errors only.")]
 Size = Annotated[
-    str | None, typer.Option(metavar="WxH", help="Picture size the model works at.", show_default=MODELS_OWN)
+    str | None,
+    typer.Option(
+        metavar="WxH", help="Work at this size and return it.", show_default="the picture's aspect, and its size"
+    ),
 ]
 GuidanceScale = Annotated[
     float | None, typer.Option(metavar="W", help="0 is unguided (the paper's w minus 1).", show_default=MODELS_OWN)

@@ -136,8 +136,7 @@ def test_several_targets_are_numbered(place, loaded, capsys):
 def test_compare_is_source_reconstruction_edits(place, loaded):
     assert main(["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--target", OTHER, "--compare"]) == 0
     result = loaded.edit("cat.png", SOURCE, [TARGET, OTHER])
-    source = Image.open("cat.png").resize((64, 64), Image.Resampling.BICUBIC)
-    panels = [np.asarray(p) for p in (source, result.reconstruction, *result.images)]
+    panels = [np.asarray(p) for p in (Image.open("cat.png").convert("RGB"), result.reconstruction, *result.images)]
     assert np.array_equal(pixels_of("cat_edited.png"), np.concatenate(panels, axis=1))
 
 
@@ -169,12 +168,12 @@ def test_a_kept_inversion_costs_the_decode_hops_only(kept, loaded, capsys):
 
 
 def test_what_was_kept_may_be_repeated(kept):
-    assert main(["edit", kept, "--source", SOURCE, "--seed", "5", "--size", "64x64", "--target", TARGET]) == 0
+    assert main(["edit", kept, "--source", SOURCE, "--seed", "5", "--size", "80x48", "--target", TARGET]) == 0
 
 
 def test_comparing_a_kept_inversion_has_no_source_picture(kept):
     assert main(["edit", kept, "--target", TARGET, "--compare"]) == 0
-    assert Image.open("cat_edited.png").size == (2 * 64, 64)
+    assert Image.open("cat_edited.png").size == (2 * 80, 60)
 
 
 @pytest.mark.parametrize("other", [["--source", OTHER], ["--seed", "6"], ["--size", "32x32"]], ids=lambda o: o[0])
@@ -208,7 +207,7 @@ def test_demo_writes_the_comparison(demo_bundle, small_engine, capsys):
     assert out == "demo_edited.png\n"
     assert SOURCE in err and TARGET in err
     expected = small_engine.edit("cat.png", SOURCE, TARGET, self_replace=0.6, seed=4).image
-    assert np.array_equal(pixels_of("demo_edited.png")[:, 2 * 64 :], np.asarray(expected))
+    assert np.array_equal(pixels_of("demo_edited.png")[:, 2 * 80 :], np.asarray(expected))
 
 
 @pytest.mark.parametrize(

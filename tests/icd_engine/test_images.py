@@ -17,7 +17,7 @@ from PIL import Image
 
 from icd_engine import images
 from icd_engine.errors import ImageError
-from icd_engine.images import load_image, load_mask, save_image, to_model_range, to_pil
+from icd_engine.images import fitted_size, load_image, load_mask, save_image, to_model_range, to_pil
 
 FORMATS = ["PNG", "JPEG", "WEBP"]
 
@@ -598,3 +598,25 @@ def test_a_picture_that_cannot_be_encoded(tmp_path: Path):
     with pytest.raises(ImageError, match="unknown source_type 'photo'"):
         save_image(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", source_type="photo")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the size a model works at -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("picture", "area", "step", "expected"),
+    [
+        ((128, 128), (128, 128), 16, (128, 128)),
+        ((300, 300), (512, 512), 64, (512, 512)),
+        ((500, 333), (512, 512), 64, (640, 448)),
+        ((333, 500), (512, 512), 64, (448, 640)),
+        ((1024, 768), (512, 512), 64, (576, 448)),
+        ((1024, 768), (1024, 1024), 64, (1152, 896)),
+        ((500, 333), (128, 128), 16, (160, 112)),
+        ((4096, 1), (512, 512), 64, (1024, 256)),  # 4:1 at most
+        ((1, 4096), (128, 128), 16, (64, 256)),
+        ((640, 480), (640, 480), 64, (640, 480)),  # the model's own aspect: its own size, whatever its steps
+    ],
+)
+def test_fitted_size(picture, area, step, expected):
+    assert fitted_size(picture, area, step) == expected
