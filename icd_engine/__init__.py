@@ -22,7 +22,7 @@ _LAZY = {
     "EditResult": "icd_engine.results",
     "Inversion": "icd_engine.results",
 }
-_engines: dict[tuple[str, ...], Engine] = {}
+_engines: dict[tuple[Any, ...], Engine] = {}
 _loading = Lock()
 
 
@@ -44,19 +44,25 @@ def edit(
     device: str = "auto",
     dtype: str = "auto",
     runner: str = "auto",
+    weights: str = "fused",
+    offload: bool = False,
+    vae_tiling: bool | None = None,
     **options: Any,
 ) -> EditResult:
     """Edits one picture: `source` says what it shows, `target` what it should show (several targets: a list).
 
-    model: "tiny" (embedded) or a bundle folder; loaded once per process and kept. options: those of `Engine.edit`,
+    model: "tiny" (embedded) or a bundle folder; loaded once per process and kept, with what follows it (see
+    `Engine.from_pretrained`). options: those of `Engine.edit`,
     the fields of EditSettings among them. Raises ImageError, PromptError, SettingsError, BundleError or RunnerError,
     all of them icd_engine.errors.IcdError.
     """
     from icd_engine.engine import Engine
 
-    key = (str(model), device, dtype, runner)
+    loaded = {"device": device, "dtype": dtype, "runner": runner, "weights": weights, "offload": offload}
+    loaded["vae_tiling"] = vae_tiling
+    key = (str(model), *loaded.values())
     with _loading:
         if key not in _engines:
-            _engines[key] = Engine.from_pretrained(model, device=device, dtype=dtype, runner=runner)
+            _engines[key] = Engine.from_pretrained(model, **loaded)
         engine = _engines[key]
     return engine.edit(image, source, target, **options)

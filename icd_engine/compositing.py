@@ -17,17 +17,17 @@ def finish(
     pictures: a list of PIL RGB pictures, numpy [N, H, W, 3] or torch [N, 3, H, W] in [0, 1]; the same comes back. With
     the original (RGB, of that size) and a mask [h, w] for each picture, 1 = edited: `paste_back`.
     """
-    masks = masks or [None] * len(pictures)  # pyright: ignore[reportAssignmentType]
+    each_mask: Sequence[np.ndarray | None] = masks or [None] * len(pictures)
 
     def each(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         values = _resized(values, size)
         return values if original is None or mask is None else paste_back(original, values, mask)
 
     if isinstance(pictures, list):
-        arrays = [each(np.asarray(picture), mask) for picture, mask in zip(pictures, masks, strict=True)]
+        arrays = [each(np.asarray(picture), mask) for picture, mask in zip(pictures, each_mask, strict=True)]
         return [Image.fromarray(values) for values in arrays]
     if isinstance(pictures, np.ndarray):
-        return np.stack([each(values, mask) for values, mask in zip(pictures, masks, strict=True)])
+        return np.stack([each(values, mask) for values, mask in zip(pictures, each_mask, strict=True)])
     done = finish(pictures.permute(0, 2, 3, 1).numpy(), size, original, masks)
     return pictures.new_tensor(done.transpose(0, 3, 1, 2))
 

@@ -61,14 +61,30 @@ class Engine:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path = "tiny", *, device: str = "auto", dtype: str = "auto", runner: str = "auto"
+        cls,
+        model: str | Path = "tiny",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        runner: str = "auto",
+        weights: str = "fused",
+        offload: bool = False,
+        vae_tiling: bool | None = None,
     ) -> Engine:
         """Loads the embedded model "tiny" or a bundle folder.
 
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on CPU, bfloat16 on
         CUDA), "float32", "float16", "bfloat16". runner: "eager", "compiled" (torch.compile), "graph" (CUDA graphs of
         compiled code) or "auto", which is "graph" on CUDA where it can be and "eager" elsewhere; `engine.runner.name`
-        says which. An exported folder runs by onnxruntime (runner "onnx") in the precision it was exported in, without
+        says which.
+
+        Less memory: weights "switch" holds the encode network as the decode network's weights plus low-rank updates,
+        which are added as each layer runs ("fused": two whole networks). offload: text encoders and VAE wait in host
+        memory between uses; not with "graph", no effect on the CPU. vae_tiling: pictures pass the VAE in overlapping
+        tiles of the size it was trained at, which changes them a little; None: those of more than four times its
+        pixels.
+
+        An exported folder runs by onnxruntime (runner "onnx") in the precision it was exported in, without
         torch; its tensors are numpy arrays. What is asked for by name and cannot run raises RunnerError; a missing or
         damaged bundle raises BundleError.
         """
@@ -78,7 +94,8 @@ class Engine:
             from icd_engine.runners.onnx import load_runner
         else:
             load_runner = _torch_loader()
-        return cls(bundle, load_runner(bundle, device, dtype, runner), tokenizer)
+        saving = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
+        return cls(bundle, load_runner(bundle, device, dtype, runner, **saving), tokenizer)
 
     @property
     def fingerprint(self) -> str:

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from icd_engine.bundles.bundle import Bundle
+from icd_engine.bundles.family import DIFFERENCE
 from icd_engine.bundles.files import read_weights
 from icd_engine.errors import BundleError, RunnerError
+from icd_engine.networks.difference import share_weights
 from icd_engine.networks.text_encoder import (
     DualTextEncoder,
     PenultimateTextEncoder,
@@ -24,32 +26,66 @@ from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.contract import Runner
 from icd_engine.runners.eager import EagerRunner
 from icd_engine.runners.graph import GraphRunner
+from icd_engine.runners.memory import Memory
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+WEIGHTS = ("fused", "switch")
 RUNNERS = {runner.name: runner for runner in (EagerRunner, CompiledRunner, GraphRunner)}
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runner: str = "auto") -> Runner:
+def load_runner(
+    bundle: Bundle,
+    device: str = "auto",
+    dtype: str = "auto",
+    runner: str = "auto",
+    weights: str = "fused",
+    offload: bool = False,
+    vae_tiling: bool | None = None,
+) -> Runner:
     """Loads every network strictly and hands them to the asked runner; see `Engine.from_pretrained`."""
     place, precision = choose_device(device), choose_dtype(dtype, device)
     if runner == "onnx":
         raise RunnerError("runner 'onnx' runs exported folders: make one with `icd export`")
     if runner != "auto" and runner not in RUNNERS:
         raise RunnerError(f"runner must be one of auto, {', '.join(RUNNERS)}, not {runner!r}")
+    if weights not in WEIGHTS:
+        raise RunnerError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
     levels = {"blend_downscale": bundle.blend_downscale, "share_downscale": bundle.share_downscale}
     # float16 overflows in the VAE of Stable Diffusion: it stays in float32 there.
     vae_precision = torch.float32 if precision == torch.float16 else precision
-    networks = (
-        load_text_encoder(bundle, place, precision),
-        load_network(bundle, "vae", VAE, place, vae_precision),
-        load_network(bundle, "unet_forward", partial(UNet, **levels), place, precision),
-        load_network(bundle, "unet", partial(UNet, **levels), place, precision),
-    )
+    memory = Memory(offload, vae_tiling)
+    text_encoder = load_text_encoder(bundle, place, precision)
+    vae = load_network(bundle, "vae", VAE, place, vae_precision)
+    make_unet = partial(UNet, **levels)
+    reverse = load_network(bundle, "unet", make_unet, place, precision)
+    if weights == "switch":
+        forward = load_forward_by_difference(bundle, make_unet, reverse)
+    else:
+        forward = load_network(bundle, "unet_forward", make_unet, place, precision)
     if runner == "auto":
-        # On the CPU compiling takes a minute, which one edit never earns back.
-        runner = "graph" if place.type == "cuda" and bundle.guidance_embedded and can_compile(place) else "eager"
-    return RUNNERS[runner](*networks)
+        runner = _best_runner(place, bundle.guidance_embedded, memory)
+    return RUNNERS[runner](text_encoder, vae, forward, reverse, memory)
+
+
+def _best_runner(place: torch.device, guidance_embedded: bool, memory: Memory) -> str:
+    if place.type != "cuda" or not can_compile(place):
+        return "eager"  # on the CPU compiling takes a minute, which one edit never earns back
+    return "graph" if guidance_embedded and not memory.offload else "eager"
+
+
+def load_forward_by_difference(bundle: Bundle, make: Callable[[dict[str, Any]], UNet], reverse: UNet) -> UNet:
+    """The forward network in the memory of the reverse one. BundleError where the bundle has not what it takes."""
+    path = bundle.difference
+    if path is None:
+        raise BundleError(f"{bundle.path}: weights 'switch' needs {DIFFERENCE}, which `icd convert` writes")
+    with torch.device("meta"):
+        forward = make(bundle.config("unet_forward"))
+    try:
+        share_weights(forward, reverse, read_weights(path))
+    except (RuntimeError, KeyError) as error:
+        raise BundleError(f"{path} does not fit the networks: {' '.join(str(error).split())[:300]}") from None
+    return forward.eval()
 
 
 def load_text_encoder(bundle: Bundle, place: torch.device, precision: torch.dtype) -> TextEncoder | DualTextEncoder:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
-from icd_engine.bundles.family import FAMILIES, MODEL_INDEX, Family, read_family
+from icd_engine.bundles.family import DIFFERENCE, FAMILIES, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
 from icd_engine.bundles.record import FORMAT, parse_record
 from icd_engine.errors import BundleError
@@ -50,6 +50,11 @@ class Bundle:
     def start_noise(self) -> bool:
         """Whether noise is added before encoding. False for forward models that start at t = 0 (Inverse-and-Edit)."""
         return self.encode_times[0] > 0
+
+    @property
+    def difference(self) -> Path | None:
+        """What makes the forward network of the reverse one (`lora.difference`), where both came of LoRA files."""
+        return self.path / DIFFERENCE if DIFFERENCE in self.sha256 else None
 
     @property
     def samples_posterior(self) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
-from icd_engine.bundles.family import MODEL_INDEX, Family, read_family
+from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
-from icd_engine.bundles.lora import LoraPair, fuse, read_lora
+from icd_engine.bundles.lora import LoraPair, difference, fuse, read_lora
+from icd_engine.bundles.sources import FORWARD_NAME, REVERSE_NAME, Sources, gathered
 from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
 from icd_engine.errors import BundleError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 CHAIN_A = (259, 519, 779, 999)
 START, END = 19, 999
-FORWARD_NAME = re.compile(r"(?<!\d)(?:0|19)(?:[_-]\d{2,3})+(?!\d)")
-REVERSE_NAME = re.compile(r"(?<!\d)\d{2,3}(?:[_-]\d{2,3})*[_-]999(?!\d)")
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 # Names of the VAE's attention before diffusers 0.18, as in the published SD1.5 files.
@@ -42,18 +41,32 @@ def convert(
     """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or nothing is written.
 
     base: diffusers folder. teacher: state dict (.pt with tensors only, or .safetensors) or UNet folder, with guidance
-    embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights.
+    embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights. Each may
+    also be a repository of the hub, the last three tar archives as the authors publish them (see `sources.gathered`).
     Time steps come from the file names where they carry them, else from the arguments, else each from the other
     file's, else chain A. precision: fp32, fp16 or bf16, of what is written.
     Raises BundleError naming the file and the key or field.
     """
-    base, teacher, forward, reverse, out = (Path(p) for p in (base, teacher, forward, reverse, out))
+    out = Path(out)
     if precision not in PRECISIONS:
         raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     check_target(out, overwrite)
+    with gathered(*(Path(p) for p in (base, teacher, forward, reverse)), beside=out.parent) as sources:
+        return _convert(sources, out, decode_times, encode_times, precision, overwrite)
+
+
+def _convert(
+    sources: Sources,
+    out: Path,
+    decode_times: Sequence[int] | None,
+    encode_times: Sequence[int] | None,
+    precision: str,
+    overwrite: bool,
+) -> Bundle:
+    base, forward, reverse = sources.base, sources.forward, sources.reverse
     encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times)
     family, unet_config, shapes = _read_base(base)
-    teacher = teacher_file(teacher)
+    teacher = teacher_file(sources.teacher)
     weights = read_teacher(teacher)
     unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
@@ -186,6 +199,7 @@ def _files(
     for part, lora in loras.items():
         yield f"{part}/config.json", unet_config
         yield f"{part}/{family.weights[part]}", fuse(teacher, lora, dtype)
+    yield DIFFERENCE, difference(loras["unet"], loras["unet_forward"], dtype)
 
 
 def _new_vae_key(key: str) -> str:

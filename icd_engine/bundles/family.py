@@ -10,6 +10,7 @@ from icd_engine.errors import BundleError
 
 MODEL_INDEX = "model_index.json"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+DIFFERENCE = "unet_forward/difference.safetensors"  # from the reverse network, see lora.difference
 
 
 @dataclass(frozen=True)

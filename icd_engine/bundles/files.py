@@ -113,6 +113,9 @@ def _write_tensors(path: Path, name: str, tensors: Mapping[str, Tensor]) -> None
 
     check_finite(tensors, name)
     try:
+        path.touch()
+        mode = path.stat().st_mode  # as other files are made: safetensors would let nobody else read it
         save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata={"format": "pt"})
+        path.chmod(mode)
     except (SafetensorError, RuntimeError) as error:
         raise BundleError(f"{name} cannot be written: {' '.join(str(error).split())}") from error

@@ -90,6 +90,23 @@ def _rounded(path: Path, key: str, tensor: Tensor) -> Tensor:
     return rounded
 
 
+def difference(
+    reverse: Mapping[str, LoraPair], forward: Mapping[str, LoraPair], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """What makes the forward network of the reverse one: W_forward = W_reverse + up @ down for every module of either.
+
+    `<module>.down` [R, in, (k, k)] and `<module>.up` [out, R, (1, 1)], scales in `up`, R the sum of both ranks.
+    """
+    import torch
+
+    found = {}
+    for module in dict.fromkeys((*reverse, *forward)):
+        pairs = [(lora[module], sign) for lora, sign in ((forward, 1.0), (reverse, -1.0)) if module in lora]
+        found[f"{module}.down"] = torch.cat([pair.down for pair, _ in pairs]).to(dtype)
+        found[f"{module}.up"] = torch.cat([sign * pair.scale * pair.up for pair, sign in pairs], dim=1).to(dtype)
+    return found
+
+
 def fuse(weights: Mapping[str, Tensor], lora: Mapping[str, LoraPair], dtype: torch.dtype) -> dict[str, Tensor]:
     """W + scale B A for every module of `lora`, computed in fp32, all weights then in `dtype`.
 

@@ -24,28 +24,44 @@ Times = Annotated[
 def convert(
     base: Annotated[Path, typer.Option(help="Diffusers folder of the base model.", metavar="FOLDER")],
     teacher: Annotated[
-        Path, typer.Option(help="Guidance-distilled UNet: .pt, .safetensors or its folder.", metavar="FILE|FOLDER")
+        Path,
+        typer.Option(
+            help="Guidance-distilled UNet: .pt, .safetensors, its folder, or the authors' .tar.gz.",
+            metavar="FILE|FOLDER",
+        ),
     ],
-    forward: Annotated[Path, typer.Option(help="LoRA of the forward (encode) model, .safetensors.", metavar="FILE")],
-    reverse: Annotated[Path, typer.Option(help="LoRA of the reverse (decode) model, .safetensors.", metavar="FILE")],
     out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="FOLDER")],
+    lora: Annotated[
+        Path | None,
+        typer.Option(help="Both LoRA files: the authors' .tar.gz, or a folder.", metavar="ARCHIVE|FOLDER"),
+    ] = None,
+    forward: Annotated[
+        Path | None, typer.Option(help="Instead of --lora: that of the forward (encode) model.", metavar="FILE")
+    ] = None,
+    reverse: Annotated[
+        Path | None, typer.Option(help="Instead of --lora: that of the reverse (decode) model.", metavar="FILE")
+    ] = None,
     decode_steps: Times = None,
     encode_steps: Times = None,
     precision: Annotated[Literal["fp32", "fp16", "bf16"], typer.Option(help="Of the weights written.")] = "fp32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder at --out.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a model folder of published files.
+    """Make a model folder of published files, for SD1.5 or SDXL.
 
-    Every tensor must fit. Prints the path of the folder, which is written whole or not at all.
+    Every tensor must fit. Prints the path of the folder, which is written whole or not at all. Instead of a path, each
+    may be a repository of the Hugging Face hub, OWNER/NAME.
 
     \b
     Example:
-      icd convert --base stable-diffusion-v1-5 --teacher sd15_cfg_distill.pt --forward iCD-SD15-forward.safetensors \\
-        --reverse iCD-SD15-reverse.safetensors --out sd15-icd --precision fp16
+      icd convert --base stable-diffusion-v1-5 --teacher sd15_cfg_distill.pt.tar.gz \\
+        --lora iCD-SD15_4steps_1.tar.gz --out icd-sd15 --precision fp16
     """
     from icd_engine.bundles import convert as published
 
+    forward, reverse = forward or lora, reverse or lora
+    if forward is None or reverse is None:
+        raise options.usage_error("give --lora, or --forward and --reverse", "--lora")
     bundle = published.convert(
         base,
         teacher,

@@ -92,6 +92,9 @@ def edit(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     runner: options.RunnerName = "auto",
+    weights: options.Weights = "fused",
+    offload: options.Offload = False,
+    vae_tiling: options.VaeTiling = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Edit a picture by text.
@@ -123,7 +126,8 @@ def edit(
     if mask is not None:
         load_mask(mask, (8, 8))  # an unreadable mask shows before the model is loaded
     image: Image.Image | None = None if picture is None or _is_kept(picture) else load_image(picture)
-    engine = open_engine(model, device, dtype, runner, quiet)
+    memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
+    engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
     if demo:
         example = read_demo(engine.bundle.path)
         image, source, target = example.picture, example.source, [example.target]

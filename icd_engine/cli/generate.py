@@ -27,6 +27,9 @@ def generate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     runner: options.RunnerName = "auto",
+    weights: options.Weights = "fused",
+    offload: options.Offload = False,
+    vae_tiling: options.VaeTiling = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Generate one picture for each prompt.
@@ -40,7 +43,8 @@ def generate(
     settings = options.given(seed=seed, guidance_scale=guidance_scale, tau=options.share("--tau", tau), tau_low=tau_low)
     wanted_size = options.size(size)
     options.check_picture_path(out)
-    engine = open_engine(model, device, dtype, runner, quiet)
+    memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
+    engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
         pictures = engine.generate(prompts, size=wanted_size, progress=progress, **settings)
     save_all(pictures, out, "trainedAlgorithmicMedia")

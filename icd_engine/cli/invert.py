@@ -25,6 +25,9 @@ def invert(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     runner: options.RunnerName = "auto",
+    weights: options.Weights = "fused",
+    offload: options.Offload = False,
+    vae_tiling: options.VaeTiling = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Encode a picture to noise once, for many edits.
@@ -41,7 +44,8 @@ def invert(
     settings = options.given(seed=seed)
     wanted_size = options.size(size)
     image = load_image(picture)
-    engine = open_engine(model, device, dtype, runner, quiet)
+    memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
+    engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
     with hop_bar(len(engine.bundle.encode_times), quiet) as progress:
         inversion = engine.invert(image, source, size=wanted_size, progress=progress, **settings)
     try:

@@ -25,6 +25,18 @@ RunnerName = Annotated[
         "--runner", metavar="NAME", help="How network calls are executed: auto, eager, compiled, graph; onnx."
     ),
 ]
+Weights = Annotated[
+    str, typer.Option(help="fused: two whole networks; switch: one, and the other as low-rank updates (less memory).")
+]
+Offload = Annotated[bool, typer.Option("--offload", help="Text encoders and VAE wait in host memory (less on a GPU).")]
+VaeTiling = Annotated[
+    bool | None,
+    typer.Option(
+        "--vae-tiling/--no-vae-tiling",
+        help="Pass the VAE in tiles (less memory).",
+        show_default="only large pictures",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print written paths and errors only.")]
 Size = Annotated[
     str | None,

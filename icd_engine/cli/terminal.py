@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
@@ -43,17 +43,20 @@ def hop_bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
         yield lambda hops: bar.advance(task, hops)
 
 
-def open_engine(model: str, device: str, dtype: str, runner: str, quiet: bool) -> Engine:
-    """Loads a model, with a spinner where stderr is a terminal. Raises BundleError, RunnerError."""
+def open_engine(model: str, quiet: bool, **options: Any) -> Engine:
+    """Loads a model, with a spinner where stderr is a terminal; options are those of `Engine.from_pretrained`.
+
+    Raises BundleError, RunnerError.
+    """
     if quiet or not sys.stderr.isatty():
-        return _open(model, device, dtype, runner)
+        return _open(model, **options)
     from rich.console import Console
 
     with Console(stderr=True).status(f"loading {model}"):
-        return _open(model, device, dtype, runner)
+        return _open(model, **options)
 
 
-def _open(model: str, device: str, dtype: str, runner: str) -> Engine:
+def _open(model: str, **options: Any) -> Engine:
     from icd_engine.engine import Engine
 
-    return Engine.from_pretrained(model, device=device, dtype=dtype, runner=runner)
+    return Engine.from_pretrained(model, **options)

@@ -156,6 +156,7 @@ class VAE(nn.Module):
         attention = config.get("mid_block_add_attention", True)
         self.scaling_factor: float = config["scaling_factor"]
         self.downscale = 2 ** (len(channels) - 1)
+        self.sample_size: int = config.get("sample_size", 512)  # side of the pictures it was trained on
         self.encoder = Encoder(channels, layers, groups, config["in_channels"], latent, attention)
         self.decoder = Decoder(channels, layers, groups, config["out_channels"], latent, attention)
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.get("use_quant_conv", True) else nn.Identity()

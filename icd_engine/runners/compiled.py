@@ -19,6 +19,7 @@ from icd_engine.networks.vae import VAE
 from icd_engine.runners.buckets import Padded, filled, of_rows, take, take_prompts
 from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
 from icd_engine.runners.eager import EagerRunner
+from icd_engine.runners.memory import PLAIN, Memory
 from icd_engine.sampling.schedule import Hop
 
 # Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch stops at 8.
@@ -35,8 +36,15 @@ class CompiledRunner(EagerRunner):
 
     name = "compiled"
 
-    def __init__(self, text_encoder: TextEncoder | DualTextEncoder, vae: VAE, forward: UNet, reverse: UNet):
-        super().__init__(text_encoder, vae, forward, reverse)
+    def __init__(
+        self,
+        text_encoder: TextEncoder | DualTextEncoder,
+        vae: VAE,
+        forward: UNet,
+        reverse: UNet,
+        memory: Memory = PLAIN,
+    ):
+        super().__init__(text_encoder, vae, forward, reverse, memory)
         if not can_compile(self.device):
             needed = "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
             raise RunnerError(f"runner {self.name!r} needs {needed}: none was found")

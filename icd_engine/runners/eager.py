@@ -12,9 +12,8 @@ from torch import Tensor
 
 from csrc_triton.boundary_step import boundary_step
 from csrc_triton.local_blend import local_blend
-from csrc_triton.pixels import from_pixels, to_pixels
 from icd_engine.editing.plan import EditStep
-from icd_engine.errors import ImageError, RunnerError
+from icd_engine.errors import RunnerError
 from icd_engine.networks.text_encoder import DualTextEncoder, PromptFeatures, TextEncoder
 from icd_engine.networks.unet import AddedConditions, UNet, UNetOutput
 from icd_engine.networks.vae import VAE
@@ -27,6 +26,8 @@ from icd_engine.runners.contract import (
     SourceBranch,
     StepCallback,
 )
+from icd_engine.runners.memory import PLAIN, Memory
+from icd_engine.runners.pictures import PictureRunner
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
 from icd_engine.sampling.trajectory import run_trajectory
@@ -52,16 +53,22 @@ class DecodeTensors(NamedTuple):
 SecondPrediction = Callable[[int, Hop, Tensor], tuple[Tensor, Tensor] | None]
 
 
-class EagerRunner:
+class EagerRunner(PictureRunner):
     """Runs on the device and in the dtype its networks have; latents stay float32 between calls."""
 
     name = "eager"
 
-    def __init__(self, text_encoder: TextEncoder | DualTextEncoder, vae: VAE, forward: UNet, reverse: UNet):
-        self.text_encoder, self.vae, self.forward, self.reverse = text_encoder, vae, forward, reverse
-        self.device = reverse.conv_in.weight.device
+    def __init__(
+        self,
+        text_encoder: TextEncoder | DualTextEncoder,
+        vae: VAE,
+        forward: UNet,
+        reverse: UNet,
+        memory: Memory = PLAIN,
+    ):
+        super().__init__(vae, text_encoder, reverse.conv_in.weight.device, memory)
+        self.text_encoder, self.forward, self.reverse = text_encoder, forward, reverse
         self.dtype = reverse.conv_in.weight.dtype
-        self.vae_dtype = vae.decoder.conv_in.weight.dtype
         # One prompt, one (network, t, w) at a time: what is kept cannot depend on the batch it first came in.
         self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
         self._values = lru_cache(KEPT_PROMPT_VALUES)(self._prompt_values)
@@ -83,18 +90,6 @@ class EagerRunner:
         return Prompts(keys, torch.cat(tokens), None if pooled[0] is None else torch.cat(pooled))
 
     @torch.no_grad()
-    def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self.vae.sample(self._to_moments(pixels.to(self.device)), noise)
-
-    @torch.no_grad()
-    def to_image(self, latents: Tensor) -> Tensor:
-        return self._to_image(latents.to(self.device))
-
-    @torch.no_grad()
-    def to_pixels(self, latents: Tensor) -> Tensor:
-        return checked_pixels(*self._to_pixels(latents.to(self.device)))
-
-    @torch.no_grad()
     def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
         values, shifts = self._encode_tables(prompts, hops)
         return self._encode(latents.to(self.device, torch.float32), values, shifts, hops, callback)
@@ -105,16 +100,6 @@ class EagerRunner:
         return self._decode(self._tensors(inputs, hops), hops, inputs.keep, callback, second)
 
     # --- on tensors of the device alone ----------------------------------------------------------------------------
-
-    def _to_moments(self, pixels: Tensor) -> Tensor:
-        return self.vae.moments(from_pixels(pixels, self.vae_dtype)).float()
-
-    def _to_image(self, latents: Tensor) -> Tensor:
-        return self.vae.to_image(latents.to(self.vae_dtype)).float()
-
-    def _to_pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        pictures = self.vae.to_image(latents.to(self.vae_dtype))
-        return to_pixels(pictures), pictures.isfinite().all()
 
     def _predict(
         self,
@@ -201,7 +186,8 @@ class EagerRunner:
         return values, [self._row_shifts(False, hop.t, [0.0] * len(prompts), prompts.ids) for hop in hops]
 
     def _encode_prompt(self, ids: tuple[int, ...]) -> PromptFeatures:
-        return self._prompt_features(torch.tensor([ids], device=self.device))
+        with self._resident(self.text_encoder):
+            return self._prompt_features(torch.tensor([ids], device=self.device))
 
     def _prompt_features(self, ids: Tensor) -> PromptFeatures:
         tokens, pooled = self.text_encoder.encode(ids)
@@ -244,13 +230,6 @@ class EagerRunner:
             return eps, torch.tensor(inputs.guidance[k], device=self.device)
 
         return second
-
-
-def checked_pixels(pixels: Tensor, finite: Tensor) -> Tensor:
-    """The pixels. ImageError unless the pictures they were made of were finite."""
-    if not finite:
-        raise ImageError("the picture holds NaN or infinite values")
-    return pixels
 
 
 def _constants(hop: Hop, x: Tensor) -> tuple[Tensor, Tensor]:

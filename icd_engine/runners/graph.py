@@ -18,6 +18,7 @@ from icd_engine.networks.vae import VAE
 from icd_engine.runners.compiled import CompiledRunner
 from icd_engine.runners.contract import Decoded, StepCallback
 from icd_engine.runners.eager import DecodeTensors, SecondPrediction
+from icd_engine.runners.memory import PLAIN, Memory
 from icd_engine.sampling.schedule import Hop
 
 MOST_GRAPHS = 32
@@ -96,13 +97,22 @@ class GraphRunner(CompiledRunner):
 
     name = "graph"
 
-    def __init__(self, text_encoder: TextEncoder | DualTextEncoder, vae: VAE, forward: UNet, reverse: UNet):
+    def __init__(
+        self,
+        text_encoder: TextEncoder | DualTextEncoder,
+        vae: VAE,
+        forward: UNet,
+        reverse: UNet,
+        memory: Memory = PLAIN,
+    ):
         device = reverse.conv_in.weight.device
         if device.type != "cuda":
             raise RunnerError(f"runner 'graph' needs a CUDA device, not {device}")
         if reverse.guidance_channels is None:
             raise RunnerError("runner 'graph' needs a guidance-distilled network: use 'compiled' for this model")
-        super().__init__(text_encoder, vae, forward, reverse)
+        if memory.offload:
+            raise RunnerError("runner 'graph' needs every network where it was captured: use 'compiled' to offload")
+        super().__init__(text_encoder, vae, forward, reverse, memory)
         self._replay_by(Graphs(device))
 
     def _replay_by(self, graphs: Graphs) -> None:

@@ -314,7 +314,15 @@ def _whole_blend(inputs: DecodeInputs) -> Blend:
     return blend
 
 
-def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runner: str = "auto") -> OnnxRunner:
+def load_runner(
+    bundle: Bundle,
+    device: str = "auto",
+    dtype: str = "auto",
+    runner: str = "auto",
+    weights: str = "fused",
+    offload: bool = False,
+    vae_tiling: bool | None = None,
+) -> OnnxRunner:
     """The runner of an exported bundle; see `Engine.from_pretrained`. Raises BundleError, RunnerError."""
     exported = bundle.exported
     assert exported is not None
@@ -322,6 +330,8 @@ def load_runner(bundle: Bundle, device: str = "auto", dtype: str = "auto", runne
         raise RunnerError(
             f"an exported folder is run by onnxruntime: runner must be auto, onnx or onnx-graph, not {runner!r}"
         )
+    if weights != "fused" or offload or vae_tiling:
+        raise RunnerError("an exported folder has whole networks in one place: no weights, offload or vae_tiling")
     if dtype not in ("auto", DTYPES[exported.precision]):
         raise RunnerError(f"this folder was exported in {DTYPES[exported.precision]} and cannot run in {dtype!r}")
     place = choose_place(device)

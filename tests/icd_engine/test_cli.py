@@ -35,7 +35,7 @@ def place(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def loaded(monkeypatch, small_engine) -> Engine:
     """Every command gets the engine already loaded."""
-    monkeypatch.setattr(terminal, "_open", lambda model, device, dtype, runner: small_engine)
+    monkeypatch.setattr(terminal, "_open", lambda model, **choice: small_engine)
     return small_engine
 
 
@@ -222,7 +222,7 @@ def test_demo_writes_the_comparison(demo_bundle, small_engine, capsys):
     ],
 )
 def test_a_missing_or_damaged_demo(demo_bundle, small_engine, monkeypatch, capsys, name, content, part):
-    monkeypatch.setattr(terminal, "_open", lambda *choice: _at(small_engine, demo_bundle))
+    monkeypatch.setattr(terminal, "_open", lambda model, **choice: _at(small_engine, demo_bundle))
     if content is None:
         (demo_bundle / name).unlink()
     else:
@@ -382,6 +382,17 @@ def test_convert_writes_a_bundle_and_reports(tmp_path, capsys):
     assert main(["doctor", str(out)]) in (0, 1)  # 1 where the installation itself is broken
     assert "as recorded" in capsys.readouterr().out
     check_refused(capsys, [*convert_arguments(), "--out", str(out)], 1, "not empty")
+
+
+def test_convert_takes_both_directions_from_one_place(tmp_path, capsys):
+    (tmp_path / "lora").mkdir()
+    for role in ("forward", "reverse"):
+        name = f"iCD-SD15-{role}.safetensors"
+        (tmp_path / "lora" / name).write_bytes((PUBLISHED / name).read_bytes())
+    base = ["convert", "--base", str(PUBLISHED / "base"), "--teacher", str(PUBLISHED / "sd15_cfg_distill.pt")]
+    assert main([*base, "--lora", str(tmp_path / "lora"), "--out", str(tmp_path / "made")]) == 0
+    assert (tmp_path / "made" / "icd.json").is_file()
+    check_refused(capsys, [*base, "--out", str(tmp_path / "x")], 2, "--lora")
 
 
 def test_convert_refuses_what_does_not_fit(tmp_path, capsys):

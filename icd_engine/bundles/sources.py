@@ -1,0 +1,124 @@
+"""Where published files come from: paths, the authors' tar archives, and repositories of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from icd_engine.errors import BundleError
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+FORWARD_NAME = re.compile(r"(?<!\d)(?:0|19)(?:[_-]\d{2,3})+(?!\d)")
+REVERSE_NAME = re.compile(r"(?<!\d)\d{2,3}(?:[_-]\d{2,3})*[_-]999(?!\d)")
+TIMES = {"forward": FORWARD_NAME, "reverse": REVERSE_NAME}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What is downloaded: never pickles. Of a base, both halves of its folder names (SDXL has text_encoder_2).
+BASE_FILES = (
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer*/*",
+    "*/config.json",
+    "text_encoder*/model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+)
+NETWORK_FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything a conversion reads, as paths of this machine; teacher: a file or a folder."""
+
+    base: Path
+    teacher: Path
+    forward: Path
+    reverse: Path
+
+
+@contextmanager
+def gathered(base: Path, teacher: Path, forward: Path, reverse: Path, beside: Path) -> Iterator[Sources]:
+    """The paths, with what lies in archives unpacked and what lies on the hub downloaded.
+
+    forward and reverse may be the same archive, folder or repository: the file is chosen by its name. Members of
+    archives are unpacked into a scratch folder near `beside`, which goes when the block ends; downloads stay in the
+    hub's cache. Raises BundleError naming the archive, folder or repository.
+    """
+    near = next(folder for folder in (beside, *beside.parents) if folder.is_dir())
+    with TemporaryDirectory(prefix=".icd-", dir=near) as scratch:
+        yield Sources(
+            base=_local(base, BASE_FILES),
+            teacher=_network(_local(teacher, NETWORK_FILES), "teacher", Path(scratch)),
+            forward=_lora(_local(forward, NETWORK_FILES), "forward", Path(scratch)),
+            reverse=_lora(_local(reverse, NETWORK_FILES), "reverse", Path(scratch)),
+        )
+
+
+def _network(path: Path, role: str, scratch: Path) -> Path:
+    return _unpacked(path, role, scratch) if path.name.endswith(ARCHIVES) and path.is_file() else path
+
+
+def _lora(path: Path, role: str, scratch: Path) -> Path:
+    if not path.is_dir():
+        return _network(path, role, scratch)
+    names = [file.relative_to(path).as_posix() for file in path.rglob("*.safetensors")]
+    return path / _chosen(names, role, path)
+
+
+def _local(path: Path, wanted: Sequence[str]) -> Path:
+    """The path, or where a hub repository of that name was downloaded to."""
+    name = path.as_posix()
+    if path.exists() or not HUB_ID.fullmatch(name) or path.suffix in (".safetensors", ".pt", *ARCHIVES):
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
+    except Exception as error:  # the hub's client, its transport and its cache have each their own classes
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{name} is neither a path here nor a repository the hub gives: {reason}") from None
+
+
+def _unpacked(archive: Path, role: str, scratch: Path) -> Path:
+    """The one member of a tar archive for this role, as a file of its own."""
+    try:
+        with tarfile.open(archive) as tar:
+            members = {member.name: member for member in tar if not member.isdir()}
+            name = _chosen(members, role, archive)
+            source = tar.extractfile(members[name]) if members[name].isfile() else None
+            if source is None:
+                raise BundleError(f"{archive}: {name} is a link, not a file")
+            folder = scratch / role  # both roles may have a file of the same name
+            folder.mkdir()
+            target = folder / PurePosixPath(name).name
+            if members[name].size > shutil.disk_usage(scratch).free:
+                raise BundleError(f"{archive}: no room to unpack {name} in {scratch.parent}")
+            with source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise BundleError(f"{archive} is not a whole tar archive: {error}") from None
+    return target
+
+
+def _chosen(names: Iterable[str], role: str, where: Path) -> str:
+    """The file for a role: by its suffix, by the role's name in its path, by its time steps, or the only one."""
+    suffixes = (".pt", ".safetensors") if role == "teacher" else (".safetensors",)
+    found = sorted(name for name in names if name.endswith(suffixes))
+    if role in TIMES:
+        other = "reverse" if role == "forward" else "forward"
+        own = [name for name in found if _is_for(name, role) and not _is_for(name, other)]
+        found = own or [name for name in found if not _is_for(name, other)]
+    if len(found) != 1:
+        listed = ", ".join(found) or f"no {' or '.join(suffixes)}"
+        raise BundleError(f"{where}: one file is needed for the {role} model, found {listed}")
+    return found[0]
+
+
+def _is_for(name: str, role: str) -> bool:
+    return role in name.lower() or TIMES[role].search(PurePosixPath(name).stem) is not None

@@ -1,0 +1,171 @@
+"""Published files are found in archives, folders and hub repositories, and nothing else comes out of those."""
+
+import io
+import tarfile
+
+import pytest
+
+from icd_engine.bundles.convert import convert
+from icd_engine.bundles.sources import gathered
+from icd_engine.errors import BundleError
+
+# As the authors publish them.
+TEACHER = "sd15_cfg_distill.pt"
+FORWARD, REVERSE = "iCD-SD15-forward_19_259_519_779.safetensors", "iCD-SD15-reverse_259_519_779_999.safetensors"
+
+
+def archive(path, members, mode="w:gz"):
+    """members: name -> bytes, or a TarInfo."""
+    with tarfile.open(path, mode) as tar:
+        for name, content in members.items():
+            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+    return path
+
+
+def paths(tmp_path, **given):
+    plain = {name: tmp_path / name for name in ("base", "teacher.pt", "forward.safetensors", "reverse.safetensors")}
+    names = {key.split(".")[0]: path for key, path in plain.items()}
+    return {**names, **given, "beside": tmp_path}
+
+
+def read(tmp_path, **given):
+    """{role: content} of what was gathered."""
+    with gathered(**paths(tmp_path, **given)) as sources:
+        return {role: getattr(sources, role).read_bytes() for role in given}
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz"])
+@pytest.mark.parametrize("folder", ["", "iCD-SD15/", "./"], ids=["bare", "in a folder", "dotted"])
+def test_one_archive_holds_both_directions(tmp_path, suffix, folder):
+    members = {folder + FORWARD: b"up", folder + REVERSE: b"down", folder + "README.md": b"x"}
+    both = archive(tmp_path / f"iCD-SD15_4steps_1{suffix}", members, "w" if suffix == ".tar" else "w:gz")
+    assert read(tmp_path, forward=both, reverse=both) == {"forward": b"up", "reverse": b"down"}
+
+
+@pytest.mark.parametrize(
+    ("forward", "reverse"),
+    [
+        (FORWARD, REVERSE),
+        ("a_19_339_699.safetensors", "b_339_699_999.safetensors"),
+        ("fcd-forward.safetensors", "cd.safetensors"),
+    ],
+    ids=["published", "time steps", "one named"],
+)
+def test_members_are_known_by_role_or_time_steps(tmp_path, forward, reverse):
+    both = archive(tmp_path / "both.tar.gz", {reverse: b"down", forward: b"up"})
+    assert read(tmp_path, forward=both, reverse=both) == {"forward": b"up", "reverse": b"down"}
+
+
+def test_a_teacher_in_an_archive(tmp_path):
+    assert read(tmp_path, teacher=archive(tmp_path / f"{TEACHER}.tar.gz", {TEACHER: b"t"})) == {"teacher": b"t"}
+
+
+def test_unpacked_files_keep_their_names_and_go_afterwards(tmp_path):
+    both = archive(tmp_path / "both.tar.gz", {FORWARD: b"up", REVERSE: b"down"})
+    with gathered(**paths(tmp_path, forward=both, reverse=both)) as sources:
+        assert (sources.forward.name, sources.reverse.name) == (FORWARD, REVERSE)
+        assert sources.forward.is_relative_to(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["both.tar.gz"]
+
+
+def test_a_folder_holds_both_directions(tmp_path):
+    for name, content in ((f"{FORWARD}", b"up"), (f"deep/{REVERSE}", b"down")):
+        (tmp_path / "lora" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lora" / name).write_bytes(content)
+    folder = tmp_path / "lora"
+    assert read(tmp_path, forward=folder, reverse=folder) == {"forward": b"up", "reverse": b"down"}
+
+
+def test_a_folder_of_diffusers_loader(tmp_path):
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"up")
+    assert read(tmp_path, forward=tmp_path / "lora") == {"forward": b"up"}
+
+
+def link(name):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    return info
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"README.md": b""}, r"one file is needed for the forward model, found no \.safetensors"),
+        ({REVERSE: b""}, r"found no \.safetensors"),
+        ({FORWARD: b"", f"other/{FORWARD}": b""}, f"found {FORWARD}, other/{FORWARD}"),
+        ({FORWARD: link(FORWARD)}, f"{FORWARD} is a link"),
+    ],
+    ids=["none", "the other's", "two", "link"],
+)
+def test_what_is_not_one_file_is_refused(tmp_path, members, message):
+    with pytest.raises(BundleError, match=message) as raised:
+        read(tmp_path, forward=archive(tmp_path / "both.tar.gz", members))
+    assert "both.tar.gz" in str(raised.value)
+
+
+def test_names_that_lead_out_stay_inside(tmp_path):
+    out = archive(tmp_path / "both.tar.gz", {f"../../{FORWARD}": b"up"})
+    with gathered(**paths(tmp_path, forward=out)) as sources:
+        assert sources.forward.resolve().is_relative_to(tmp_path.resolve())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_cut_archive_is_refused(tmp_path, share):
+    import os
+
+    whole = archive(tmp_path / "both.tar.gz", {FORWARD: os.urandom(100_000)})
+    data = whole.read_bytes()
+    whole.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(BundleError, match=r"both\.tar\.gz"):
+        read(tmp_path, forward=whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["both.tar.gz"]
+
+
+def test_repositories_of_the_hub(tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot_download(name, allow_patterns):
+        asked[name] = allow_patterns
+        (tmp_path / "hub" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / name / "pytorch_lora_weights.safetensors").write_bytes(name.encode())
+        return str(tmp_path / "hub" / name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    with gathered(*map(type(tmp_path), ("org/base", "org/teacher", "org/fcd", "org/cd")), beside=tmp_path) as sources:
+        assert sources.base == tmp_path / "hub/org/base" and sources.teacher == tmp_path / "hub/org/teacher"
+        assert sources.forward.read_bytes() == b"org/fcd" and sources.reverse.read_bytes() == b"org/cd"
+    assert list(asked) == ["org/base", "org/teacher", "org/fcd", "org/cd"]
+    assert not any(
+        pattern.endswith((".bin", ".pt", ".ckpt", "*"))
+        for own in asked.values()
+        for pattern in own
+        if "tokenizer" not in pattern
+    )
+
+
+def test_a_hub_that_cannot_be_reached_is_one_error(tmp_path, monkeypatch):
+    def snapshot_download(name, allow_patterns):
+        raise OSError("no\n route")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="org/base is neither a path here nor a repository the hub gives: no route"):
+        read(tmp_path, base=type(tmp_path)("org/base"))
+
+
+def test_the_authors_archives_convert_to_the_same_bundle(golden, tmp_path):
+    """Time steps are then those of the members' names."""
+    forward, reverse = (golden / f"iCD-SD15-{role}.safetensors" for role in ("forward", "reverse"))
+    both = archive(tmp_path / "i.tar.gz", {FORWARD: forward.read_bytes(), REVERSE: reverse.read_bytes()})
+    teacher = archive(tmp_path / f"{TEACHER}.tar.gz", {TEACHER: (golden / TEACHER).read_bytes()})
+    plain = convert(golden / "base", golden / TEACHER, forward, reverse, tmp_path / "plain")
+    packed = convert(golden / "base", teacher, both, both, tmp_path / "packed")
+    assert packed.sha256 == plain.sha256
+    assert (packed.encode_times, packed.decode_times) == ((19, 259, 519, 779), (259, 519, 779, 999))
+    assert packed.origin["forward"]["file"] == FORWARD and not packed.origin["notes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i.tar.gz", "packed", "plain", f"{TEACHER}.tar.gz"]
