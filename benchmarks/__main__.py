@@ -80,7 +80,7 @@ def _published(options: argparse.Namespace) -> Results:
 
     options.architecture = options.architecture or "sd15"
     names = ("architecture", "size", "runner", "device", "dtype")
-    return [published.run(**{name: getattr(options, name) for name in names})]
+    return published.run(**{name: getattr(options, name) for name in names})
 
 
 def _networks(options: argparse.Namespace) -> Results:
@@ -109,7 +109,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
 }
 
 
-SINGLE = ("edit", "onnx", "export", "published")  # benchmarks of one result
+SINGLE = ("edit", "onnx", "export")  # benchmarks of one result
 
 
 def _device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ LoRA files of rank 64. Each step runs in a process of its own, whose peak memory
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from benchmarks.workload import make_cases
 from icd_engine.bundles.convert import convert
 from icd_engine.bundles.files import write_file
 from icd_engine.engine import Engine
-from icd_engine.loading import choose_dtype
+from icd_engine.loading import choose_device, choose_dtype
 from icd_engine.networks.unet import UNet
 
 RANK = 64
@@ -48,36 +49,40 @@ UPDATED = (
 )
 TEACHER = "cfg_distill.pt"
 LORAS = {"forward": "iCD-forward_19_259_519_779.safetensors", "reverse": "iCD-reverse_259_519_779_999.safetensors"}
+MODES: dict[str, dict[str, Any]] = {
+    "two networks": {},
+    "weights switch": {"weights": "switch"},
+    "weights switch, VAE in tiles": {"weights": "switch", "vae_tiling": True},
+    "weights switch, offload": {"weights": "switch", "offload": True},
+}
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def run(
     *, architecture: str, size: int | None = None, runner: str = "auto", device: str = "auto", dtype: str = "auto"
-) -> dict[str, Any]:
-    """Seconds and peak memory of every step; the picture is `size` pixels wide and high. Refused, IcdError."""
+) -> Iterator[dict[str, Any]]:
+    """Seconds and peak memory of converting, and of loading and one edit in each memory mode.
+
+    The picture is `size` pixels wide and high. Refused, IcdError.
+    """
     if architecture not in ARCHITECTURES:
         raise Refused(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {architecture!r}")
     side = size or ARCHITECTURES[architecture]["size"]
     precision = PRECISIONS[choose_dtype(dtype, device)]
-    folder = cache_folder() / f"published-{architecture}"
-    shutil.rmtree(folder, ignore_errors=True)
+    about = {"model": f"{architecture} (random weights)", "size": [side, side], "dtype": precision}
+    about |= {"threads": torch.get_num_threads()}
+    folder = cache_folder() / f"published-{architecture}-{os.getpid()}"
     try:
-        steps = {
-            "write": _apart(write_published, architecture, folder),
-            "convert": _apart(_convert, folder, precision),
-            "edit": _apart(_edit, folder / "bundle", side, device, dtype, runner),
-        }
+        _apart(write_published, architecture, folder)
+        converted = _apart(_convert, folder, precision)
         disk = {part: _mib(folder / part) for part in ("base", TEACHER, *LORAS.values(), "bundle")}
+        yield about | {"mode": "convert"} | converted | {"disk_mib": disk}
+        for mode, options in MODES.items():
+            if "offload" in options and choose_device(device).type == "cpu":
+                continue  # it would change nothing
+            yield about | {"mode": mode} | _apart(_edit, folder / "bundle", side, device, dtype, runner, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "model": f"{architecture} (random weights, published formats)",
-        "size": [side, side],
-        "dtype": precision,
-        "threads": torch.get_num_threads(),
-        **{f"{name}_{key}": value for name, step in steps.items() for key, value in step.items()},
-        "disk_mib": disk,
-    }
 
 
 def write_published(architecture: str, folder: Path) -> dict[str, Any]:
@@ -116,10 +121,10 @@ def _convert(folder: Path, precision: str) -> dict[str, Any]:
     return {"family": bundle.family}
 
 
-def _edit(bundle: Path, side: int, device: str, dtype: str, runner: str) -> dict[str, Any]:
+def _edit(bundle: Path, side: int, device: str, dtype: str, runner: str, options: dict[str, Any]) -> dict[str, Any]:
     """Loads the bundle and runs one edit with attention control and local blend."""
     started = time.perf_counter()
-    engine = Engine.from_pretrained(bundle, device=device, dtype=dtype, runner=runner)
+    engine = Engine.from_pretrained(bundle, device=device, dtype=dtype, runner=runner, **options)
     load_s = round(time.perf_counter() - started, 1)
     case = make_cases(1, (side, side))[0]
     result = engine.edit(case.picture, case.source, case.target, size=(side, side), **case.settings)

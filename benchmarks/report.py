@@ -12,7 +12,18 @@ from typing import Any
 from benchmarks import plots, record
 
 BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
-KEYS = ("model", "size", "baseline", "runner", "dtype", "batch", "piece", "op", "shape")  # what tells results apart
+KEYS = (
+    "model",
+    "size",
+    "baseline",
+    "runner",
+    "dtype",
+    "batch",
+    "piece",
+    "op",
+    "shape",
+    "mode",
+)  # what tells results apart
 Record = dict[str, Any]
 
 
@@ -129,6 +140,17 @@ def _export_row(result: Record) -> dict[str, str]:
     }
 
 
+def _published_row(result: Record) -> dict[str, str]:
+    stages = result.get("stages_ms")
+    return {
+        "published formats": f"{result['model']}, {_size(result)}, {result['dtype']}",
+        "step": result["mode"] if stages is None else f"edit, {result['mode']}",
+        "loading, s": "" if stages is None else f"{result['load_s']:.0f}",
+        "took, s": f"{result['s'] if stages is None else stages['total'] / 1000:.0f}",
+        "peak memory, MiB": f"{result.get('device_peak_memory_mib', result['peak_memory_mib']):.0f}",
+    }
+
+
 def _piece_row(result: Record) -> dict[str, str]:
     return {
         "network": f"{result['model']}, {result['piece']}, {result['runner']}, {result['dtype']}",
@@ -154,6 +176,7 @@ TABLES = {
     "throughput": _throughput_row,
     "onnx": _onnx_row,
     "export": _export_row,
+    "published": _published_row,
     "unet": _piece_row,
     "vae": _piece_row,
     "ops": _op_row,

@@ -14,30 +14,39 @@ from icd_engine import __version__
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.cli.report import describe, in_units
 from icd_engine.cli.terminal import print_error
-from icd_engine.errors import BundleError
+from icd_engine.errors import BundleError, IcdError
 
 NEEDED = ("tokenizers", "numpy", "pillow", "typer", "rich")
 FOR_WEIGHTS = ("torch", "transformers", "safetensors")  # an exported folder does without
 OPTIONAL = ("diffusers", "triton", "onnx", "onnxruntime", "onnxruntime-gpu")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")  # of which an exported folder needs one
+CHECKED_BELOW = 10**9  # bytes on disk: an edit of a larger model takes minutes on a CPU
 Finding = tuple[str, str, bool]  # name, text, whether it is sound
 
 
 def doctor(
     model: Annotated[str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")] = "tiny",
+    check: Annotated[
+        bool | None,
+        typer.Option("--self-check/--no-self-check", help="Edit a picture.", show_default="models below 1 GB"),
+    ] = None,
 ) -> None:
     """Check the installation and a model.
 
-    The exit code is 1 if something is broken.
+    Tells what the model is and what memory it needs, and edits a picture with it. The exit code is 1 if something is
+    broken.
 
     \b
     Example:
       icd doctor
       icd doctor MODEL_FOLDER
     """
-    broken = []
+    broken: list[str] = []
     exported = _is_exported(model)
-    for findings in (_packages(exported), _providers() if exported else _devices(), _model(model)):
+    parts = (_packages(exported), _providers() if exported else _devices(), _model(model), _self_check(model, check))
+    for findings in parts:
+        if broken and findings is parts[-1]:
+            break  # what is broken need not be tried
         for name, text, sound in findings:
             typer.echo(f"{name:<16}{text if sound else 'BROKEN: ' + text}")
             if not sound:
@@ -95,6 +104,20 @@ def _devices() -> Iterator[Finding]:
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
         yield f"cuda:{i}", f"{card.name}, {in_units(card.total_memory)}, sm_{card.major}{card.minor}", True
+
+
+def _self_check(model: str, wanted: bool | None) -> Iterator[Finding]:
+    from icd_engine.cli.selfcheck import self_check
+
+    size = sum(path.stat().st_size for path in read_bundle(model, verify=False).path.rglob("*") if path.is_file())
+    if wanted is False or (wanted is None and size > CHECKED_BELOW):
+        yield "self-check", "not run (--self-check runs it)" if wanted is None else "not run", True
+        return
+    try:
+        for name, text in self_check(model):
+            yield name, text, True
+    except IcdError as error:
+        yield "self-check", str(error), False
 
 
 def _model(model: str) -> Iterator[Finding]:

@@ -29,12 +29,34 @@ def describe(bundle: Bundle) -> Iterator[tuple[str, str]]:
             yield name, f"{graph.file}, {measured}"
     for part in () if bundle.exported else FAMILIES[bundle.family].weights:
         yield part, _stored(bundle.weights(part))
+    if bundle.exported is None:
+        yield "memory", _expected_memory(bundle)
     yield "size on disk", in_units(sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()))
 
 
 def in_units(size: int) -> str:
     """Bytes as MB or GB of powers of ten."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _expected_memory(bundle: Bundle) -> str:
+    """What an edit needs in each precision: all weights, and the VAE's decoder at full size, which is the largest of
+    what comes and goes: its last stage holds about three maps of its second width. Left out: what libraries and
+    compiled programs keep, and what is kept of prompts and inversions.
+    """
+    counts = {part: sum(_counts(bundle.weights(part)).values()) for part in FAMILIES[bundle.family].weights}
+    widths = bundle.config("vae")["block_out_channels"]
+    width, height = bundle.size
+    coming_and_going = 3 * widths[min(1, len(widths) - 1)] * width * height
+    saved = 0
+    if bundle.difference is not None:
+        saved = counts["unet_forward"] - sum(_counts(bundle.difference).values())
+    texts = []
+    for name, size in (("float32", 4), ("bfloat16", 2)):
+        whole = size * (sum(counts.values()) + coming_and_going)
+        switched = f" ({in_units(whole - size * saved)} with weights switch)" if saved else ""
+        texts.append(f"{in_units(whole)} in {name}{switched}")
+    return "about " + ", ".join(texts)
 
 
 def _origin(bundle: Bundle) -> str:
@@ -49,6 +71,13 @@ def _origin(bundle: Bundle) -> str:
 
 def _stored(path: Path) -> str:
     """Parameters, precision on disk and size of a weight file, from its header."""
+    counts = _counts(path)
+    kinds = ", ".join(sorted(counts))
+    return f"{sum(counts.values()) / 1e6:.2f} M parameters, {kinds}, {in_units(path.stat().st_size)}"
+
+
+def _counts(path: Path) -> Counter[str]:
+    """Parameters by precision, from the header of a weight file."""
     from safetensors import SafetensorError, safe_open
 
     counts: Counter[str] = Counter()
@@ -59,5 +88,4 @@ def _stored(path: Path) -> str:
                 counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
-    kinds = ", ".join(sorted(counts))
-    return f"{sum(counts.values()) / 1e6:.2f} M parameters, {kinds}, {in_units(path.stat().st_size)}"
+    return counts

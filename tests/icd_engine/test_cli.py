@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from icd_engine.cli import doctor, main, terminal
 from icd_engine.engine import Engine
@@ -391,7 +392,7 @@ def test_convert_takes_both_directions_from_one_place(tmp_path, capsys):
         (tmp_path / "lora" / name).write_bytes((PUBLISHED / name).read_bytes())
     base = ["convert", "--base", str(PUBLISHED / "base"), "--teacher", str(PUBLISHED / "sd15_cfg_distill.pt")]
     assert main([*base, "--lora", str(tmp_path / "lora"), "--out", str(tmp_path / "made")]) == 0
-    assert (tmp_path / "made" / "icd.json").is_file()
+    assert capsys.readouterr().out == f"{tmp_path / 'made'}\n" and (tmp_path / "made" / "icd.json").is_file()
     check_refused(capsys, [*base, "--out", str(tmp_path / "x")], 2, "--lora")
 
 
@@ -417,6 +418,37 @@ def test_doctor_tells_what_a_model_is(small_bundle, sound, capsys):
     assert err == ""
     for part in ("python", "torch", "cpu", "sd15", "64x64", "F32", "of random weights", "files are as recorded", "MB"):
         assert part in out
+    for part in (
+        "in float32",
+        "in bfloat16",
+        "eager on",
+        "an edit at 64x64: 8 network calls",
+        "dB between the picture",
+    ):
+        assert part in out
+
+
+def test_doctors_self_check_can_be_left_out(small_bundle, sound, capsys, monkeypatch):
+    assert main(["doctor", str(small_bundle), "--no-self-check"]) == 0
+    assert "network calls" not in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "CHECKED_BELOW", 1000)  # as of a large model
+    assert main(["doctor", str(small_bundle)]) == 0
+    assert "--self-check runs it" in capsys.readouterr().out
+    assert main(["doctor", str(small_bundle), "--self-check"]) == 0
+    assert "8 network calls" in capsys.readouterr().out
+
+
+def test_doctor_edits_with_the_model(place, small_bundle, sound, capsys):
+    """Files that are whole, digests that agree, and a network that cannot work."""
+    shutil.copytree(small_bundle, "model")
+    weights = load_file("model/unet/diffusion_pytorch_model.safetensors")
+    weights["conv_out.weight"] = weights["conv_out.weight"] * 3e38
+    save_file(weights, "model/unet/diffusion_pytorch_model.safetensors")
+    record = json.loads(Path("model/icd.json").read_text())
+    Path("model/icd.json").write_text(json.dumps(record | {"sha256": {}}))
+    assert main(["doctor", "model"]) == 1
+    err = capsys.readouterr().err
+    assert "self-check" in err and err.count("\n") == 1
 
 
 def test_doctor_finds_a_changed_file(place, small_bundle, sound, capsys):
