@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.baselines import WAYS, DiffusersEdit
 from benchmarks.checks import EXACT, ROUNDED, exact_float32, require_equal
-from benchmarks.counting import edit_work, flops
+from benchmarks.counting import edit_work, flops, reference_work
 from benchmarks.record import note
 from benchmarks.roofline import peak
 from benchmarks.subject import Subject, final_latents, open_subject
@@ -132,6 +132,7 @@ def _summary(subject: Subject, times: dict[str, Times], edits: list[EditResult])
     hops: Any = {"encode_hops": len(bundle.encode_times), "decode_hops": len(bundle.decode_times)}
     first = edit_work(configs, subject.size, **hops)
     further = [w for work in edit_work(configs, subject.size, kept=True, **hops).values() for w in work]
+    decode_part = sum(flops(first[name]) for name in ("text_target", "decode", "vae_decode"))
     floors = {name: most.floor_ms(work, subject.dtype.itemsize) for name, work in first.items()}
     further_floor = most.floor_ms(further, subject.dtype.itemsize)
     return {
@@ -141,6 +142,9 @@ def _summary(subject: Subject, times: dict[str, Times], edits: list[EditResult])
         **reedit.as_dict("reedit"),
         "decode_ms": decode_ms,
         "reedit_share": round(reedit.p50 / decode_ms, 3),
+        # The same two by counted work alone: what equally good kernels would give.
+        "counted_ratio": round(flops(reference_work(configs, subject.size)) / sum(map(flops, first.values())), 3),
+        "counted_reedit_share": round(flops(further) / decode_part, 3),
         "stages_ms": stages,
         "floors_ms": {name: round(ms, 4) for name, ms in floors.items()},
         "roofline_share": round(sum(floors.values()) / ours.p50, 4),

@@ -70,7 +70,7 @@ def run(
     side = size or ARCHITECTURES[architecture]["size"]
     precision = PRECISIONS[choose_dtype(dtype, device)]
     about = {"model": f"{architecture} (random weights)", "size": [side, side], "dtype": precision}
-    about |= {"threads": torch.get_num_threads()}
+    about |= {"threads": torch.get_num_threads(), "device_type": choose_device(device).type}
     folder = cache_folder() / f"published-{architecture}-{os.getpid()}"
     try:
         _apart(write_published, architecture, folder)

@@ -99,12 +99,17 @@ def _edit_row(result: Record) -> dict[str, str]:
         "first edit p50 / p99, ms": f"{_ms(result['ours_ms'])} / {_ms(result['ours_p99_ms'])}",
         "on the device, ms": _ms(result["ours_device_ms"]),
         "further edit, ms": _ms(result["reedit_ms"]),
+        "of a first edit's decode part (counted)": _share(result["reedit_share"], result.get("counted_reedit_share")),
         "share of roofline": f"{100 * result['roofline_share']:.0f} %",
         "cold, s": f"{result['cold_ms'] / 1000:.1f}",
         "memory, MiB": f"{result['peak_memory_mib']:.0f}",
         "baseline, ms": "" if result["ratio"] is None else f"{result['baseline']} {_ms(result['baseline_ms'])}",
         "times faster": "" if result["ratio"] is None else f"{result['ratio']:.2f}",
     }
+
+
+def _share(measured: float, counted: float | None) -> str:
+    return f"{measured:.2f}" if counted is None else f"{measured:.2f} ({counted:.2f})"
 
 
 def _throughput_row(result: Record) -> dict[str, str]:

@@ -11,7 +11,7 @@ from icd_engine.cli import options
 from icd_engine.cli.child import ROOT, run_module
 from icd_engine.cli.terminal import print_error
 
-What = Literal["edit", "throughput", "onnx", "export", "ops", "unet", "vae"]
+What = Literal["edit", "throughput", "onnx", "export", "published", "ops", "unet", "vae"]
 BAD_INPUT = 1
 
 
@@ -22,7 +22,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Random weights in a published shape instead of a model: sd15, sdxl (unet and vae), small.",
+            help="Random weights in a published shape instead of a model: sd15, sdxl, small, small-xl.",
             show_default="sd15 for unet and vae",
         ),
     ] = None,
