@@ -154,20 +154,29 @@ class Engine:
         target: str | Sequence[str],
         *,
         size: tuple[int, int] | None = None,
+        settings: str | None = None,
         callback_on_step_end: StepCallback | None = None,
         output_type: str = "pil",
         progress: Progress | None = None,
-        **settings: Any,
+        **chosen: Any,
     ) -> EditResult:
         """Inverts a picture and decodes it towards one target prompt or several, in one pass.
 
-        size: see `invert`. settings: fields of EditSettings. callback_on_step_end(step, t, latents) is called after
-        each decode hop with latents [1 + targets, 4, h, w], source row first, and may return others to go on with.
-        Raises ImageError, PromptError, SettingsError.
+        size: see `invert`. chosen: fields of EditSettings. settings "auto": the best of some thirty settings is taken
+        for the fields that were not chosen (`Inversion.search`; pictures, one target). callback_on_step_end(step, t,
+        latents) is called after each decode hop with latents [1 + targets, 4, h, w], source row first, and may return
+        others to go on with. Raises ImageError, PromptError, SettingsError.
         """
         check_output_type(output_type, self.runner)
-        request = EditRequest(image, source, target, settings)
-        return self._edit([request], size, callback_on_step_end, output_type, progress)[0]
+        if settings is None:
+            request = EditRequest(image, source, target, chosen)
+            return self._edit([request], size, callback_on_step_end, output_type, progress)[0]
+        if settings != "auto":
+            raise SettingsError(f"settings must be 'auto' or left out, not {settings!r}")
+        if not isinstance(target, str) or output_type != "pil" or callback_on_step_end is not None:
+            raise SettingsError("settings 'auto' is for one target, gives pictures and takes no callback")
+        seed = EditSettings.from_mapping(chosen).seed
+        return self.invert(image, source, seed=seed, size=size).search(target, progress=progress, **chosen).result
 
     def edit_inversion(
         self,

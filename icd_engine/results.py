@@ -23,6 +23,7 @@ from icd_engine.settings import EditSettings
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
     from icd_engine.runners.contract import Runner, Tensor
+    from icd_engine.search import Search
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 INVERSION_FORMAT = "1"
@@ -54,6 +55,12 @@ class Inversion:
     def edit(self, target: str | Sequence[str], **options: Any) -> EditResult:
         """Edits towards one target prompt or several (one pass); options are those of `Engine.edit`."""
         return self.engine.edit_inversion(self, target, **options)
+
+    def search(self, target: str, **options: Any) -> Search:
+        """Tries settings for a target and finds the best: see `icd_engine.search.search`."""
+        from icd_engine.search import search
+
+        return search(self, target, **options)
 
     def save(self, path: str | Path) -> Path:
         """Writes a safetensors file, atomically, that `Engine.load_inversion` reads."""

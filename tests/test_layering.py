@@ -24,6 +24,7 @@ FLOORS = {  # a room may import lower floors and itself; rooms of one floor do n
     "icd_engine.loading": 5,  # what the engine is made of
     "icd_engine.rows": 5,  # how it puts batches together
     "icd_engine.compositing": 5,  # how pictures leave it
+    "icd_engine.search": 5,  # which settings suit an edit
     "icd_engine.stopwatch": 5,
     "icd_engine.runners": 4,
     "icd_engine.networks": 3,
@@ -43,6 +44,7 @@ ENGINE = {
     "icd_engine.loading",
     "icd_engine.rows",
     "icd_engine.compositing",
+    "icd_engine.search",
     "icd_engine.stopwatch",
 }
 NEIGHBOURS = {  # rooms of one floor that may know each other
@@ -53,7 +55,8 @@ NEIGHBOURS = {  # rooms of one floor that may know each other
 }
 TORCH_FREE = {"icd_engine.sampling", "icd_engine.editing", *SHARED}
 # An exported bundle runs where torch is not installed.
-TORCH_FREE |= {"icd_engine.engine", "icd_engine.results", "icd_engine.rows", "icd_engine.compositing"}
+TORCH_FREE |= {"icd_engine.engine", "icd_engine.results", "icd_engine.rows"}
+TORCH_FREE |= {"icd_engine.compositing", "icd_engine.search"}
 TORCH_FREE_FILES = {"icd_engine.runners.onnx", "icd_engine.runners.contract"}
 NEEDS_TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "triton", "csrc_triton"}
 HEAVY = {*NEEDS_TORCH, "gradio", "ray", "onnx", "onnxruntime"}

@@ -15,7 +15,7 @@ import torch
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from training import tiny_bundle, tiny_distil, tiny_judge, tiny_teacher, tiny_vae
-from training.loop import Model, Recipe, device, launch
+from training.loop import Model, Recipe, device, launch, rank
 
 
 def averaged(folder: Path, name: str, model: Model) -> Model:
@@ -47,7 +47,9 @@ def _vae(folder: Path, samples: int | None) -> None:
 
 
 def _judge(folder: Path, samples: int | None) -> None:
-    tiny_judge.train(folder, _sized(tiny_judge.RECIPE, samples))
+    judge = tiny_judge.train(folder, _sized(tiny_judge.RECIPE, samples))
+    if rank() == 0:
+        tiny_judge.save(judge)
 
 
 def _latents(folder: Path, samples: int | None) -> None:

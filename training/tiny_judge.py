@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training import world
 from training.loop import Losses, Recipe, device, fit
 from training.tiny_vae import to_pictures
 
-RECIPE = Recipe(samples=16_000, batch=32, lr=2e-3, ema=0.99)
+WEIGHTS = Path(__file__).parent / "tiny_judge.safetensors"  # half precision, written by the stage `judge`
+RECIPE = Recipe(samples=80_000, batch=32, lr=2e-3, ema=0.99)
 
 
 class Judge(nn.Module):
@@ -60,4 +62,17 @@ def train(folder: Path, recipe: Recipe = RECIPE) -> Judge:
     torch.manual_seed(recipe.seed)
     judge = Judge().to(device())
     fit("judge", folder, recipe, judge, lambda rng, count: loss(judge, rng, count))
+    return judge.eval()
+
+
+def save(judge: Judge, path: Path = WEIGHTS) -> None:
+    """Writes it in half precision."""
+    state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
+    save_file(state, path)
+
+
+def load(path: Path = WEIGHTS) -> Judge:
+    """The judge that evaluations ask, on the CPU."""
+    judge = Judge()
+    judge.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return judge.eval()

@@ -13,6 +13,7 @@ from icd_engine.cli.bench import bench
 from icd_engine.cli.convert import convert
 from icd_engine.cli.doctor import doctor
 from icd_engine.cli.edit import edit
+from icd_engine.cli.eval import evaluate
 from icd_engine.cli.export import SETTINGS, export
 from icd_engine.cli.generate import generate
 from icd_engine.cli.invert import invert
@@ -26,6 +27,7 @@ BAD_INPUT, USAGE, INTERRUPTED = 1, 2, 130
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 for command in (edit, generate, invert, convert, doctor, bench):
     app.command()(command)
+app.command("eval")(evaluate)
 app.command(context_settings=SETTINGS)(export)
 
 

@@ -15,6 +15,7 @@ from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.terminal import hop_bar, open_engine, print_note, print_path
 from icd_engine.errors import PromptError, SettingsError
 from icd_engine.images import load_image, load_mask, save_image
+from icd_engine.search import SEARCHED
 from icd_engine.settings import Control
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ def edit(
     compare: Annotated[
         bool, typer.Option("--compare", help="Write one picture: source, reconstruction, edits, side by side.")
     ] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Try settings and keep the best; those that are given stay. One target.")
+    ] = False,
+    edits: Annotated[int, typer.Option(metavar="N", min=1, help="Of --auto: edits to try at most.")] = 34,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of --auto: small pictures of what was tried, best first.")
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Edit the model's own example; implies --compare.")] = False,
     model: options.Model = "tiny",
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of the encode noise.", show_default=MODELS_OWN)] = None,
@@ -122,6 +130,10 @@ def edit(
     )
     wanted_size = options.size(size)
     _check_arguments(picture, source, target, demo)
+    if auto and target is not None and len(target) > 1:
+        raise UsageError("--auto is for one --target")
+    if sheet is not None:
+        options.check_picture_path(sheet, "--sheet")
     out = options.check_picture_path(out or Path(f"{Path(picture or 'demo').stem}_edited.png"))
     if mask is not None:
         load_mask(mask, (8, 8))  # an unreadable mask shows before the model is loaded
@@ -133,7 +145,10 @@ def edit(
         image, source, target = example.picture, example.source, [example.target]
         settings = {**example.settings, **settings}
         print_note(f"source: {source}\ntarget: {example.target}", quiet)
-    if image is None:
+    if auto:
+        kept = str(picture) if image is None else None
+        result = _search(engine, image, kept, source, target or [], wanted_size, settings, edits, sheet, quiet)
+    elif image is None:
         result = _edit_kept(engine, str(picture), source, target or [], wanted_size, settings, quiet)
     else:
         result = _edit_picture(engine, image, source or "", target or [], wanted_size, settings, quiet)
@@ -203,6 +218,33 @@ def _edit_kept(
     _check_kept(path, inversion, source, size, settings.get("seed"))
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
         return engine.edit_inversion(inversion, targets, progress=progress, **settings)
+
+
+def _search(
+    engine: Engine,
+    image: Image.Image | None,
+    kept: str | None,
+    source: str | None,
+    targets: list[str],
+    size: tuple[int, int] | None,
+    settings: dict[str, Any],
+    edits: int,
+    sheet: Path | None,
+    quiet: bool,
+) -> EditResult:
+    with hop_bar(edits, quiet) as progress:
+        if kept is not None:
+            inversion = engine.load_inversion(kept)
+            _check_kept(kept, inversion, source, size, settings.get("seed"))
+        else:
+            inversion = engine.invert(image, source or "", size=size, seed=settings.get("seed"))
+        found = inversion.search(targets[0], edits=edits, progress=progress, **settings)
+    values = {name: getattr(found.result.settings, name) for name in SEARCHED}
+    text = ", ".join(f"{name} {v:.2f}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items())
+    print_note(f"best of {len(found.candidates)} settings: {text}", quiet)
+    if sheet is not None:
+        print_path(save_image(found.contact_sheet(), sheet))
+    return found.result
 
 
 def _check_kept(

@@ -141,6 +141,18 @@ def test_compare_is_source_reconstruction_edits(place, loaded):
     assert np.array_equal(pixels_of("cat_edited.png"), np.concatenate(panels, axis=1))
 
 
+def test_automatic_settings(place, loaded, capsys):
+    command = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--seed", "5", "--tau", "0.8", "--auto"]
+    assert main([*command, "--edits", "6", "--sheet", "sheet.png"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "sheet.png\ncat_edited.png\n" and "best of 6 settings" in err and "tau 0.80" in err
+    found = loaded.invert("cat.png", SOURCE, seed=5).search(TARGET, edits=6, tau=0.8)
+    assert np.array_equal(pixels_of("cat_edited.png"), np.asarray(found.result.image))
+    assert Image.open("sheet.png").size == (6 * 128, 128)
+    check_refused(capsys, [*command, "--target", OTHER], 2, "one --target")
+    check_refused(capsys, [*command, "--sheet", "x.txt"], 2, "--sheet")
+
+
 def test_a_terminal_sees_the_hops(place, small_bundle, capsys, monkeypatch):
     command = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--model", str(small_bundle)]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -480,7 +492,7 @@ def test_doctor_wants_no_torch_for_an_exported_folder(exported, sound, capsys):
 # --- the program -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["edit", "generate", "invert", "convert", "doctor"])
+@pytest.mark.parametrize("name", ["edit", "generate", "invert", "convert", "doctor", "bench", "eval"])
 def test_every_command_has_help_with_an_example(name, capsys):
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out

@@ -1,0 +1,57 @@
+"""Metrics of pictures, uint8 [H, W, 3]; masks [H, W] are true where an edit may change something.
+
+SSIM is torchmetrics' (extra `metrics`); what needs it, or weights that were not given, is None and shown as n/a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+CHANGED = 8  # of 255: less is no change
+
+
+def mse(one: np.ndarray, other: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Mean squared error of values in [0, 1], over the pixels `where` is true."""
+    squared = ((one.astype(np.float64) - other) / 255) ** 2
+    return float((squared if where is None else squared[where]).mean())
+
+
+def psnr(one: np.ndarray, other: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB; equal pictures have 90."""
+    return float(-10 * np.log10(max(mse(one, other, where), 1e-9)))
+
+
+def masked(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture with what may change in black: PIE-Bench takes its background metrics over this whole frame."""
+    return np.where(mask[..., None], 0, picture).astype(np.uint8)
+
+
+def ssim(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Structural similarity, None without torchmetrics."""
+    function = _ssim()
+    if function is None:
+        return None
+    pair = (torch.from_numpy(x.astype(np.float32) / 255).permute(2, 0, 1)[None] for x in (one, other))
+    return float(function(*pair, data_range=1.0))
+
+
+@lru_cache(1)
+def _ssim() -> Callable[..., Any] | None:
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError:
+        return None
+    return structural_similarity_index_measure
+
+
+def changed_share(edited: np.ndarray, picture: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the pixels that should change that end nearer to the truth than to the source picture."""
+    got, source, true = (x.astype(np.float64) for x in (edited, picture, truth))
+    should = np.abs(source - true).max(axis=-1) > CHANGED
+    nearer = np.linalg.norm(got - true, axis=-1) < np.linalg.norm(got - source, axis=-1)
+    return float(nearer[should].mean())

@@ -1,0 +1,185 @@
+"""Every method over every item of a suite, one row each; what is there already is not done again."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.evaluation import metrics
+from benchmarks.evaluation.diffusion import Diffusion, at_size
+from benchmarks.evaluation.methods import METHODS, Task
+from benchmarks.evaluation.suites import Item
+from icd_engine.engine import Engine
+
+ROWS = "rows.jsonl"
+PICTURES = 24  # items whose pictures are kept for the report
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What a method made of an item, uint8 pictures of the item's size, and what it took."""
+
+    edited: np.ndarray
+    reconstruction: np.ndarray
+    calls: int
+    seconds: float
+
+
+Method = Callable[[Item], Edited]
+
+
+def icd(engine: Engine, **settings: Any) -> Method:
+    """The engine's own edit."""
+
+    def edit(item: Item) -> Edited:
+        started = time.perf_counter()
+        result = engine.edit(item.picture(), item.source, item.target, **settings)
+        edited = np.asarray(result.image)
+        seconds = time.perf_counter() - started
+        return Edited(edited, np.asarray(result.reconstruction), result.network_calls, seconds)
+
+    return edit
+
+
+def icd_auto(engine: Engine, **settings: Any) -> Method:
+    """The engine's edit with automatic settings; calls and seconds are those of everything that was tried."""
+
+    def edit(item: Item) -> Edited:
+        started = time.perf_counter()
+        inversion = engine.invert(item.picture(), item.source)
+        found = inversion.search(item.target, **settings)
+        edited = np.asarray(found.result.image)
+        seconds = time.perf_counter() - started
+        hops = len(engine.bundle.decode_times)
+        calls = len(engine.bundle.encode_times) + (len(found.candidates) + 1) * hops + 2 * len(found.candidates)
+        return Edited(edited, np.asarray(found.result.reconstruction), calls, seconds)
+
+    return edit
+
+
+def other(model: Diffusion, name: str, w: float) -> Method:
+    """A method of METHODS on a diffusion model, at the model's own picture size."""
+
+    def edit(item: Item) -> Edited:
+        started, model.calls = time.perf_counter(), 0
+        with torch.no_grad():
+            latents = model.latents(at_size(item.picture(), model.engine.bundle.size))
+            outcome = METHODS[name](model, Task(latents, item.source, item.target, w))
+            edited = model.picture(outcome.edited)
+        seconds = time.perf_counter() - started
+        return Edited(edited, model.picture(outcome.reconstruction), model.calls, seconds)
+
+    return edit
+
+
+def run(
+    items: Sequence[Item],
+    methods: dict[str, Method],
+    folder: Path,
+    success: Callable[[np.ndarray, Item], dict[str, float]] | None = None,
+    progress: Callable[[str], Any] = lambda text: None,
+) -> list[Row]:
+    """All rows, in the order they were made. An interrupted run goes on where it stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(folder)
+    done = {(row["method"], row["item"]) for row in rows}
+    (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with (folder / ROWS).open("a", encoding="utf-8") as file:
+        for i, item in enumerate(items):
+            for name, method in methods.items():
+                if (name, item.name) in done:
+                    continue
+                progress(f"{name}, {item.name} ({i + 1} of {len(items)})")
+                made = method(item)
+                rows.append({"method": name, "item": item.name, "kind": item.kind} | measure(item, made, success))
+                file.write(json.dumps(rows[-1]) + "\n")
+                file.flush()
+                if i < PICTURES:
+                    _keep(folder, item, name, made)
+    return rows
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Those of an earlier run; a last line that was cut short does not count."""
+    path = folder / ROWS
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def measure(
+    item: Item, made: Edited, success: Callable[[np.ndarray, Item], dict[str, float]] | None = None
+) -> dict[str, float | None]:
+    """The figures of one edit; what cannot be known of this item is None."""
+    picture, size = item.picture(), made.edited.shape[1::-1]
+    picture = at_size(picture, size)
+    row: dict[str, float | None] = {
+        "inversion_psnr": metrics.psnr(made.reconstruction, picture),
+        "inversion_ssim": metrics.ssim(made.reconstruction, picture),
+        "inversion_mse": metrics.mse(made.reconstruction, picture),
+        "network_calls": made.calls,
+        "seconds": made.seconds,
+    }
+    if item.truth is not None:
+        row["edit_psnr_to_truth"] = metrics.psnr(made.edited, item.truth)
+        row["changed_share"] = metrics.changed_share(made.edited, picture, item.truth)
+    if item.mask is not None:
+        mask = _mask_at(item.mask, size)
+        row["background_psnr"] = metrics.psnr(made.edited, picture, ~mask)
+        frames = metrics.masked(made.edited, mask), metrics.masked(picture, mask)
+        row |= {"background_ssim": metrics.ssim(*frames), "background_mse": metrics.mse(*frames)}
+    return row | (success(made.edited, item) if success else {})
+
+
+def summary(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """Method -> means over all items, the same by kind of edit, and how many rows held NaN and were left out."""
+    table: dict[str, dict[str, Any]] = {}
+    rows = list(rows)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        sound = [row for row in own if not any(isinstance(v, float) and math.isnan(v) for v in row.values())]
+        kinds = dict.fromkeys(row["kind"] for row in sound)
+        table[method] = means(sound) | {
+            "items": len(sound),
+            "skipped": len(own) - len(sound),
+            "kinds": {kind: means([row for row in sound if row["kind"] == kind]) for kind in kinds},
+        }
+    return table
+
+
+def means(rows: Sequence[Row]) -> dict[str, float | None]:
+    """Of every figure, over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("method", "item", "kind"))
+    found: dict[str, float | None] = {}
+    for name in names:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        found[name] = round(float(np.mean(values)), 5) if values else None
+    return found
+
+
+def _mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if mask.shape[::-1] == tuple(size):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def _keep(folder: Path, item: Item, method: str, made: Edited) -> None:
+    """Source, reconstruction and edit side by side."""
+    source = at_size(item.picture(), made.edited.shape[1::-1])
+    path = folder / "pictures" / method / f"{item.name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate([source, made.reconstruction, made.edited], axis=1)).save(path)

@@ -1,0 +1,81 @@
+"""`icd eval`: how well edits are, in a process of its own: suites and other methods are no part of the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from icd_engine.cli import options
+from icd_engine.cli.child import ROOT, run_module
+from icd_engine.cli.terminal import print_error
+
+BAD_INPUT = 1
+
+
+def evaluate(
+    suite: Annotated[Literal["tiny", "pie", "pairs"], typer.Option(help="What is edited.")] = "tiny",
+    path: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="PIE-Bench's folder, or the CSV file of pairs.")
+    ] = None,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Items at most.")] = 100,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the tiny suite's scenes.")] = 2025,
+    model: options.Model = "tiny",
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="icd, icd-auto, and of ddim, ddim+p2p, npi, nti, edit-friendly, infedit, renoise, sdedit; all.",
+        ),
+    ] = "icd",
+    teacher: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Undistilled UNet of the other methods.", show_default="tiny's"),
+    ] = None,
+    settings: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Settings of icd.", show_default=options.MODELS_OWN)
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Rows, results.json, report.html; resumed.")] = Path(
+        "out/eval"
+    ),
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    runner: options.RunnerName = "auto",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Of the CPU.", show_default="torch's choice")
+    ] = None,
+    quiet: options.Quiet = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Edit a suite of pictures, measure the edits, compare with other methods; runs from a checkout of the repository.
+
+    Writes a table, results.json and one self-contained page. An interrupted run goes on where it stopped.
+
+    \b
+    Example:
+      icd eval --suite tiny --json
+      icd eval --suite tiny --count 24 --methods all --out out/methods
+      icd eval --suite pie --path PIE-Bench_v1 --model icd-sd15
+    """
+    if not (ROOT / "benchmarks" / "evaluation" / "__main__.py").is_file():
+        print_error("evaluations run from a checkout of the repository (pip install --editable .): none is here")
+        raise typer.Exit(BAD_INPUT)
+    given = {
+        "--suite": suite,
+        "--path": path,
+        "--count": count,
+        "--seed": seed,
+        "--model": model,
+        "--methods": methods,
+        "--teacher": teacher,
+        "--settings": settings,
+        "--out": out,
+        "--device": device,
+        "--dtype": dtype,
+        "--runner": runner,
+        "--threads": threads,
+    }
+    arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    flags = [flag for flag, wanted in (("--json", json), ("--quiet", quiet)) if wanted]
+    raise typer.Exit(run_module("benchmarks.evaluation", [*arguments, *flags]))

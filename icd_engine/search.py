@@ -1,0 +1,181 @@
+"""Automatic settings: several edits of one inversion, and the one that shows the target and leaves the rest alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from icd_engine.errors import SettingsError
+from icd_engine.results import EditResult, Inversion
+from icd_engine.runners.contract import DecodeInputs, Prompts, Tensor
+from icd_engine.sampling.noise import normal_noise
+from icd_engine.settings import EditSettings
+
+if TYPE_CHECKING:
+    from icd_engine.engine import Engine
+
+DRAWS = 2  # of noise, for each agreement
+CHANGE_WEIGHT = 0.5  # of what changed against how well it shows the target, each in deviations over the candidates
+GUIDANCE_FACTORS = (0.5, 1.5)
+SEARCHED = ("cross_replace", "self_replace", "tau", "guidance_scale")
+SHEET_SIDE = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One edit that was tried. agreement: how much better the target prompt than the source prompt explains it, by the
+    decode network. change: mean absolute difference of its latents from the source's."""
+
+    settings: EditSettings
+    agreement: float
+    change: float
+    latents: Tensor = field(repr=False)  # [1, 4, h, w]
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What was tried for one target, best first, and the best as an ordinary result."""
+
+    result: EditResult
+    candidates: list[Candidate]
+
+    def contact_sheet(self, most: int = 24) -> Image.Image:
+        """Small pictures of the best candidates, row by row."""
+        engine = self.result.inversion.engine
+        shown = self.candidates[:most]
+        columns = min(6, len(shown))
+        sheet = Image.new("RGB", (columns * SHEET_SIDE, -(-len(shown) // columns) * SHEET_SIDE), "white")
+        for i, candidate in enumerate(shown):
+            pixels = engine.runner.host(engine.runner.to_pixels(engine.runner.tensor(np.asarray(candidate.latents))))
+            picture = Image.fromarray(np.asarray(pixels)[0])
+            picture.thumbnail((SHEET_SIDE, SHEET_SIDE))
+            sheet.paste(picture, ((i % columns) * SHEET_SIDE, (i // columns) * SHEET_SIDE))
+        return sheet
+
+
+def search(
+    inversion: Inversion,
+    target: str,
+    *,
+    edits: int = 34,
+    seconds: float | None = None,
+    progress: Callable[[int], Any] | None = None,
+    **fixed: Any,
+) -> Search:
+    """Tries settings for one target and returns the best.
+
+    First every different pair of (cross, self) shares: with K decode hops only their numbers of hops count. Then,
+    around the best of these, where guidance begins and how strong it is. What `fixed` names is left as it is given.
+    At most `edits` edits are made, and none is begun after `seconds`. Scores need no other model: the decode network
+    tells how well noised latents of the edit agree with each prompt (as in diffusion classifiers, Li et al., arXiv
+    2303.16203), less what was changed. Raises SettingsError, PromptError.
+    """
+    if not isinstance(target, str):
+        raise SettingsError("automatic settings are for one target at a time")
+    if edits < 1:
+        raise SettingsError(f"edits must be at least 1, not {edits}")
+    engine, started = inversion.engine, time.perf_counter()
+    fixed = {name: value for name, value in fixed.items() if name != "seed"}  # it is in the inversion
+    base = EditSettings.from_mapping(fixed).resolve(engine.default_settings)
+    judge = _Agreement(engine, inversion, target)
+    tried: dict[tuple, Candidate] = {}
+
+    def over() -> bool:
+        return len(tried) >= edits or (seconds is not None and time.perf_counter() - started > seconds and bool(tried))
+
+    def attempt(settings: EditSettings) -> None:
+        key = tuple(getattr(settings, name) for name in SEARCHED)
+        if key in tried or over():
+            return
+        given = {**fixed, **{name: getattr(settings, name) for name in SEARCHED}}
+        result = inversion.edit(target, output_type="latent", **given)
+        change = float(np.abs(np.asarray(result.latents) - np.asarray(result.source_latents)).mean())
+        tried[key] = Candidate(settings, judge(result.latents), change, result.latents)
+        if progress is not None:
+            progress(1)
+
+    attempt(base)
+    for settings in _shares(base, fixed, len(engine.bundle.decode_times)):
+        attempt(settings)
+    best = ranked(list(tried.values()))[0].settings
+    for settings in _guidances(best, fixed, engine.bundle.decode_times):
+        attempt(settings)
+    candidates = ranked(list(tried.values()))
+    chosen = {name: getattr(candidates[0].settings, name) for name in SEARCHED}
+    return Search(inversion.edit(target, **{**fixed, **chosen}), candidates)
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Best first: agreement less change, both in deviations over all candidates."""
+    agreement, change = (
+        np.array([getattr(one, name) for one in candidates], dtype=np.float64) for name in ("agreement", "change")
+    )
+    scores = _in_deviations(agreement) - CHANGE_WEIGHT * _in_deviations(change)
+    return [candidates[i] for i in np.argsort(-scores, kind="stable")]
+
+
+def _in_deviations(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / (values.std() or 1.0)
+
+
+def _shares(base: EditSettings, fixed: dict[str, Any], hops: int) -> Iterator[EditSettings]:
+    """Every number of hops of either control that is not given, the middle ones first: a budget may end early."""
+    cross = [base.cross_replace] if "cross_replace" in fixed else [k / (hops + 1) + 1e-6 for k in range(hops + 1)]
+    own = [base.self_replace] if "self_replace" in fixed else [min(k / hops + 1e-6, 1.0) for k in range(hops + 1)]
+    pairs = [(i, j) for i in range(len(cross)) for j in range(len(own))]
+    pairs.sort(key=lambda pair: abs(pair[0] - (len(cross) - 1) / 2) + abs(pair[1] - (len(own) - 1) / 2))
+    for i, j in pairs:
+        yield replace(base, cross_replace=cross[i], self_replace=own[j])
+
+
+def _guidances(base: EditSettings, fixed: dict[str, Any], times: Sequence[int]) -> Iterator[EditSettings]:
+    """Thresholds between the decode steps, and stronger or weaker guidance, one and then both."""
+    taus: list[Any] = [base.tau]
+    if "tau" not in fixed:
+        taus += [(low + high) / 2000 for low, high in zip(times[-3:], (*times[-2:], 1000), strict=False)]
+    scales = [base.guidance_scale or 0.0]
+    if "guidance_scale" not in fixed:
+        scales += [factor * scales[0] for factor in GUIDANCE_FACTORS]
+    for scale in scales:
+        for tau in taus:
+            yield replace(base, tau=tau, guidance_scale=scale)
+
+
+class _Agreement:
+    """How much better the target prompt than the source prompt explains latents: the difference of squared noise
+    errors of the decode network, unguided, at its second-highest step, where layout is decided."""
+
+    def __init__(self, engine: Engine, inversion: Inversion, target: str):
+        self._runner, self._schedule = engine.runner, engine._schedule
+        self._hop = engine._decode_hops[min(1, len(engine._decode_hops) - 1)]
+        tokens = [engine._tokens(text) for text in (inversion.source, target)]
+        self._prompts: list[Prompts] = [engine._encoded([one]) for one in tokens]
+        self._empty = engine._empty_prompt()
+        shape = (DRAWS, *engine.latent_shape(inversion.size)[1:])
+        self._noise = normal_noise(0, shape)
+
+    def __call__(self, latents: Tensor) -> float:
+        """Of latents [1, 4, h, w]."""
+        clean, hop = np.asarray(latents), self._hop
+        noised = self._schedule.a(hop.t) * clean + self._schedule.sigma(hop.t) * self._noise
+        errors = []
+        for prompts in self._prompts:
+            inputs = DecodeInputs(
+                latents=self._runner.tensor(noised.astype(np.float32)),
+                prompts=_repeated(prompts, DRAWS, self._runner.join),
+                guidance=[[0.0] * DRAWS],
+                empty_prompt=self._empty,
+            )
+            after = np.asarray(self._runner.host(self._runner.decode(inputs, [hop], None).latents))
+            errors.append(float(np.square((after - hop.A * noised) / hop.B - self._noise).mean()))
+        return errors[0] - errors[1]
+
+
+def _repeated(prompts: Prompts, count: int, join: Callable[[Sequence[Tensor]], Tensor]) -> Prompts:
+    pooled = None if prompts.pooled is None else join([prompts.pooled] * count)
+    return Prompts(prompts.ids * count, join([prompts.features] * count), pooled)

@@ -1,0 +1,86 @@
+"""PIE-Bench and CSV suites read as they are published."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.evaluation import suites
+from icd_engine.errors import ImageError, SettingsError
+
+ENTRY = {
+    "image_path": "0_random/000.png",
+    "original_prompt": "a [cat] sitting on a wooden chair",
+    "editing_prompt": "a [dog] sitting on a wooden chair",
+    "editing_instruction": "change the cat into a dog",
+    "editing_type_id": "1",
+    "blended_word": "cat dog",
+    "mask": [512 * 10 + 20, 5, 512 * 11 + 20, 3],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "annotation_images" / "0_random").mkdir(parents=True)
+    Image.new("RGB", (512, 512), "red").save(tmp_path / "annotation_images" / "0_random" / "000.png")
+    (tmp_path / "mapping_file.json").write_text(json.dumps({"000000000000": ENTRY}))
+    return tmp_path
+
+
+def test_pie_bench(folder):
+    (item,) = suites.pie(folder)
+    assert (item.name, item.kind) == ("000000000000", "change object")
+    assert item.source == "a cat sitting on a wooden chair" and item.target == "a dog sitting on a wooden chair"
+    assert item.picture().shape == (512, 512, 3) and item.picture()[0, 0].tolist() == [255, 0, 0]
+    inner = item.mask[1:-1, 1:-1]
+    assert inner.sum() == 8 and item.mask[10, 20:25].all() and item.mask[11, 20:23].all() and not item.mask[11, 23]
+    assert item.mask[0].all() and item.mask[:, -1].all()  # the border counts as masked
+
+
+@pytest.mark.parametrize("runs", [[0], [0, 512 * 512 + 1], [-1, 2], [5, -6]], ids=str)
+def test_runs_that_are_no_mask_are_refused(runs):
+    with pytest.raises(ValueError):
+        suites.pie_mask(runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not PIE-Bench"), ('{"a": {}}', "original_prompt"), ("[]", "not PIE-Bench"), (None, "not PIE-Bench")],
+)
+def test_a_damaged_mapping_file_is_one_error(folder, text, message):
+    path = folder / "mapping_file.json"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        suites.pie(folder)
+
+
+def test_a_missing_picture_is_named_when_it_is_read(folder):
+    (item,) = suites.pie(folder)
+    (folder / "annotation_images" / "0_random" / "000.png").unlink()
+    with pytest.raises(ImageError, match=r"000\.png"):
+        item.picture()
+
+
+def test_pairs(tmp_path):
+    Image.new("RGB", (8, 6), "blue").save(tmp_path / "a.png")
+    (tmp_path / "pairs.csv").write_text('picture,source,target,kind\na.png,"a cat, blue",a dog,animal\n')
+    (item,) = suites.pairs(tmp_path / "pairs.csv")
+    assert (item.source, item.target, item.kind) == ("a cat, blue", "a dog", "animal")
+    assert item.picture().shape == (6, 8, 3) and item.truth is None and item.mask is None
+
+
+@pytest.mark.parametrize("text", ["picture,source\na,b\n", "picture,source,target\na.png,,x\n"])
+def test_a_csv_that_lacks_something_names_the_line(tmp_path, text):
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(SettingsError, match="line 2: no"):
+        suites.pairs(tmp_path / "pairs.csv")
+
+
+def test_tiny_scenes_are_fresh_for_every_seed_and_have_their_truth():
+    one, other = suites.tiny(3, seed=1), suites.tiny(3, seed=2)
+    assert [item.kind for item in one] == ["color", "background", "shape"]
+    assert not np.array_equal(one[0].picture(), other[0].picture())
+    for item in one:
+        assert item.words is not None and item.words[item.kind] in item.target
+        assert np.array_equal(item.picture()[~item.mask], item.truth[~item.mask])
