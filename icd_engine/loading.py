@@ -24,7 +24,7 @@ from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.contract import Runner
-from icd_engine.runners.eager import EagerRunner
+from icd_engine.runners.eager import EagerRunner, Networks
 from icd_engine.runners.graph import GraphRunner
 from icd_engine.runners.memory import Memory
 
@@ -65,7 +65,7 @@ def load_runner(
         forward = load_network(bundle, "unet_forward", make_unet, place, precision)
     if runner == "auto":
         runner = _best_runner(place, bundle.guidance_embedded, memory)
-    return RUNNERS[runner](text_encoder, vae, forward, reverse, memory)
+    return RUNNERS[runner](Networks(text_encoder, vae, forward, reverse), memory)
 
 
 def _best_runner(place: torch.device, guidance_embedded: bool, memory: Memory) -> str:

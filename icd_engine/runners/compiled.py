@@ -13,12 +13,10 @@ import torch._inductor.config
 from torch import Tensor
 
 from icd_engine.errors import RunnerError
-from icd_engine.networks.text_encoder import DualTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet, UNetOutput
-from icd_engine.networks.vae import VAE
 from icd_engine.runners.buckets import Padded, filled, of_rows, take, take_prompts
 from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
-from icd_engine.runners.eager import EagerRunner
+from icd_engine.runners.eager import EagerRunner, Networks
 from icd_engine.runners.memory import PLAIN, Memory
 from icd_engine.sampling.schedule import Hop
 
@@ -36,15 +34,8 @@ class CompiledRunner(EagerRunner):
 
     name = "compiled"
 
-    def __init__(
-        self,
-        text_encoder: TextEncoder | DualTextEncoder,
-        vae: VAE,
-        forward: UNet,
-        reverse: UNet,
-        memory: Memory = PLAIN,
-    ):
-        super().__init__(text_encoder, vae, forward, reverse, memory)
+    def __init__(self, networks: Networks, memory: Memory = PLAIN):
+        super().__init__(networks, memory)
         if not can_compile(self.device):
             needed = "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
             raise RunnerError(f"runner {self.name!r} needs {needed}: none was found")

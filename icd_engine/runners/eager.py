@@ -38,6 +38,19 @@ KEPT_PROMPT_VALUES = 32
 KEPT_TIME_SHIFTS = 512
 
 
+class Networks(NamedTuple):
+    """What a torch runner executes; they are on its device."""
+
+    text_encoder: TextEncoder | DualTextEncoder
+    vae: VAE
+    forward: UNet
+    reverse: UNet
+
+    @property
+    def device(self) -> torch.device:
+        return self.reverse.conv_in.weight.device
+
+
 class DecodeTensors(NamedTuple):
     """DecodeInputs once everything that depends on prompts, time steps and guidance alone is looked up."""
 
@@ -58,17 +71,10 @@ class EagerRunner(PictureRunner):
 
     name = "eager"
 
-    def __init__(
-        self,
-        text_encoder: TextEncoder | DualTextEncoder,
-        vae: VAE,
-        forward: UNet,
-        reverse: UNet,
-        memory: Memory = PLAIN,
-    ):
-        super().__init__(vae, text_encoder, reverse.conv_in.weight.device, memory)
-        self.text_encoder, self.forward, self.reverse = text_encoder, forward, reverse
-        self.dtype = reverse.conv_in.weight.dtype
+    def __init__(self, networks: Networks, memory: Memory = PLAIN):
+        self.text_encoder, vae, self.forward, self.reverse = networks
+        super().__init__(vae, self.text_encoder, networks.device, memory)
+        self.dtype = self.reverse.conv_in.weight.dtype
         # One prompt, one (network, t, w) at a time: what is kept cannot depend on the batch it first came in.
         self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
         self._values = lru_cache(KEPT_PROMPT_VALUES)(self._prompt_values)

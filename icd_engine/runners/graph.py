@@ -12,12 +12,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from icd_engine.errors import RunnerError
-from icd_engine.networks.text_encoder import DualTextEncoder, TextEncoder
-from icd_engine.networks.unet import UNet
-from icd_engine.networks.vae import VAE
 from icd_engine.runners.compiled import CompiledRunner
 from icd_engine.runners.contract import Decoded, StepCallback
-from icd_engine.runners.eager import DecodeTensors, SecondPrediction
+from icd_engine.runners.eager import DecodeTensors, Networks, SecondPrediction
 from icd_engine.runners.memory import PLAIN, Memory
 from icd_engine.sampling.schedule import Hop
 
@@ -97,22 +94,15 @@ class GraphRunner(CompiledRunner):
 
     name = "graph"
 
-    def __init__(
-        self,
-        text_encoder: TextEncoder | DualTextEncoder,
-        vae: VAE,
-        forward: UNet,
-        reverse: UNet,
-        memory: Memory = PLAIN,
-    ):
-        device = reverse.conv_in.weight.device
+    def __init__(self, networks: Networks, memory: Memory = PLAIN):
+        device = networks.device
         if device.type != "cuda":
             raise RunnerError(f"runner 'graph' needs a CUDA device, not {device}")
-        if reverse.guidance_channels is None:
+        if networks.reverse.guidance_channels is None:
             raise RunnerError("runner 'graph' needs a guidance-distilled network: use 'compiled' for this model")
         if memory.offload:
             raise RunnerError("runner 'graph' needs every network where it was captured: use 'compiled' to offload")
-        super().__init__(text_encoder, vae, forward, reverse, memory)
+        super().__init__(networks, memory)
         self._replay_by(Graphs(device))
 
     def _replay_by(self, graphs: Graphs) -> None:

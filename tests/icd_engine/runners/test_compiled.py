@@ -21,6 +21,7 @@ from icd_engine.results import EditRequest
 from icd_engine.runners import compiled
 from icd_engine.runners.buckets import SIZES, bucket, filled
 from icd_engine.runners.compiled import CompiledRunner, can_compile
+from icd_engine.runners.eager import Networks
 from icd_engine.runners.graph import Captured, GraphRunner, Graphs
 
 SOURCE = "a cat sits on the mat"
@@ -42,9 +43,9 @@ def picture(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def networks(engine: Engine) -> list:
+def networks(engine: Engine) -> Networks:
     runner = engine.runner
-    return [runner.text_encoder, runner.vae, runner.forward, runner.reverse]
+    return Networks(runner.text_encoder, runner.vae, runner.forward, runner.reverse)
 
 
 class CalledAgain(Graphs):
@@ -76,8 +77,8 @@ class CalledAgain(Graphs):
 
 
 class GraphRunnerOnCpu(GraphRunner):
-    def __init__(self, monkeypatch, *parts):
-        CompiledRunner.__init__(self, *parts)
+    def __init__(self, monkeypatch, own):
+        CompiledRunner.__init__(self, own)
         self._replay_by(CalledAgain(monkeypatch))
 
 
@@ -92,8 +93,8 @@ def engine(request, small_engine, small_bundle) -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(compiled.OPTIONS, "cpu", {"backend": "eager"})
         patch.setattr(compiled, "can_compile", lambda device: True)
-        parts = networks(small_engine)
-        runner = CompiledRunner(*parts) if request.param == "compiled" else GraphRunnerOnCpu(patch, *parts)
+        own = networks(small_engine)
+        runner = CompiledRunner(own) if request.param == "compiled" else GraphRunnerOnCpu(patch, own)
         yield Engine(small_engine.bundle, runner, small_engine.tokenizer)
     torch.compiler.reset()
 
