@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.model, device=options.device, dtype=options.dtype, runner=options.runner
         )
         methods = _methods(engine, options)
-        success = _judged() if options.suite == "tiny" else None
+        success = judged() if options.suite == "tiny" else None
         rows = run(items, methods, options.out, success, record.note if not options.quiet else lambda text: None)
         table = summary(rows)
         result = {"suite": options.suite, "model": options.model, "items": len(items), "methods": table}
@@ -102,7 +102,7 @@ def _methods(engine: Engine, options: argparse.Namespace) -> dict[str, Method]:
     return methods
 
 
-def _judged() -> Callable[[np.ndarray, Item], dict[str, float]]:
+def judged() -> Callable[[np.ndarray, Item], dict[str, float]]:
     """Whether a judge that has only seen true pictures names the word that was to change, and all the others."""
     from training import tiny_judge
     from training.tiny_vae import to_pictures
@@ -110,7 +110,7 @@ def _judged() -> Callable[[np.ndarray, Item], dict[str, float]]:
     judge = tiny_judge.load()
 
     def success(edited: np.ndarray, item: Item) -> dict[str, float]:
-        seen, wanted = judge.words(to_pictures(edited[None]))[0], item.words or {}
+        seen, wanted = judge.words(to_pictures(np.array(edited[None])))[0], item.words or {}
         others = [seen[kind] == word for kind, word in wanted.items() if kind != item.kind]
         return {"edit_success": float(seen[item.kind] == wanted[item.kind]), "others_kept": float(all(others))}
 

@@ -1,0 +1,129 @@
+"""The paper's studies that need no other training: `python -m benchmarks.evaluation.studies STUDY`, JSON on stdout.
+
+guidance   how well pictures come back over the turn-on threshold tau and w (paper, figure on dynamic guidance; table 5)
+encoding   what guidance while encoding does to the noise and to the way back (table 1)
+tradeoff   edit success and what is kept, over ramps (tau1, tau2) and intervals (tau_low, tau)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import record
+from benchmarks.evaluation.__main__ import judged
+from benchmarks.evaluation.metrics import psnr
+from benchmarks.evaluation.run import icd, means, measure
+from benchmarks.evaluation.suites import Item, tiny
+from icd_engine.engine import Engine
+from icd_engine.runners.contract import DecodeInputs
+from icd_engine.sampling.guidance import guidance_embedding
+from icd_engine.sampling.trajectory import run_trajectory
+
+TAUS = (0.4, 0.6, 0.8, 1.0)  # with chain A three, two, one and none of four hops unguided
+SCALES = (0.0, 2.0, 4.0, 8.0)
+RAMPS = ((0.2, 0.6), (0.4, 0.8), (0.5, 0.9), (0.7, 1.0))
+INTERVALS = ((0.1, 0.8), (0.3, 0.8), (0.1, 1.0), (0.3, 1.0))
+Rows = list[dict[str, Any]]
+
+
+def guidance(engine: Engine, items: Sequence[Item]) -> Rows:
+    """PSNR of pictures encoded and decoded with their own prompt, without control."""
+
+    def back(item: Item, w: float, tau: float) -> float:
+        settings = {"guidance_scale": w, "tau": tau, "control": "none"}
+        return psnr(np.asarray(engine.edit(item.picture(), item.source, item.source, **settings).image), item.picture())
+
+    cases = [(w, tau) for w in SCALES for tau in (TAUS if w else TAUS[-1:])]
+    return [{"w": w, "tau": tau, "psnr": _mean(back(item, w, tau) for item in items)} for w, tau in cases]
+
+
+def encoding(engine: Engine, items: Sequence[Item]) -> Rows:
+    """Deviation of the encoded noise (1 is what decoding expects) and PSNR of an unguided way back."""
+    rows = []
+    for w in SCALES:
+        spreads, kept = [], []
+        for item in items:
+            noised = _encoded(engine, item, w)
+            spreads.append(float(noised.std()))
+            kept.append(psnr(_decoded(engine, item, noised), item.picture()))
+        rows.append({"w_encode": w, "noise_std": _mean(spreads), "psnr": _mean(kept)})
+    return rows
+
+
+def _encoded(engine: Engine, item: Item, w: float) -> torch.Tensor:
+    """The encode hops with guidance, which the engine itself never uses."""
+    runner, unet = engine.runner, engine.runner.forward
+    prompts = engine._encoded([engine.tokenizer.encode(item.source)])
+    latents = runner.to_latents(runner.tensor(item.picture()[None]))
+    start = engine._encode_hops[0].t
+    _, noise = engine._noise([0], engine.bundle.size)
+    x = engine._schedule.a(start) * latents + engine._schedule.sigma(start) * noise
+    embedded = torch.from_numpy(guidance_embedding([w], unet.guidance_channels)).to(runner.device)
+
+    def step(k: int, hop: Any, x: torch.Tensor) -> torch.Tensor:
+        t = torch.full((1,), float(hop.t), device=runner.device)
+        return hop.A * x + hop.B * unet(x, t, prompts.features, embedded).eps
+
+    with torch.no_grad():
+        return run_trajectory(x, engine._encode_hops, step, None)
+
+
+def _decoded(engine: Engine, item: Item, noised: torch.Tensor) -> np.ndarray:
+    prompts = engine._encoded([engine.tokenizer.encode(item.source)])
+    inputs = DecodeInputs(latents=noised, prompts=prompts, guidance=[[0.0] for _ in engine._decode_hops])
+    latents = engine.runner.decode(inputs, engine._decode_hops, None).latents
+    return np.asarray(engine.runner.host(engine.runner.to_pixels(latents)))[0]
+
+
+def tradeoff(engine: Engine, items: Sequence[Item]) -> Rows:
+    """Edits under thresholds, ramps and intervals of guidance, everything else as by default."""
+    success = judged()
+    forms: list[dict[str, Any]] = [{"tau": tau} for tau in TAUS]
+    forms += [{"tau": ramp} for ramp in RAMPS] + [{"tau_low": low, "tau": tau} for low, tau in INTERVALS]
+    rows = []
+    for form in forms:
+        method = icd(engine, **form)
+        found = means([{"method": "", "item": "", "kind": ""} | measure(item, method(item), success) for item in items])
+        names = ("edit_success", "edit_psnr_to_truth", "changed_share", "background_psnr")
+        rows.append(form | {name: found[name] for name in names})
+    return rows
+
+
+def _mean(values: Any) -> float:
+    return round(float(np.mean(list(values))), 4)
+
+
+STUDIES: dict[str, Callable[[Engine, Sequence[Item]], Rows]] = {
+    "guidance": guidance,
+    "encoding": encoding,
+    "tradeoff": tradeoff,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation.studies")
+    parser.add_argument("study", choices=[*STUDIES, "all"])
+    parser.add_argument("--count", type=int, default=24, help="scenes of the world")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    engine, items = Engine.from_pretrained(options.model, runner="eager"), tiny(options.count, options.seed)
+    names = list(STUDIES) if options.study == "all" else [options.study]
+    found: dict[str, Any] = {name: STUDIES[name](engine, items) for name in names}
+    where = record.environment(engine.runner.device)
+    print(json.dumps({"count": options.count, "seed": options.seed, "where": where} | found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
