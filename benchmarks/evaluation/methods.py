@@ -117,7 +117,7 @@ def null_text_inversion(model: Diffusion, task: Task) -> Outcome:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if float(loss) < 1e-5 + k * 2e-5:
+                if float(loss.detach()) < 1e-5 + k * 2e-5:
                     break
         null = null.detach()
         found.append(null)

@@ -29,7 +29,10 @@ td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}img{max-width
 
 
 def write(path: Path, title: str, about: Mapping[str, Any], summary: Summary, pictures: Path) -> Path:
-    """Writes the report; `pictures` holds a folder of PNG files for each method."""
+    """Writes the report, and beside it its plot and our own edits alone: plot.svg, edits.jpg.
+
+    pictures: a folder of PNG files for each method.
+    """
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>",
         f"<h1>{escape(title)}</h1><p>{escape(', '.join(f'{k} {v}' for k, v in about.items()))}</p>",
@@ -42,6 +45,10 @@ def write(path: Path, title: str, about: Mapping[str, Any], summary: Summary, pi
         if files:
             parts.append(f"<figure>{_image(grid(files))}<figcaption>source, reconstruction, edit</figcaption></figure>")
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    path.with_name("plot.svg").write_text(scatter(summary), encoding="utf-8")
+    own = sorted((pictures / "icd").glob("*.png"))
+    if own:
+        grid(own).save(path.with_name("edits.jpg"), quality=88)
     return path
 
 
@@ -83,7 +90,9 @@ def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:
         marks.append(f'<text x="{px + 9:.0f}" y="{py + 4:.0f}">{escape(name)} ({x:.2g} s, {y:.1f} dB)</text>')
     axes = f'<text x="{width / 2:.0f}" y="{height - 8}">seconds an edit, logarithmic</text>'
     axes += f'<text x="8" y="18">{COLUMNS[str(figure)][0]}</text>'
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" font-size="12">{axes}{"".join(marks)}</svg>'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" font-size="12">'
+    background = f'<rect width="{width}" height="{height}" fill="white"/>'
+    return f"{head}{background}{axes}{''.join(marks)}</svg>\n"
 
 
 def grid(files: Sequence[Path], columns: int = 3) -> Image.Image:

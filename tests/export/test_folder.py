@@ -91,7 +91,7 @@ def test_the_manifest_tells_of_every_graph(exported, manifest):
     assert (
         manifest["opset"] == 20
         and manifest["precision"] == "fp32"
-        and set(manifest["graphs"]) == {*NEEDED, "unet_forward"}
+        and set(manifest["graphs"]) == {*NEEDED, "text_encoder", "unet_forward"}
     )
     for entry in manifest["graphs"].values():
         model = onnx.load(exported / entry["file"], load_external_data=False)

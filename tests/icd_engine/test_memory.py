@@ -19,6 +19,7 @@ from icd_engine.bundles.files import read_weights
 from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, ImageError, RunnerError
 from icd_engine.networks.difference import share_weights
+from icd_engine.runners.compiled import can_compile
 from icd_engine.runners.memory import Residence, in_tiles, tile_starts, wants_tiles
 from training import world
 
@@ -100,6 +101,15 @@ def test_switched_edits_equal_fused_ones(fused, switched, tmp_path):
         expected.inversion.save(Path(expected.inversion.engine.bundle.path) / "i.safetensors")
     )
     assert torch.equal(same.edit(TARGET).latents, expected.latents)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
+def test_switched_networks_compile(published, switched):
+    compiled = Engine.from_pretrained(published.path, device="cpu", runner="compiled", weights="switch")
+    expected = switched.edit(PICTURE, SOURCE, TARGET, size=(64, 64))
+    got = compiled.edit(PICTURE, SOURCE, TARGET, size=(64, 64))
+    assert error(got.latents, expected.latents) <= 1e-2  # these networks magnify roundings some hundred times
 
 
 def test_updates_that_do_not_fit_are_named():

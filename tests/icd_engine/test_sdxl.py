@@ -63,7 +63,7 @@ def golden() -> dict[str, torch.Tensor]:
 
 
 def invert(engine: Engine) -> Inversion:
-    return engine.invert(DATA / CASE["image"], CASE["source"], seed=CASE["seed"])
+    return engine.invert(DATA / CASE["image"], CASE["source"], seed=CASE["seed"], size=(128, 128))
 
 
 def error(got, expected) -> float:

@@ -1,6 +1,7 @@
 """A run goes on where it stopped, leaves out what is not a number, and ends in a page that needs nothing else."""
 
 import json
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def test_the_page_is_one_file(tmp_path):
     path = page.write(tmp_path / "report.html", "title", {"n": 3}, summary(rows), tmp_path / "pictures")
     text = path.read_text()
     assert "data:image/jpeg;base64," in text and "<svg" in text and "other &lt;x&gt;" in text
-    assert "http" not in text and 'src="data' in text
+    assert "<script" not in text and text.count("src=") == text.count('src="data:')
+    assert ET.parse(tmp_path / "plot.svg").getroot().tag.endswith("svg") and (tmp_path / "edits.jpg").is_file()
 
 
 @pytest.mark.parametrize(
