@@ -102,6 +102,7 @@ bench "vae, sd15" 30 vae "${sd15[@]}" "${alone[@]}"
 bench "unet, sdxl" 50 unet "${sdxl[@]}" "${alone[@]}"
 bench "vae, sdxl" 30 vae "${sdxl[@]}" "${alone[@]}"
 bench "edit, tiny" 60 edit "${tiny[@]}"
+bench "edit, sdxl" 150 edit "${sdxl[@]}" "${few[@]}"
 if has diffusers; then
     bench "baseline: reference, tiny" 60 edit "${tiny[@]}" --baseline reference
     bench "baseline: reference, sd15" 60 edit "${sd15[@]}" "${few[@]}" --baseline reference

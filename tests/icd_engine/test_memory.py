@@ -107,9 +107,14 @@ def test_switched_edits_equal_fused_ones(fused, switched, tmp_path):
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
 def test_switched_networks_compile(published, switched):
     compiled = Engine.from_pretrained(published.path, device="cpu", runner="compiled", weights="switch")
-    expected = switched.edit(PICTURE, SOURCE, TARGET, size=(64, 64))
-    got = compiled.edit(PICTURE, SOURCE, TARGET, size=(64, 64))
-    assert error(got.latents, expected.latents) <= 1e-2  # these networks magnify roundings some hundred times
+    latents = torch.randn(switched.latent_shape((64, 64)), generator=torch.Generator().manual_seed(0))
+
+    def encoded(engine: Engine) -> Tensor:
+        prompts = engine._encoded([engine.tokenizer.encode(SOURCE)])
+        return engine.runner.encode(latents, prompts, engine._encode_hops, None)
+
+    # Seen: 6e-5; a rounding of the latents alone makes 9e-5.
+    assert error(encoded(compiled), encoded(switched)) <= 1e-3
 
 
 def test_updates_that_do_not_fit_are_named():
