@@ -7,11 +7,13 @@ apart as cold. Subjects then take turns, repeat by repeat, so that a disturbance
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -100,5 +102,15 @@ def peak_memory_mib(device: torch.device) -> float:
     """Most memory so far: allocated on the device since `reset_peak_memory`, or resident in this process."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    own = re.search(r"^VmHWM:\s*(\d+) kB", _status(), re.MULTILINE)
+    if own:  # Linux; ru_maxrss would keep the peak of the process that started this one
+        return round(int(own[1]) / 1024, 1)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def _status() -> str:
+    try:
+        return Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

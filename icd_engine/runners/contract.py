@@ -106,7 +106,10 @@ class Runner(Protocol):
         ...
 
     def to_image(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B, 4, h, w] -> pictures [B, 3, H, W] float32, about in [-1, 1], not clamped."""
+        """Scaled latents [B, 4, h, w] -> pictures [B, 3, H, W] float32, about in [-1, 1], not clamped.
+
+        ImageError where they are not finite.
+        """
         ...
 
     def to_pixels(self, latents: Tensor) -> Tensor:

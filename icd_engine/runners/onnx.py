@@ -15,7 +15,7 @@ from PIL import Image
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.exported import Exported, ExportedGraph
 from icd_engine.editing.plan import EditStep
-from icd_engine.errors import BundleError, RunnerError
+from icd_engine.errors import BundleError, ImageError, RunnerError
 from icd_engine.images import to_model_range, to_pil
 from icd_engine.runners.contract import TIME_IDS, Blend, Decoded, DecodeInputs, Prompts, SourceBranch, StepCallback
 from icd_engine.sampling.guidance import guidance_embedding
@@ -195,7 +195,10 @@ class OnnxRunner:
 
     def to_image(self, latents: np.ndarray) -> np.ndarray:
         unscaled = latents / np.float32(self._scaling)
-        return self._graph("vae_decoder")({"latent_sample": unscaled}, ["sample"])[0].astype(np.float32)
+        pictures = self._graph("vae_decoder")({"latent_sample": unscaled}, ["sample"])[0].astype(np.float32)
+        if not np.isfinite(pictures).all():
+            raise ImageError("the picture holds NaN or infinite values")
+        return pictures
 
     def to_pixels(self, latents: np.ndarray) -> np.ndarray:
         return np.stack([np.asarray(to_pil(picture)) for picture in self.to_image(latents)])

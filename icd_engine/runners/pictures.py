@@ -46,8 +46,8 @@ class PictureRunner:
             with self._resident(self.vae):
                 pixels, finite = self._to_pixels(latents)
             if finite or self.vae_dtype == torch.float32:
-                return checked_pixels(pixels, finite)
-        return checked_pixels(*_pixels_of(self.to_image(latents)))
+                return checked(pixels, finite)
+        return checked(*_pixels_of(self.to_image(latents)))
 
     # --- what compiled and graph runners replace -------------------------------------------------------------------
 
@@ -80,23 +80,23 @@ class PictureRunner:
             return function(x)
 
     def _finite(self, stage: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """stage(x), by the VAE in float32 where the half-precision one gave NaN or infinity."""
+        """stage(x), by the VAE in float32 where the half-precision one gave NaN or infinity. ImageError if both do."""
         result = stage(x)
-        if self.vae_dtype == torch.float32 or bool(result.isfinite().all()):
-            return result
-        with self._lock:
-            self.vae_retries += 1
-            if self._exact is None:
-                warnings.warn("the VAE overflowed in half precision: repeated in float32", UserWarning, stacklevel=4)
-                self._exact = copy.deepcopy(self.vae).to(self.device, torch.float32)
-        return stage(x, self._exact)
+        if self.vae_dtype != torch.float32 and not result.isfinite().all():
+            with self._lock:
+                self.vae_retries += 1
+                if self._exact is None:
+                    warnings.warn("the VAE overflowed in half precision: repeated in float32", stacklevel=4)
+                    self._exact = copy.deepcopy(self.vae).to(self.device, torch.float32)
+            result = stage(x, self._exact)
+        return checked(result, result.isfinite().all())
 
 
-def checked_pixels(pixels: Tensor, finite: Tensor) -> Tensor:
-    """The pixels. ImageError unless the pictures they were made of were finite."""
+def checked(values: Tensor, finite: Tensor) -> Tensor:
+    """The values. ImageError unless the pictures they were made of were finite."""
     if not finite:
         raise ImageError("the picture holds NaN or infinite values")
-    return pixels
+    return values
 
 
 def _pixels_of(pictures: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,10 @@
 """Timing: warmed up, in turn, no number twice; quantiles of what was measured."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +12,8 @@ import torch
 from benchmarks.timing import Times, interleave, measure, peak_memory_mib, quantile, timed
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+PEAK = "import torch; from benchmarks import timing; print(timing.peak_memory_mib(torch.device('cpu')))"
 
 
 def test_subjects_take_turns_and_never_see_a_number_twice():
@@ -40,3 +46,20 @@ def test_names_of_the_numbers():
 
 def test_peak_memory_holds_this_process():
     assert peak_memory_mib(CPU) > 50
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_has_its_own_peak():
+    """Not that of the process that started it."""
+    before = torch.ones(200_000_000)  # 763 MiB
+    own = peak_memory_mib(CPU)
+    del before
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert own > 763 and float(run.stdout) < own - 200

@@ -248,9 +248,17 @@ def test_the_first_overflow_is_told(overflowing):
 
 @pytest.mark.filterwarnings("ignore:the VAE overflowed")
 def test_what_is_not_finite_in_float32_either_is_an_error(overflowing):
+    for decode in (overflowing.runner.to_pixels, overflowing.runner.to_image):
+        with pytest.raises(ImageError, match="NaN"):
+            decode(torch.full((1, 4, 8, 8), torch.nan))
+    assert overflowing.runner.vae_retries == 2
+
+
+@pytest.mark.parametrize("kind", ["pil", "np", "pt"])
+def test_no_output_type_hands_out_nan(small_engine, kind):
+    broken = lambda step, t, latents: torch.full_like(latents, torch.nan)  # noqa: E731
     with pytest.raises(ImageError, match="NaN"):
-        overflowing.runner.to_pixels(torch.full((1, 4, 8, 8), torch.nan))
-    assert overflowing.runner.vae_retries == 1
+        small_engine.edit(picture(), SOURCE, TARGET, output_type=kind, callback_on_step_end=broken)
 
 
 # --- networks that wait on the host ------------------------------------------------------------------------------
