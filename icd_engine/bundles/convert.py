@@ -84,7 +84,7 @@ def _convert(
         "share_downscale": 2,
         "defaults": default_settings(family, decode),
         "origin": {
-            "base": base.resolve().name,
+            "base": sources.base_name,
             **{k: _source(p) for k, p in (("teacher", teacher), ("forward", forward), ("reverse", reverse))},
             "lora_scale": {part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()},
             "precision": precision,

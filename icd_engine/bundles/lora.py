@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ALPHA = 8.0  # of all released models; published files do not store it
 KEY = re.compile(
-    r"(?P<root>unet\.base_model\.model\.|unet\.|lora_unet_)(?P<module>.+?)\."
+    r"(?P<root>(?:unet\.)?base_model\.model\.|unet\.|lora_unet_)(?P<module>.+?)\."
     r"(?P<role>lora_A\.weight|lora_B\.weight|lora\.down\.weight|lora\.up\.weight"
     r"|lora_down\.weight|lora_up\.weight|alpha)"
 )
@@ -36,9 +36,10 @@ class LoraPair:
 def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]], rounds: bool) -> dict[str, LoraPair]:
     """Module -> update, from a LoRA safetensors file for a network with these weight shapes.
 
-    Key styles: `unet.base_model.model.<module>.lora_A.weight` (published), `unet.<module>.lora_A.weight` or
-    `.lora.down.weight` (diffusers), `lora_unet_<module with underscores>.lora_down.weight` (kohya). Scale is alpha /
-    rank with the file's own `alpha` tensors, else alpha 8. rounds: A and B to fp16, as the reference does for SD1.5.
+    Key styles: `unet.base_model.model.<module>.lora_A.weight` (published), the same without `unet.` (peft's own
+    saver), `unet.<module>.lora_A.weight` or `.lora.down.weight` (diffusers), `lora_unet_<module with
+    underscores>.lora_down.weight` (kohya). Scale is alpha / rank with the file's own `alpha` tensors, else alpha 8.
+    rounds: A and B to fp16, as the reference does for SD1.5.
     Raises BundleError naming the key: unknown style, no such module, no partner, wrong shape, not finite.
     """
     tensors = read_weights(path)

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -34,9 +35,13 @@ NETWORK_FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors")
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything a conversion reads, as paths of this machine; teacher: a file or a folder."""
+    """Everything a conversion reads, as paths of this machine; teacher: a file or a folder.
+
+    base_name: what the base is known by, its folder's name or `OWNER/NAME@revision` of the hub.
+    """
 
     base: Path
+    base_name: str
     teacher: Path
     forward: Path
     reverse: Path
@@ -52,8 +57,11 @@ def gathered(base: Path, teacher: Path, forward: Path, reverse: Path, beside: Pa
     """
     near = next(folder for folder in (beside, *beside.parents) if folder.is_dir())
     with TemporaryDirectory(prefix=".icd-", dir=near) as scratch:
+        folder = _local(base, BASE_FILES)
         yield Sources(
-            base=_local(base, BASE_FILES),
+            base=folder,
+            # The hub's cache names a folder by its revision alone.
+            base_name=base.resolve().name if folder == base else f"{base.as_posix()}@{folder.name}",
             teacher=_network(_local(teacher, NETWORK_FILES), "teacher", Path(scratch)),
             forward=_lora(_local(forward, NETWORK_FILES), "forward", Path(scratch)),
             reverse=_lora(_local(reverse, NETWORK_FILES), "reverse", Path(scratch)),
@@ -61,7 +69,11 @@ def gathered(base: Path, teacher: Path, forward: Path, reverse: Path, beside: Pa
 
 
 def _network(path: Path, role: str, scratch: Path) -> Path:
-    return _unpacked(path, role, scratch) if path.name.endswith(ARCHIVES) and path.is_file() else path
+    if path.is_dir() or not path.name.endswith(ARCHIVES):
+        return path
+    if not path.is_file():
+        raise BundleError(f"{path} is missing")
+    return _unpacked(path, role, scratch)
 
 
 def _lora(path: Path, role: str, scratch: Path) -> Path:
@@ -93,7 +105,7 @@ def _unpacked(archive: Path, role: str, scratch: Path) -> Path:
             name = _chosen(members, role, archive)
             source = tar.extractfile(members[name]) if members[name].isfile() else None
             if source is None:
-                raise BundleError(f"{archive}: {name} is a link, not a file")
+                raise BundleError(f"{archive}: {name} is a link or a device, not a file")
             folder = scratch / role  # both roles may have a file of the same name
             folder.mkdir()
             target = folder / PurePosixPath(name).name
@@ -101,15 +113,18 @@ def _unpacked(archive: Path, role: str, scratch: Path) -> Path:
                 raise BundleError(f"{archive}: no room to unpack {name} in {scratch.parent}")
             with source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, BadGzipFile) as error:
         raise BundleError(f"{archive} is not a whole tar archive: {error}") from None
+    except OSError as error:
+        raise BundleError(f"{archive} cannot be unpacked in {scratch.parent}: {error}") from None
     return target
 
 
 def _chosen(names: Iterable[str], role: str, where: Path) -> str:
     """The file for a role: by its suffix, by the role's name in its path, by its time steps, or the only one."""
     suffixes = (".pt", ".safetensors") if role == "teacher" else (".safetensors",)
-    found = sorted(name for name in names if name.endswith(suffixes))
+    # macOS's tar writes a `._` companion beside every file.
+    found = sorted(name for name in names if name.endswith(suffixes) and not PurePosixPath(name).name.startswith("._"))
     if role in TIMES:
         other = "reverse" if role == "forward" else "forward"
         own = [name for name in found if _is_for(name, role) and not _is_for(name, other)]

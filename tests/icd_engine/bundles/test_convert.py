@@ -143,9 +143,16 @@ def test_time_steps_are_read_from_names(case):
         ("f_19_339_699", "r", None, None, ([19, 339, 699], [339, 699, 999])),
         ("f_19_339_699_999", "r", None, None, ([19, 339, 699], [339, 699, 999])),
         ("f_19_259_519_779", "r_259_519_779_999", (19, 259, 519, 779), (259, 519, 779, 999), None),
+        (
+            "finetuned_forward_model",  # Inverse-and-Edit's own name, which does not say that it starts at 0
+            "iCD-SD15-reverse_259_519_779_999",
+            [0, 259, 519, 779],
+            None,
+            ([0, 259, 519, 779], [259, 519, 779, 999]),
+        ),
         ("model-2024-11-23", "run-3-1-2", None, None, ([19, 259, 519, 779], [259, 519, 779, 999])),
     ],
-    ids=["chain A", "arguments", "from decode", "from name", "name with end", "both agree", "other numbers"],
+    ids=["chain A", "arguments", "from decode", "from name", "name with end", "both agree", "zero", "other numbers"],
 )
 def test_time_steps_that_names_do_not_carry(forward, reverse, encode, decode, expected):
     found = choose_times(Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), encode, decode)

@@ -33,6 +33,7 @@ def pairs() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 STYLES = {
     "published": ("unet.base_model.model.{}.lora_A.weight", "unet.base_model.model.{}.lora_B.weight"),
+    "peft's saver": ("base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"),
     "peft": ("unet.{}.lora_A.weight", "unet.{}.lora_B.weight"),
     "diffusers": ("unet.{}.lora.down.weight", "unet.{}.lora.up.weight"),
     "kohya": ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight"),

@@ -2,9 +2,11 @@
 
 import io
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 
+from icd_engine.bundles import sources as sources_module
 from icd_engine.bundles.convert import convert
 from icd_engine.bundles.sources import gathered
 from icd_engine.errors import BundleError
@@ -79,15 +81,29 @@ def test_a_folder_holds_both_directions(tmp_path):
     assert read(tmp_path, forward=folder, reverse=folder) == {"forward": b"up", "reverse": b"down"}
 
 
+def test_a_folder_of_each_direction(tmp_path):
+    for role in ("forward", "reverse"):
+        (tmp_path / "lora" / role).mkdir(parents=True)
+        (tmp_path / "lora" / role / "pytorch_lora_weights.safetensors").write_bytes(role.encode())
+    folder = tmp_path / "lora"
+    assert read(tmp_path, forward=folder, reverse=folder) == {"forward": b"forward", "reverse": b"reverse"}
+
+
+def test_companions_of_macos_are_no_candidates(tmp_path):
+    members = {f"._{FORWARD}": b"x", FORWARD: b"up", f"._{REVERSE}": b"x", REVERSE: b"down"}
+    both = archive(tmp_path / "both.tar.gz", members)
+    assert read(tmp_path, forward=both, reverse=both) == {"forward": b"up", "reverse": b"down"}
+
+
 def test_a_folder_of_diffusers_loader(tmp_path):
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"up")
     assert read(tmp_path, forward=tmp_path / "lora") == {"forward": b"up"}
 
 
-def link(name):
+def link(name, kind=tarfile.SYMTYPE):
     info = tarfile.TarInfo(name)
-    info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    info.type, info.linkname = kind, "/etc/passwd"
     return info
 
 
@@ -98,8 +114,10 @@ def link(name):
         ({REVERSE: b""}, r"found no \.safetensors"),
         ({FORWARD: b"", f"other/{FORWARD}": b""}, f"found {FORWARD}, other/{FORWARD}"),
         ({FORWARD: link(FORWARD)}, f"{FORWARD} is a link"),
+        ({FORWARD: link(FORWARD, tarfile.LNKTYPE)}, f"{FORWARD} is a link"),
+        ({FORWARD: link(FORWARD, tarfile.FIFOTYPE)}, f"{FORWARD} is a link or a device"),
     ],
-    ids=["none", "the other's", "two", "link"],
+    ids=["none", "the other's", "two", "link", "hard link", "pipe"],
 )
 def test_what_is_not_one_file_is_refused(tmp_path, members, message):
     with pytest.raises(BundleError, match=message) as raised:
@@ -125,6 +143,25 @@ def test_a_cut_archive_is_refused(tmp_path, share):
     assert [path.name for path in tmp_path.iterdir()] == ["both.tar.gz"]
 
 
+def test_a_missing_archive_is_named(tmp_path):
+    with pytest.raises(BundleError, match=r"none\.tar\.gz is missing"):
+        read(tmp_path, forward=tmp_path / "none.tar.gz")
+
+
+def test_a_full_disk_is_not_a_damaged_archive(tmp_path, monkeypatch):
+    def copyfileobj(source, file, length):
+        raise OSError(28, "No space left on device")
+
+    whole = archive(tmp_path / "both.tar.gz", {FORWARD: b"up"})
+    monkeypatch.setattr(sources_module.shutil, "copyfileobj", copyfileobj)
+    with pytest.raises(BundleError, match=r"both\.tar\.gz cannot be unpacked in .*No space left"):
+        read(tmp_path, forward=whole)
+    monkeypatch.setattr(sources_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    with pytest.raises(BundleError, match=rf"both\.tar\.gz: no room to unpack {FORWARD}"):
+        read(tmp_path, forward=whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["both.tar.gz"]
+
+
 def test_repositories_of_the_hub(tmp_path, monkeypatch):
     asked = {}
 
@@ -138,6 +175,7 @@ def test_repositories_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with gathered(*map(type(tmp_path), ("org/base", "org/teacher", "org/fcd", "org/cd")), beside=tmp_path) as sources:
         assert sources.base == tmp_path / "hub/org/base" and sources.teacher == tmp_path / "hub/org/teacher"
+        assert sources.base_name == "org/base@base"  # the hub's cache ends in a revision
         assert sources.forward.read_bytes() == b"org/fcd" and sources.reverse.read_bytes() == b"org/cd"
     assert list(asked) == ["org/base", "org/teacher", "org/fcd", "org/cd"]
     assert not any(
@@ -156,6 +194,14 @@ def test_a_hub_that_cannot_be_reached_is_one_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BundleError, match="org/base is neither a path here nor a repository the hub gives: no route"):
         read(tmp_path, base=type(tmp_path)("org/base"))
+
+
+def test_a_hub_that_may_not_be_asked_is_one_error(tmp_path, monkeypatch):
+    """With HF_HUB_OFFLINE, which the client reads once, when it is imported."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match=r"no-such-owner/base is neither a path here .*outgoing traffic"):
+        read(tmp_path, base=type(tmp_path)("no-such-owner/base"))
 
 
 def test_the_authors_archives_convert_to_the_same_bundle(golden, tmp_path):
