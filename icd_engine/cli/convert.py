@@ -74,9 +74,9 @@ def convert(
         overwrite=overwrite,
     )
     for name, text in describe(bundle):
-        print_note(f"{name:<14}{text}", quiet)
+        print_note(f"{name:<16}{text}", quiet)
     for note in bundle.origin.get("notes", []):
-        print_note(f"{'note':<14}{note}", quiet)
+        print_note(f"{'note':<16}{note}", quiet)
     print_path(bundle.path)
 
 

@@ -408,6 +408,15 @@ def test_convert_takes_both_directions_from_one_place(tmp_path, capsys):
     check_refused(capsys, [*base, "--out", str(tmp_path / "x")], 2, "--lora")
 
 
+def test_convert_reports_both_text_encoders_of_sdxl(tmp_path, capsys):
+    files = {"base": "base", "teacher": "sdxl_cfg_distill.pt"}
+    files |= {role: f"iCD-SDXL-{role}.safetensors" for role in ("forward", "reverse")}
+    parts = [text for key, name in files.items() for text in (f"--{key}", str(PUBLISHED.parent / "sdxl" / name))]
+    assert main(["convert", *parts, "--out", str(tmp_path / "made")]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
+    assert "text_encoder" in names and "text_encoder_2" in names
+
+
 def test_convert_refuses_what_does_not_fit(tmp_path, capsys):
     check_refused(capsys, [*convert_arguments("generate.safetensors"), "--out", str(tmp_path / "x")], 1, "generate")
     assert list(tmp_path.iterdir()) == []
