@@ -52,14 +52,13 @@ def edit(
     """Edits one picture: `source` says what it shows, `target` what it should show (several targets: a list).
 
     model: "tiny" (embedded) or a bundle folder; loaded once per process and kept, with what follows it (see
-    `Engine.from_pretrained`). options: those of `Engine.edit`,
-    the fields of EditSettings among them. Raises ImageError, PromptError, SettingsError, BundleError or RunnerError,
-    all of them icd_engine.errors.IcdError.
+    `Engine.from_pretrained`). options: those of `Engine.edit`, the fields of EditSettings among them. Raises
+    ImageError, PromptError, SettingsError, BundleError or RunnerError, all of them icd_engine.errors.IcdError.
     """
     from icd_engine.engine import Engine
 
-    loaded = {"device": device, "dtype": dtype, "runner": runner, "weights": weights, "offload": offload}
-    loaded["vae_tiling"] = vae_tiling
+    loaded: dict[str, Any] = {"device": device, "dtype": dtype, "runner": runner}
+    loaded |= {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
     key = (str(model), *loaded.values())
     with _loading:
         if key not in _engines:

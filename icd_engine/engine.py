@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.bundles.family import FAMILIES
 from icd_engine.compositing import finish
 from icd_engine.editing.plan import EditPlan, make_plan
 from icd_engine.editing.words import PromptTokenizer, Tokens
@@ -51,9 +52,9 @@ class Engine:
         self._latent_channels: int = vae["latent_channels"]
         self._downscale = 2 ** (len(vae["block_out_channels"]) - 1)
         self._size_step = self._downscale * 2 ** (len(unet["block_out_channels"]) - 1)
-        self._paddings = [tokenizer.pad]  # of each text encoder
-        if bundle.family == "sdxl":
-            self._paddings.append(PromptTokenizer.from_folder(bundle.path / "tokenizer_2").pad)
+        # Of each text encoder; what else a tokenizer does they have in common.
+        others = FAMILIES[bundle.family].tokenizers[1:]
+        self._paddings = [tokenizer.pad, *(PromptTokenizer.from_folder(bundle.path / part).pad for part in others)]
         self._schedule = _schedule(bundle)
         self._encode_hops = self._schedule.encode_hops(bundle.encode_times, bundle.encode_end)
         self._decode_hops = self._schedule.decode_hops(bundle.decode_times)
@@ -269,19 +270,19 @@ class Engine:
         for works_at in dict.fromkeys(one.size for one in checked):
             alike = [i for i, one in enumerate(checked) if one.size == works_at]
             for span in passes([len(checked[i].plans) for i in alike]):
-                own = [checked[i] for i in alike[span]]
-                watch, plans, settings = (
-                    Stopwatch(self.runner.device),
-                    [r.plans for r in own],
-                    [r.settings for r in own],
-                )
-                sources, seeds = [r.source for r in own], [one.seed or 0 for one in settings]
-                pictures, report = [r.picture for r in own], _reporting(None, progress)
-                inversions = self._invert(pictures, sources, seeds, works_at, watch, report)
-                calls, report = len(self._encode_hops), _reporting(callback, progress)
-                done = self._decode(inversions, plans, settings, watch, report, output_type, calls)
+                done = self._edit_together([checked[i] for i in alike[span]], callback, output_type, progress)
                 results.update(zip(alike[span], done, strict=True))
         return [results[i] for i in range(len(requests))]
+
+    def _edit_together(
+        self, own: Sequence[_Checked], callback: StepCallback | None, output_type: str, progress: Progress | None
+    ) -> list[EditResult]:
+        """Requests that the model works at one size for, in one pass up and one down."""
+        watch, settings = Stopwatch(self.runner.device), [one.settings for one in own]
+        pictures, sources, seeds = zip(*((one.picture, one.source, one.settings.seed or 0) for one in own), strict=True)
+        inversions = self._invert(pictures, sources, seeds, own[0].size, watch, _reporting(None, progress))
+        plans, report = [one.plans for one in own], _reporting(callback, progress)
+        return self._decode(inversions, plans, settings, watch, report, output_type, len(self._encode_hops))
 
     def _checked(self, request: EditRequest, size: tuple[int, int] | None) -> _Checked:
         given = request.checked_settings()
@@ -380,10 +381,10 @@ class Engine:
             self._branches.put(inversions[0], decoded.source)
         kept = branch.latents[-1] if branch else decoded.latents[:count]
         edited = decoded.latents if branch else decoded.latents[count:]
-        masks = None if decoded.masks is None else runner.host(decoded.masks)
         spans = [slice(owner.index(i), owner.index(i) + len(own)) for i, own in enumerate(plans)]
         with watch.stage("vae_decode"):
             pictures = as_pictures(runner, edited, output_type)
+            masks = None if decoded.masks is None else runner.host(decoded.masks)  # waits: after the VAE is under way
             images = [
                 pictures[span] if output_type == "latent" else _finished(pictures[span], inversion, chosen, masks, span)
                 for span, inversion, chosen in zip(spans, inversions, settings, strict=True)

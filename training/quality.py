@@ -31,7 +31,12 @@ def psnr(a: Array, b: Array, where: Array | None = None) -> float:
 
 def changed_share(edited: Array, pair: world.Pair) -> float:
     """Share of the pixels that should change that end nearer to the truth than to the source picture."""
-    picture, truth, got = (x.astype(np.float64) for x in (pair.picture, pair.truth, edited))
+    return nearer_share(edited, pair.picture, pair.truth)
+
+
+def nearer_share(edited: Array, picture: Array, truth: Array) -> float:
+    """The same of any three uint8 pictures of one size."""
+    picture, truth, got = (x.astype(np.float64) for x in (picture, truth, edited))
     should = np.abs(picture - truth).max(axis=-1) > world.CHANGE_THRESHOLD
     nearer = np.linalg.norm(got - truth, axis=-1) < np.linalg.norm(got - picture, axis=-1)
     return float(nearer[should].mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from benchmarks import record
 from benchmarks.evaluation import page, suites
 from benchmarks.evaluation.diffusion import Diffusion
 from benchmarks.evaluation.methods import METHODS
-from benchmarks.evaluation.run import Method, icd, icd_auto, other, run, summary
+from benchmarks.evaluation.run import Method, icd, icd_auto, other, round_trip, run, summary
 from benchmarks.evaluation.suites import Item
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, SettingsError
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.model, device=options.device, dtype=options.dtype, runner=options.runner
         )
         methods = _methods(engine, options)
-        success = judged() if options.suite == "tiny" else None
+        success = suites.judged() if options.suite == "tiny" else None
         rows = run(items, methods, options.out, success, record.note if not options.quiet else lambda text: None)
         table = summary(rows)
         result = {"suite": options.suite, "model": options.model, "items": len(items), "methods": table}
@@ -102,35 +102,14 @@ def _methods(engine: Engine, options: argparse.Namespace) -> dict[str, Method]:
     return methods
 
 
-def judged() -> Callable[[np.ndarray, Item], dict[str, float]]:
-    """Whether a judge that has only seen true pictures names the word that was to change, and all the others."""
-    from training import tiny_judge
-    from training.tiny_vae import to_pictures
-
-    judge = tiny_judge.load()
-
-    def success(edited: np.ndarray, item: Item) -> dict[str, float]:
-        seen, wanted = judge.words(to_pictures(np.array(edited[None])))[0], item.words or {}
-        others = [seen[kind] == word for kind, word in wanted.items() if kind != item.kind]
-        return {"edit_success": float(seen[item.kind] == wanted[item.kind]), "others_kept": float(all(others))}
-
-    return success
-
-
 def inversions(engine: Engine, items: Sequence[Item]) -> dict[str, float]:
     """PSNR of pictures encoded and decoded with their own prompt, without control: unguided and guided."""
-    from training.quality import psnr
-
     w, tau = engine.default_settings.guidance_scale, engine.default_settings.tau
     guidance = {"unguided": (0.0, 1.0), "guided_dynamic": (w, tau), "guided_constant": (w, 1.0)}
-    found = {}
-    for name, (scale, share) in guidance.items():
-        settings = {"guidance_scale": scale, "tau": share, "control": "none"}
-        kept = [(item, engine.edit(item.picture(), item.source, item.source, seed=0, **settings)) for item in items]
-        found[f"inversion_psnr_{name}"] = round(
-            float(np.mean([psnr(np.asarray(r.image), item.picture()) for item, r in kept])), 3
-        )
-    return found
+    return {
+        f"inversion_psnr_{name}": round(float(np.mean([round_trip(engine, item, *chosen) for item in items])), 3)
+        for name, chosen in guidance.items()
+    }
 
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from icd_engine.bundles.family import DIFFUSERS_WEIGHTS
 from icd_engine.bundles.files import read_json, read_weights
 from icd_engine.editing.plan import EditStep
 from icd_engine.engine import Engine
@@ -20,8 +22,6 @@ from icd_engine.runners.contract import Prompts
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
 from training.losses import GRID, Boundaries
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Diffusion:
@@ -40,7 +40,7 @@ class Diffusion:
         with torch.device("meta"):
             bundle = engine.bundle
             unet = UNet(config, blend_downscale=bundle.blend_downscale, share_downscale=bundle.share_downscale)
-        weights = {key: value.float() for key, value in read_weights(folder / WEIGHTS).items()}
+        weights = {key: value.float() for key, value in read_weights(folder / DIFFUSERS_WEIGHTS).items()}
         unet.load_state_dict(weights, strict=True, assign=True)
         return cls(engine, unet.to(engine.runner.device))
 
@@ -107,6 +107,4 @@ def down(times: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def at_size(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    from PIL import Image
-
     return to_size(Image.fromarray(picture), size)[0]

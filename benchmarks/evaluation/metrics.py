@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-CHANGED = 8  # of 255: less is no change
+from training import quality
+
+MOST_DB = 90.0
 
 
 def mse(one: np.ndarray, other: np.ndarray, where: np.ndarray | None = None) -> float:
@@ -23,7 +25,7 @@ def mse(one: np.ndarray, other: np.ndarray, where: np.ndarray | None = None) -> 
 
 def psnr(one: np.ndarray, other: np.ndarray, where: np.ndarray | None = None) -> float:
     """Peak signal-to-noise ratio in dB; equal pictures have 90."""
-    return float(-10 * np.log10(max(mse(one, other, where), 1e-9)))
+    return min(quality.psnr(one, other, where), MOST_DB)
 
 
 def masked(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -49,9 +51,4 @@ def _ssim() -> Callable[..., Any] | None:
     return structural_similarity_index_measure
 
 
-def changed_share(edited: np.ndarray, picture: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the pixels that should change that end nearer to the truth than to the source picture."""
-    got, source, true = (x.astype(np.float64) for x in (edited, picture, truth))
-    should = np.abs(source - true).max(axis=-1) > CHANGED
-    nearer = np.linalg.norm(got - true, axis=-1) < np.linalg.norm(got - source, axis=-1)
-    return float(nearer[should].mean())
+changed_share = quality.nearer_share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -33,22 +34,24 @@ def write(path: Path, title: str, about: Mapping[str, Any], summary: Summary, pi
 
     pictures: a folder of PNG files for each method.
     """
+    plot = scatter(summary)
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>",
         f"<h1>{escape(title)}</h1><p>{escape(', '.join(f'{k} {v}' for k, v in about.items()))}</p>",
-        table({method: row for method, row in summary.items()}),
-        scatter(summary),
+        table(summary),
+        plot,
     ]
     for method, row in summary.items():
         parts.append(f"<h2>{escape(method)}</h2>{table(row['kinds'], 'kind of edit')}")
         files = sorted((pictures / method).glob("*.png"))
-        if files:
-            parts.append(f"<figure>{_image(grid(files))}<figcaption>source, reconstruction, edit</figcaption></figure>")
+        if not files:
+            continue
+        jpeg = _jpeg(grid(files))
+        parts.append(f"<figure>{_image(jpeg)}<figcaption>source, reconstruction, edit</figcaption></figure>")
+        if method == "icd":
+            path.with_name("edits.jpg").write_bytes(jpeg)
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
-    path.with_name("plot.svg").write_text(scatter(summary), encoding="utf-8")
-    own = sorted((pictures / "icd").glob("*.png"))
-    if own:
-        grid(own).save(path.with_name("edits.jpg"), quality=88)
+    path.with_name("plot.svg").write_text(plot, encoding="utf-8")
     return path
 
 
@@ -68,8 +71,6 @@ def _number(value: float | None, digits: int) -> str:
 
 def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:
     """Quality over time, SVG: PSNR to the true edit (else of the background) over seconds an edit, logarithmic."""
-    import math
-
     figure = next(
         (f for f in ("edit_psnr_to_truth", "background_psnr") if any(r.get(f) for r in summary.values())), None
     )
@@ -105,7 +106,11 @@ def grid(files: Sequence[Path], columns: int = 3) -> Image.Image:
     return sheet
 
 
-def _image(picture: Image.Image) -> str:
+def _jpeg(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88)
-    return f'<img alt="edits" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return buffer.getvalue()
+
+
+def _image(jpeg: bytes) -> str:
+    return f'<img alt="edits" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'

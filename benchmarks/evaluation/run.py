@@ -82,6 +82,14 @@ def other(model: Diffusion, name: str, w: float) -> Method:
     return edit
 
 
+def round_trip(engine: Engine, item: Item, w: Any, tau: Any) -> float:
+    """PSNR of the picture encoded and decoded with its own prompt under this guidance, without control."""
+    settings = {"seed": 0, "guidance_scale": w, "tau": tau, "control": "none"}
+    return metrics.psnr(
+        np.asarray(engine.edit(item.picture(), item.source, item.source, **settings).image), item.picture()
+    )
+
+
 def run(
     items: Sequence[Item],
     methods: dict[str, Method],

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 
 from benchmarks import record
-from benchmarks.evaluation.__main__ import judged
 from benchmarks.evaluation.metrics import psnr
-from benchmarks.evaluation.run import icd, means, measure
-from benchmarks.evaluation.suites import Item, tiny
+from benchmarks.evaluation.run import icd, means, measure, round_trip
+from benchmarks.evaluation.suites import Item, judged, tiny
 from icd_engine.engine import Engine
 from icd_engine.runners.contract import DecodeInputs
 from icd_engine.sampling.guidance import guidance_embedding
@@ -35,13 +34,8 @@ Rows = list[dict[str, Any]]
 
 def guidance(engine: Engine, items: Sequence[Item]) -> Rows:
     """PSNR of pictures encoded and decoded with their own prompt, without control."""
-
-    def back(item: Item, w: float, tau: float) -> float:
-        settings = {"guidance_scale": w, "tau": tau, "control": "none"}
-        return psnr(np.asarray(engine.edit(item.picture(), item.source, item.source, **settings).image), item.picture())
-
     cases = [(w, tau) for w in SCALES for tau in (TAUS if w else TAUS[-1:])]
-    return [{"w": w, "tau": tau, "psnr": _mean(back(item, w, tau) for item in items)} for w, tau in cases]
+    return [{"w": w, "tau": tau, "psnr": _mean(round_trip(engine, item, w, tau) for item in items)} for w, tau in cases]
 
 
 def encoding(engine: Engine, items: Sequence[Item]) -> Rows:

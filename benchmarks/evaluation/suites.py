@@ -58,6 +58,21 @@ def tiny(count: int, seed: int) -> list[Item]:
     return [item(i, pair) for i, pair in enumerate(world.sample_pairs(count, seed))]
 
 
+def judged() -> Callable[[np.ndarray, Item], dict[str, float]]:
+    """Whether a judge that has only seen true pictures names the word that was to change, and all the others."""
+    from training import tiny_judge
+    from training.tiny_vae import to_pictures
+
+    judge = tiny_judge.load()
+
+    def success(edited: np.ndarray, item: Item) -> dict[str, float]:
+        seen, wanted = judge.words(to_pictures(np.array(edited[None])))[0], item.words or {}
+        others = [seen[kind] == word for kind, word in wanted.items() if kind != item.kind]
+        return {"edit_success": float(seen[item.kind] == wanted[item.kind]), "others_kept": float(all(others))}
+
+    return success
+
+
 def pairs(path: Path) -> list[Item]:
     """A CSV of picture, source, target (and kind, if there): paths are relative to the file. SettingsError."""
     try:

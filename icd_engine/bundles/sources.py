@@ -86,7 +86,7 @@ def _lora(path: Path, role: str, scratch: Path) -> Path:
 def _local(path: Path, wanted: Sequence[str]) -> Path:
     """The path, or where a hub repository of that name was downloaded to."""
     name = path.as_posix()
-    if path.exists() or not HUB_ID.fullmatch(name) or path.suffix in (".safetensors", ".pt", *ARCHIVES):
+    if path.exists() or not HUB_ID.fullmatch(name) or name.endswith((".safetensors", ".pt", *ARCHIVES)):
         return path
     from huggingface_hub import snapshot_download
 

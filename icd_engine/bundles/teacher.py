@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import is_zipfile
 
+from icd_engine.bundles.family import DIFFUSERS_WEIGHTS
 from icd_engine.bundles.files import check_finite, read_weights, require_file
 from icd_engine.errors import BundleError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNET_FILE = "diffusion_pytorch_model.safetensors"
 COND_PROJ = "time_embedding.cond_proj.weight"
 
 
@@ -23,7 +23,7 @@ def teacher_file(teacher: Path) -> Path:
         return teacher
     folder = teacher / "unet" if (teacher / "unet").is_dir() else teacher
     try:
-        return require_file(folder, UNET_FILE)
+        return require_file(folder, DIFFUSERS_WEIGHTS)
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error
 

@@ -8,11 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from icd_engine.cli import options
-from icd_engine.cli.child import ROOT, run_module
-from icd_engine.cli.terminal import print_error
+from icd_engine.cli.child import run_from_checkout
 
 What = Literal["edit", "throughput", "onnx", "export", "published", "ops", "unet", "vae"]
-BAD_INPUT = 1
 
 
 def bench(
@@ -59,9 +57,6 @@ def bench(
       icd bench edit --architecture sd15 --size 512 --repeats 3
       icd bench ops
     """
-    if not (ROOT / "benchmarks" / "__main__.py").is_file():
-        print_error("benchmarks run from a checkout of the repository (pip install --editable .): none is here")
-        raise typer.Exit(BAD_INPUT)
     given = {
         "--model": model,
         "--architecture": architecture,
@@ -75,5 +70,4 @@ def bench(
         "--warmup": warmup,
         "--record": record,
     }
-    arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
-    raise typer.Exit(run_module("benchmarks", [what, *arguments, *(["--json"] if json else [])]))
+    raise typer.Exit(run_from_checkout("benchmarks", "benchmarks", [what], given, {"--json": json}))

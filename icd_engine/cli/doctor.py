@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from typing import Annotated
 
 import typer
 
 from icd_engine import __version__
 from icd_engine.bundles.bundle import read_bundle
-from icd_engine.cli.report import describe, in_units
+from icd_engine.cli.report import describe, in_units, size_on_disk
 from icd_engine.cli.terminal import print_error
 from icd_engine.errors import BundleError, IcdError
 
@@ -41,20 +42,24 @@ def doctor(
       icd doctor
       icd doctor MODEL_FOLDER
     """
-    broken: list[str] = []
     exported = _is_exported(model)
-    parts = (_packages(exported), _providers() if exported else _devices(), _model(model), _self_check(model, check))
-    for findings in parts:
-        if broken and findings is parts[-1]:
-            break  # what is broken need not be tried
-        for name, text, sound in findings:
-            typer.echo(f"{name:<16}{text if sound else 'BROKEN: ' + text}")
-            if not sound:
-                broken.append(f"{name}: {text}")
+    broken = _tell(chain(_packages(exported), _providers() if exported else _devices(), _model(model)))
+    if not broken:  # what is broken need not be tried
+        broken = _tell(_self_check(model, check))
     for problem in broken:
         print_error(problem)
     if broken:
         raise typer.Exit(1)
+
+
+def _tell(findings: Iterable[Finding]) -> list[str]:
+    """Prints each as it is found; those that are not sound come back."""
+    broken = []
+    for name, text, sound in findings:
+        typer.echo(f"{name:<16}{text if sound else 'BROKEN: ' + text}")
+        if not sound:
+            broken.append(f"{name}: {text}")
+    return broken
 
 
 def _is_exported(model: str) -> bool:
@@ -109,8 +114,7 @@ def _devices() -> Iterator[Finding]:
 def _self_check(model: str, wanted: bool | None) -> Iterator[Finding]:
     from icd_engine.cli.selfcheck import self_check
 
-    size = sum(path.stat().st_size for path in read_bundle(model, verify=False).path.rglob("*") if path.is_file())
-    if wanted is False or (wanted is None and size > CHECKED_BELOW):
+    if wanted is False or (wanted is None and size_on_disk(read_bundle(model, verify=False)) > CHECKED_BELOW):
         yield "self-check", "not run (--self-check runs it)" if wanted is None else "not run", True
         return
     try:

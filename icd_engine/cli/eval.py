@@ -8,10 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from icd_engine.cli import options
-from icd_engine.cli.child import ROOT, run_module
-from icd_engine.cli.terminal import print_error
-
-BAD_INPUT = 1
+from icd_engine.cli.child import run_from_checkout
 
 
 def evaluate(
@@ -58,9 +55,6 @@ def evaluate(
       icd eval --suite tiny --count 24 --methods all --out out/methods
       icd eval --suite pie --path PIE-Bench_v1 --model icd-sd15
     """
-    if not (ROOT / "benchmarks" / "evaluation" / "__main__.py").is_file():
-        print_error("evaluations run from a checkout of the repository (pip install --editable .): none is here")
-        raise typer.Exit(BAD_INPUT)
     given = {
         "--suite": suite,
         "--path": path,
@@ -76,6 +70,6 @@ def evaluate(
         "--runner": runner,
         "--threads": threads,
     }
-    arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
-    flags = [flag for flag, wanted in (("--json", json), ("--quiet", quiet)) if wanted]
-    raise typer.Exit(run_module("benchmarks.evaluation", [*arguments, *flags]))
+    raise typer.Exit(
+        run_from_checkout("benchmarks.evaluation", "evaluations", [], given, {"--json": json, "--quiet": quiet})
+    )

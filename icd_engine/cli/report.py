@@ -31,7 +31,12 @@ def describe(bundle: Bundle) -> Iterator[tuple[str, str]]:
         yield part, _stored(bundle.weights(part))
     if bundle.exported is None:
         yield "memory", _expected_memory(bundle)
-    yield "size on disk", in_units(sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()))
+    yield "size on disk", in_units(size_on_disk(bundle))
+
+
+def size_on_disk(bundle: Bundle) -> int:
+    """Bytes of all its files."""
+    return sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
 
 
 def in_units(size: int) -> str:

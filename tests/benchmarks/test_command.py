@@ -57,11 +57,12 @@ def test_a_mistake_is_one_line(tmp_path):
     assert run.stderr.startswith("benchmarks: error: no model folder at nowhere") and run.stderr.count("\n") == 1
 
 
-def test_outside_the_repository_it_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("icd_engine.cli.bench.ROOT", tmp_path)
-    assert main(["bench", "edit"]) == 1
+@pytest.mark.parametrize(("command", "what"), [(["bench", "edit"], "benchmarks"), (["eval"], "evaluations")])
+def test_outside_the_repository_it_says_so(tmp_path, monkeypatch, capsys, command, what):
+    monkeypatch.setattr("icd_engine.cli.child.ROOT", tmp_path)
+    assert main(command) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("icd: error: benchmarks run from a checkout") and err.count("\n") == 1
+    assert out == "" and err.startswith(f"icd: error: {what} run from a checkout") and err.count("\n") == 1
 
 
 def test_help_has_an_example(capsys):
