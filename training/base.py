@@ -92,10 +92,12 @@ class Base:
         return network
 
 
-def new_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
-    """A network of this configuration on this process's device, its weights still random."""
-    with device():
-        network = UNet2DConditionModel.from_config(dict(config))
+def new_unet(config: Mapping[str, Any], place: torch.device | None = None) -> UNet2DConditionModel:
+    """A network of this configuration, its weights still random, on `place` (default: this process's device)."""
+    # What a file left to its reader's defaults is noted there, and would be left to them again.
+    values = {key: value for key, value in config.items() if key != "_use_default_values"}
+    with place or device():
+        network = UNet2DConditionModel.from_config(values)
     assert isinstance(network, UNet2DConditionModel)
     return network
 

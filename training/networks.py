@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +9,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from icd_engine.bundles.files import read_weights, write_file
 from icd_engine.bundles.lora import ALPHA
@@ -24,6 +21,7 @@ from training.loop import autocast
 
 Role = Literal["teacher", "forward", "reverse"]
 STUDENTS: tuple[Role, ...] = ("forward", "reverse")
+ADAPTER = "default"  # peft's name of the updates
 # Of the published models.
 LORA_MODULES = [
     "to_q",
@@ -64,10 +62,10 @@ def predict(
 
 
 class Students(nn.Module):
-    """Teacher, forward and reverse network by role: three sets of weights, or one with two sets of LoRA updates.
+    """Teacher, forward and reverse network, which start as the teacher.
 
-    rank: of the updates, None for full weights. trained: the roles that learn. Raises ValueError for a teacher that
-    does not take w.
+    rank: of LoRA updates over the teacher's own tensors, None for full weights. trained: the roles that learn.
+    checkpointing: activations are computed twice and not kept. Raises ValueError for a teacher that does not take w.
     """
 
     def __init__(
@@ -82,51 +80,24 @@ class Students(nn.Module):
         super().__init__()
         if teacher.config["time_cond_proj_dim"] is None:
             raise ValueError("the teacher is not guidance-distilled: run `python -m training guidance` first")
-        self.rank, self.alpha, self.trained, self.precision = rank, alpha, trained, precision
-        self.checkpointing = checkpointing
-        self.base = teacher.requires_grad_(False)
-        if rank is None:
-            self.forward_unet = _copy(teacher).requires_grad_("forward" in trained)
-            self.reverse_unet = _copy(teacher).requires_grad_("reverse" in trained)
-        else:
-            for role in STUDENTS:
-                config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_MODULES, lora_dropout=0.0)  # pyright: ignore[reportArgumentType]  # alpha may be a fraction
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two on purpose
-                    self.base.add_adapter(config, adapter_name=_adapter(role))
-            self._let_learn()
+        self.rank, self.alpha, self.precision = rank, alpha, precision
+        self.teacher = teacher.requires_grad_(False)
+        for role in STUDENTS:
+            student = _copy(teacher) if rank is None else _updated(teacher, rank, alpha)
+            if role not in trained:
+                student.requires_grad_(False)
+            if checkpointing:
+                student.enable_gradient_checkpointing()
+            self.add_module(f"{role}_unet", student)
+
+    def network(self, role: Role) -> UNet2DConditionModel:
+        found = self.teacher if role == "teacher" else self.get_submodule(f"{role}_unet")
+        assert isinstance(found, UNet2DConditionModel)
+        return found
 
     def eps(self, role: Role, x: Tensor, t: Tensor, prompt: PromptFeatures, w: Tensor | None = None) -> Tensor:
-        """The prediction of one of the three. With checkpointing, activations are computed again on the way back."""
-        run = partial(self._eps, role)
-        if self.checkpointing and torch.is_grad_enabled():
-            # As a whole, so that the second pass runs with this role's weights whatever ran since.
-            return checkpoint(run, x, t, prompt, w, use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return run(x, t, prompt, w)
-
-    def _eps(self, role: Role, x: Tensor, t: Tensor, prompt: PromptFeatures, w: Tensor | None) -> Tensor:
-        return predict(self._as(role), x, t, prompt, w, self.precision)
-
-    def _as(self, role: Role) -> UNet2DConditionModel:
-        if self.rank is None:
-            return {"teacher": self.base, "forward": self.forward_unet, "reverse": self.reverse_unet}[role]
-        if role == "teacher":
-            self.base.disable_adapters()
-        else:
-            self.base.enable_adapters()
-            self.base.set_adapter(_adapter(role))
-        self._let_learn()  # peft lets those learn that are in use
-        return self.base
-
-    def _let_learn(self) -> None:
-        for role in STUDENTS:
-            for parameter in self._updates(role).values():
-                parameter.requires_grad_(role in self.trained)
-
-    def _updates(self, role: Role) -> dict[str, nn.Parameter]:
-        """`<module>.lora_A.weight` and `.lora_B.weight` of one role."""
-        part = f".{_adapter(role)}."
-        return {name.replace(part, "."): p for name, p in self.base.named_parameters() if part in name}
+        """The prediction of one of the three, as `predict`."""
+        return predict(self.network(role), x, t, prompt, w, self.precision)
 
     def save(self, role: Role, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """One student's weights as `icd convert` takes them: a UNet's, or its updates as diffusers reads them too.
@@ -136,12 +107,12 @@ class Students(nn.Module):
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.rank is None:
-            write_file(path.parent, path.name, self._as(role).state_dict())
+            write_file(path.parent, path.name, self.network(role).state_dict())
             return
         from diffusers import StableDiffusionPipeline  # loads all of its pipelines, which this module needs not
 
         scaled: dict[str, Any] = {}
-        for key, value in get_peft_model_state_dict(self.base, adapter_name=_adapter(role)).items():
+        for key, value in get_peft_model_state_dict(self.network(role), adapter_name=ADAPTER).items():
             scaled[key] = (value * (self.alpha / ALPHA) if "lora_B" in key else value).detach().to("cpu", dtype)
         StableDiffusionPipeline.save_lora_weights(
             path.parent,
@@ -154,10 +125,10 @@ class Students(nn.Module):
     def load(self, role: Role, path: Path) -> None:
         """What `save` wrote. BundleError naming the file, and the key that does not fit."""
         values = read_weights(path)
-        if self.rank is None:
-            own = dict(self._as(role).state_dict())
-        else:
-            own = {f"unet.{name}": parameter for name, parameter in self._updates(role).items()}
+        own: dict[str, Tensor] = dict(self.network(role).state_dict())
+        if self.rank is not None:
+            part = f".{ADAPTER}."
+            own = {f"unet.{key.replace(part, '.')}": value for key, value in own.items() if part in key}
         for key in sorted(own.keys() | values.keys()):
             if key not in own or key not in values or own[key].shape != values[key].shape:
                 raise BundleError(f"{path}: {key!r} does not fit this configuration")
@@ -165,12 +136,17 @@ class Students(nn.Module):
             own[key].copy_(values[key] * (ALPHA / self.alpha) if up else values[key])
 
 
-def _adapter(role: Role) -> str:
-    """peft's name of a role's updates: `forward` alone is taken in a module."""
-    return f"{role}_updates"
-
-
 def _copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     twin = new_unet(unet.config)
     twin.load_state_dict(unet.state_dict())
+    return twin
+
+
+def _updated(unet: UNet2DConditionModel, rank: int, alpha: float) -> UNet2DConditionModel:
+    """A network of the same tensors, with LoRA updates of its own that change nothing yet."""
+    twin = new_unet(unet.config, torch.device("meta"))
+    twin.load_state_dict(unet.state_dict(), assign=True)
+    twin.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_MODULES, lora_dropout=0.0)  # pyright: ignore[reportArgumentType]  # alpha may be a fraction
+    twin.add_adapter(config, adapter_name=ADAPTER)
     return twin

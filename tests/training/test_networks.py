@@ -1,5 +1,6 @@
 """The pair as training holds it: who learns, what is written, and that everybody reads it alike."""
 
+import json
 import shutil
 
 import pytest
@@ -191,8 +192,15 @@ def test_a_teacher_without_guidance_is_refused(base):
         Students(load_unet(base / "unet"), 4)
 
 
-def test_a_guided_student_starts_as_its_teacher(base):
-    start = Base(base)
+@pytest.mark.parametrize("said", [True, False], ids=["null", "absent"])
+def test_a_guided_student_starts_as_its_teacher(base, tmp_path, said):
+    """Older configurations do not name the guidance embedding at all."""
+    shutil.copytree(base, tmp_path / "base")
+    path = tmp_path / "base" / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("time_cond_proj_dim") is None
+    path.write_text(json.dumps(config | ({"time_cond_proj_dim": None} if said else {})))
+    start = Base(tmp_path / "base")
     x, t, prompt, w = inputs("sd15", 16)
     with torch.no_grad():
         plain, guided = (predict(u, x, t, prompt, w, "fp32") for u in (start.unet(), start.guided_unet()))
