@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.architectures import ARCHITECTURES, base_files, cache_folder, random_weights
+from benchmarks.architectures import ARCHITECTURES, TEXT_ENCODERS, base_files, cache_folder, random_weights
 from benchmarks.checks import Refused
-from benchmarks.published import apart
+from benchmarks.counting import flops, unet_work, vae_decoder_work
+from benchmarks.published import apart, lora_updates
 from icd_engine.bundles.files import write_file
 from icd_engine.networks.unet import UNet
+from icd_engine.networks.vae import VAE
+from training.config import read_config
 
 CONFIGS = {"sd15": "sd15_4steps", "sdxl": "sdxl_4steps", "small": "sd15_4steps", "small-xl": "sdxl_4steps"}
 STAGES = ("latents", "guidance", "icd", "cycle")
@@ -52,9 +55,41 @@ def run(
         for stage in NEEDED[only] if only else STAGES:
             result = apart(_stage, stage, architecture, folder, side, 1 + repeats)
             if only in (None, stage):
-                yield about | {"stage": stage, "threads": torch.get_num_threads()} | result
+                cost = {} if stage == "latents" else counted(stage, architecture, side)
+                yield about | {"stage": stage, "threads": torch.get_num_threads()} | result | cost
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def counted(stage: str, architecture: str, side: int) -> dict[str, float]:
+    """What a sample costs by the configuration: TFLOP, and GiB of everything that stays whatever the batch.
+
+    In passes of the UNet: a trained one is run, run again (checkpointing) and gone through backwards, which costs one
+    pass for what came in and one for full weights; updates of rank 64 are left out.
+    """
+    parts, config = ARCHITECTURES[architecture], read_config(CONFIGS[architecture])
+    with torch.device("meta"):
+        unet = UNet(parts["unet"])
+        encoders = [TEXT_ENCODERS[name](parts[name]) for name in TEXT_ENCODERS if name in parts]
+        rest = sum(p.numel() for module in (VAE(parts["vae"]), *encoders) for p in module.parameters())
+    weights = sum(p.numel() for p in unet.parameters())
+    shapes = {key: tuple(value.shape) for key, value in unet.state_dict().items()}
+    updates = sum(value.numel() for _, value in lora_updates(shapes, seed=0))
+    latents = side // 8
+    through = 3 * flops(unet_work(parts["unet"], latents, latents))
+    once = through / 3
+    if stage == "guidance":
+        work, kept = 2 * once + through + once, weights * (1 + 4 + (config.guidance.ema is not None))
+    elif stage == "icd":
+        share = config.preserve.share * sum(w > 0 for w in (config.preserve.forward, config.preserve.reverse))
+        work = 2 * (2 * once + through) + share * (once + through)
+        kept = weights + 2 * updates * (4 + (config.icd.ema is not None))
+    else:
+        decoder = flops(vae_decoder_work(parts["vae"], side, side))
+        work = (len(config.chain.encode_times) + len(config.chain.decode_times)) * through + 4 * decoder
+        kept = weights + updates + updates * (4 + (config.cycle.ema is not None))
+    gib = (kept + rest) * 4 / 2**30
+    return {"counted_tflop_per_sample": float(f"{work / 1e12:.3g}"), "counted_kept_gib": float(f"{gib:.3g}")}
 
 
 def _write_base(architecture: str, folder: Path, side: int) -> dict[str, Any]:
@@ -80,7 +115,6 @@ def _write_base(architecture: str, folder: Path, side: int) -> dict[str, Any]:
 def _stage(stage: str, architecture: str, folder: Path, side: int, steps: int) -> dict[str, Any]:
     """One stage by the published configuration, in steps of one sample; the first step warms up."""
     from training import loop, stages
-    from training.config import read_config
 
     loop.LOG_EVERY_SECONDS = 0.0  # a line for every step
     changes = [f"size={side}", "held_out=1"]

@@ -98,11 +98,11 @@ def write_published(architecture: str, folder: Path) -> dict[str, Any]:
     torch.save({key: value.float() for key, value in random_weights(teacher, seed=4).items()}, folder / TEACHER)
     shapes = {key: tuple(value.shape) for key, value in teacher.state_dict().items()}
     for seed, name in enumerate(LORAS.values()):
-        write_file(folder, name, dict(_lora(shapes, seed)))
+        write_file(folder, name, dict(lora_updates(shapes, seed)))
     return {}
 
 
-def _lora(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[tuple[str, Tensor]]:
+def lora_updates(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[tuple[str, Tensor]]:
     """Random updates, a thousandth of the weights, in the authors' key style."""
     generator = torch.Generator().manual_seed(seed)
     for key, shape in shapes.items():
