@@ -134,10 +134,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 class Checkpoint:
-    """One safetensors file that holds all a stage goes on from: weights, their average, optimiser, step."""
+    """One safetensors file that holds all a stage goes on from: weights, their average, optimiser, scaler, step."""
 
-    def __init__(self, path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, ema: float | None):
-        self.path, self.model, self.optimiser, self.ema = path, model, optimiser, ema
+    def __init__(
+        self,
+        path: Path,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        ema: float | None,
+    ):
+        self.path, self.model, self.optimiser, self.scaler, self.ema = path, model, optimiser, scaler, ema
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if ema is not None else {}
 
@@ -147,7 +154,8 @@ class Checkpoint:
             return 0
         with safe_open(self.path, "pt") as file:
             groups = {name: tensors(file, name) for name in ("model", "average", "optimiser")}
-            step = int(file.metadata()["step"])
+            header = file.metadata()
+        self.scaler.load_state_dict(json.loads(header["scaler"]))
         restore(self.model, groups["model"])
         if groups["average"].keys() != self.average.keys():
             raise SettingsError(f"{self.path} was trained with another moving average (ema)")
@@ -158,7 +166,7 @@ class Checkpoint:
             index, _, name = key.partition(".")
             state["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(state)
-        return step
+        return int(header["step"])
 
     def save(self, step: int) -> None:
         """Whole or not at all."""
@@ -167,7 +175,8 @@ class Checkpoint:
         for index, values in self.optimiser.state_dict()["state"].items():
             held |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
         temporary = self.path.with_suffix(f".tmp{os.getpid()}")
-        save_file({k: v.detach().contiguous() for k, v in held.items()}, temporary, metadata={"step": str(step)})
+        header = {"step": str(step), "scaler": json.dumps(self.scaler.state_dict())}
+        save_file({k: v.detach().contiguous() for k, v in held.items()}, temporary, metadata=header)
         os.replace(temporary, self.path)
 
     @torch.no_grad()
@@ -275,7 +284,7 @@ def fit(name: str, folder: Path, recipe: Recipe, model: Model, parts: Parts, che
     )
     scaler = torch.amp.GradScaler(device().type, enabled=recipe.precision == "fp16")
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint(folder / f"{name}.safetensors", model, optimiser, recipe.ema)
+    checkpoint = Checkpoint(folder / f"{name}.safetensors", model, optimiser, scaler, recipe.ema)
     log = Log(folder, name, recipe)
     step, saved = checkpoint.load(), time.monotonic()
     share, odd = divmod(recipe.batch, world_size() * recipe.accumulate)
@@ -290,12 +299,13 @@ def fit(name: str, folder: Path, recipe: Recipe, model: Model, parts: Parts, che
                 log.add(part.name, float(part.loss.detach()) / recipe.accumulate)
                 if part.weight:
                     scaler.scale(part.loss * (part.weight / recipe.accumulate)).backward()
+            average_gradients(parameters)  # before they are looked at, so that every process sees the same
             scaler.unscale_(optimiser)
-            average_gradients(parameters)
             norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
-            if not math.isfinite(norm) and not scaler.is_enabled():  # a scaler leaves such a step out
+            if math.isfinite(norm):
+                log.add("norm", norm)
+            elif not scaler.is_enabled():  # a scaler leaves such a step out
                 raise FloatingPointError(f"{name}: gradients are not finite at step {step}; {checkpoint.path} is sound")
-            log.add("norm", norm)
             scaler.step(optimiser)
             scaler.update()
         checkpoint.follow()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -54,7 +55,9 @@ def weights(folder) -> dict[str, torch.Tensor]:
     return load_file(folder / "linear.safetensors")
 
 
-@pytest.mark.parametrize("change", [{}, {"alternating": True}, {"accumulate": 2}, {"ema": None}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{}, {"alternating": True}, {"accumulate": 2}, {"ema": None}, {"precision": "fp16"}], ids=str
+)
 def test_resumed_run_equals_undisturbed(tmp_path, monkeypatch, change):
     monkeypatch.setattr("training.loop.SAVE_EVERY_SECONDS", 0.0)
     recipe = replace(RECIPE, **change)
@@ -140,8 +143,6 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
 
 
 def _step(path) -> int:
-    from safetensors import safe_open
-
     if not path.exists():
         return 0
     with safe_open(path, "pt") as file:
@@ -223,6 +224,15 @@ def test_numbers_that_are_not_finite_stop_the_run_and_spoil_nothing(tmp_path, mo
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
     undisturbed = train(tmp_path / "whole", RECIPE)
     assert torch.equal(train(tmp_path, RECIPE).weight, undisturbed.weight)
+
+
+def test_half_precision_leaves_such_a_step_out(tmp_path):
+    """The scaler halves its scale, which the checkpoint keeps, and every number stays finite."""
+    train(tmp_path, replace(RECIPE, precision="fp16"), spoil=6)
+    with safe_open(tmp_path / "linear.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["scaler"])["scale"] == 2.0**15
+    kept = weights(tmp_path)
+    assert all(value.isfinite().all() for value in kept.values()) and kept["optimiser.0.step"] == RECIPE.steps - 1
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
