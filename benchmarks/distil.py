@@ -1,7 +1,7 @@
 """Distillation at full size on random weights: seconds and memory of an optimiser step of each stage.
 
-Configurations are the published models' with a batch of one sample a step; each stage runs in a process of its own,
-from pictures on disk to checkpoints and the bundle, which the seconds of the whole stage and its memory count too.
+Configurations are the published models' with one sample a step and no moving average. Each stage runs in a process of
+its own, from pictures on disk to checkpoints and the bundle, which its seconds and its memory count too.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def _stage(stage: str, architecture: str, folder: Path, side: int, steps: int) -
     loop.LOG_EVERY_SECONDS = 0.0  # a line for every step
     changes = [f"size={side}", "held_out=1"]
     for each in STAGES[1:]:
-        changes += [f"{each}.{name}" for name in (f"samples={steps}", "batch=1", "accumulate=1", "check_every=0")]
+        changes += [
+            f"{each}.{name}" for name in (f"samples={steps}", "batch=1", "accumulate=1", "check_every=0", "ema=null")
+        ]
     config = read_config(CONFIGS[architecture], changes)
     out = folder / "run"
     if stage == "latents":
