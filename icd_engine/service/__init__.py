@@ -1,0 +1,1 @@
+"""The engine for many: manifests of pictures edited by workers on one machine or a cluster."""
