@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except IcdError as error:
         record.complain(str(error))
         return 1
-    where = record.environment(engine.runner.device)
+    where = record.environment(torch.device(engine.runner.device))  # onnxruntime's is a name
     about = {"suite": options.suite, "items": len(items), "device": where["device"], "commit": where["commit"]}
     (options.out / "results.json").write_text(json.dumps(result | {"where": where}, indent=1) + "\n")
     written = page.write(
