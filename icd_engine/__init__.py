@@ -59,7 +59,7 @@ def edit(
 
     loaded: dict[str, Any] = {"device": device, "dtype": dtype, "runner": runner}
     loaded |= {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-    key = (str(model), *loaded.values())
+    key = (str(model), *map(repr, loaded.values()))
     with _loading:
         if key not in _engines:
             _engines[key] = Engine.from_pretrained(model, **loaded)

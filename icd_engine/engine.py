@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +18,21 @@ from icd_engine.bundles.family import FAMILIES
 from icd_engine.compositing import finish
 from icd_engine.editing.plan import EditPlan, make_plan
 from icd_engine.editing.words import PromptTokenizer, Tokens
-from icd_engine.errors import BundleError, PromptError, RunnerError, SettingsError
+from icd_engine.errors import BundleError, OutOfMemoryError, PromptError, RunnerError, SettingsError, shown
 from icd_engine.images import fitted_size, load_image, load_mask, to_size
+from icd_engine.reporting import Progress, reporting
 from icd_engine.results import EditRequest, EditResult, Inversion, as_pictures, check_output_type, read_inversion
-from icd_engine.rows import SourceBranches, blend, edit_steps, passes
+from icd_engine.rows import MOST_TARGETS, SourceBranches, blend, edit_steps, passes
 from icd_engine.runners.contract import DecodeInputs, Prompts, Runner, StepCallback, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
 from icd_engine.settings import EditSettings
+from icd_engine.shortage import is_short, within_memory
 from icd_engine.stopwatch import Stopwatch
 
+SWITCHES = ("offload", "vae_tiling")  # options of from_pretrained that are no names
 ENCODE_STAGES = ("text", "vae_encode", "encode")
-Progress = Callable[[int], Any]  # called with the number of rows' hops done
 Plans = list[tuple[Tokens, EditPlan]]  # one for each target
 
 
@@ -89,14 +92,20 @@ class Engine:
         torch; its tensors are numpy arrays. What is asked for by name and cannot run raises RunnerError; a missing or
         damaged bundle raises BundleError.
         """
+        saving = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
+        _check_options(device=device, dtype=dtype, runner=runner, **saving)
         bundle = read_bundle(model)
         tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
         if bundle.exported is not None:
             from icd_engine.runners.onnx import load_runner
         else:
             load_runner = _torch_loader()
-        saving = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-        return cls(bundle, load_runner(bundle, device, dtype, runner, **saving), tokenizer)
+        try:
+            return cls(bundle, load_runner(bundle, device, dtype, runner, **saving), tokenizer)
+        except (MemoryError, RuntimeError) as error:
+            if not is_short(error):
+                raise
+            raise OutOfMemoryError(f"out of memory while {bundle.path} was loaded: {error}") from None
 
     @property
     def fingerprint(self) -> str:
@@ -123,8 +132,14 @@ class Engine:
         """(1, 4, h, w) of pictures of `size` = (width, height)."""
         return (1, self._latent_channels, size[1] // self._downscale, size[0] // self._downscale)
 
+    def free_memory(self) -> None:
+        """Lets go of all that is kept for reuse; later calls make it again. Done by itself where memory is short."""
+        self._branches.clear()
+        self.runner.free_memory()
+
     # --- one picture -------------------------------------------------------------------------------------------
 
+    @within_memory
     def invert(
         self,
         image: Any,
@@ -143,7 +158,7 @@ class Engine:
         """
         picture, size = self._picture(image, size)
         chosen = self._settings(EditSettings(seed=seed), size)
-        watch, report = Stopwatch(self.runner.device), _reporting(callback_on_step_end, progress)
+        watch, report = Stopwatch(self.runner.device), reporting(self.runner, callback_on_step_end, progress)
         inversion = self._invert([picture], [source], [chosen.seed or 0], size, watch, report)[0]
         inversion.timings.update(watch.timings())
         return inversion
@@ -173,12 +188,13 @@ class Engine:
             request = EditRequest(image, source, target, chosen)
             return self._edit([request], size, callback_on_step_end, output_type, progress)[0]
         if settings != "auto":
-            raise SettingsError(f"settings must be 'auto' or left out, not {settings!r}")
+            raise SettingsError(f"settings must be 'auto' or left out, not {shown(settings)}")
         if not isinstance(target, str) or output_type != "pil" or callback_on_step_end is not None:
             raise SettingsError("settings 'auto' is for one target, gives pictures and takes no callback")
         seed = EditSettings.from_mapping(chosen).seed
         return self.invert(image, source, seed=seed, size=size).search(target, progress=progress, **chosen).result
 
+    @within_memory
     def edit_inversion(
         self,
         inversion: Inversion,
@@ -198,7 +214,7 @@ class Engine:
         if chosen.paste_back and inversion.picture is None:
             raise SettingsError("paste_back needs the picture, which saved inversions do not carry: edit the picture")
         plans = self._plans(self._tokens(inversion.source), target, chosen)
-        watch, report = Stopwatch(self.runner.device), _reporting(callback_on_step_end, progress)
+        watch, report = Stopwatch(self.runner.device), reporting(self.runner, callback_on_step_end, progress)
         return self._decode([inversion], [plans], [chosen], watch, report, output_type, 0)[0]
 
     def load_inversion(self, path: str | Path) -> Inversion:
@@ -222,8 +238,11 @@ class Engine:
         network call.
         """
         check_output_type(output_type, self.runner)
+        if not isinstance(requests, list | tuple) or not all(isinstance(one, EditRequest) for one in requests):
+            raise SettingsError(f"edit_many takes a list of EditRequest, not {shown(requests)}")
         return self._edit(requests, size, None, output_type, progress)
 
+    @within_memory
     def generate(
         self,
         prompts: str | Sequence[str],
@@ -246,13 +265,18 @@ class Engine:
         encoded = self._encoded([self._tokens(text) for text in texts])
         shape = (len(texts), *self.latent_shape(size)[1:])
         inputs = DecodeInputs(
-            latents=self.runner.tensor(normal_noise(seed, shape)),
+            latents=self.runner.tensor(normal_noise(settings.seed or 0, shape)),
             prompts=encoded,
             guidance=[[self._w(hop.t, settings)] * len(texts) for hop in self._decode_hops],
             empty_prompt=self._empty_prompt(),
         )
-        decoded = self.runner.decode(inputs, self._decode_hops, _reporting(callback_on_step_end, progress))
+        decoded = self.runner.decode(inputs, self._decode_hops, reporting(self.runner, callback_on_step_end, progress))
         return as_pictures(self.runner, decoded.latents, output_type)
+
+    @within_memory
+    def to_pictures(self, latents: Tensor, output_type: str = "pil") -> Any:
+        """Latents [N, 4, h, w] decoded: see `as_pictures`."""
+        return as_pictures(self.runner, latents, output_type)
 
     # --- the steps ---------------------------------------------------------------------------------------------
 
@@ -264,25 +288,41 @@ class Engine:
         output_type: str,
         progress: Progress | None,
     ) -> list[EditResult]:
-        """Everything of every request is checked before the first network call."""
+        """Everything of every request is checked before the first network call.
+
+        A pass that memory does not hold is tried again with half its rows, and so are those after it.
+        """
+        up, down = reporting(self.runner, None, progress), reporting(self.runner, callback, progress)
         checked = [self._checked(request, size) for request in requests]
         results: dict[int, EditResult] = {}
+        most = MOST_TARGETS
         for works_at in dict.fromkeys(one.size for one in checked):
-            alike = [i for i, one in enumerate(checked) if one.size == works_at]
-            for span in passes([len(checked[i].plans) for i in alike]):
-                done = self._edit_together([checked[i] for i in alike[span]], callback, output_type, progress)
-                results.update(zip(alike[span], done, strict=True))
+            waiting = [i for i, one in enumerate(checked) if one.size == works_at]
+            while waiting:
+                rows = [len(checked[i].plans) for i in waiting]
+                together = waiting[passes(rows, most)[0]]
+                try:
+                    done = self._edit_together([checked[i] for i in together], up, down, output_type)
+                except OutOfMemoryError as error:
+                    if len(together) == 1:
+                        raise
+                    most = sum(rows[: len(together)]) // 2
+                    warnings.warn(f"{error}; going on in passes of at most {most} target rows", stacklevel=3)
+                    continue
+                results.update(zip(together, done, strict=True))
+                waiting = waiting[len(together) :]
         return [results[i] for i in range(len(requests))]
 
+    @within_memory
     def _edit_together(
-        self, own: Sequence[_Checked], callback: StepCallback | None, output_type: str, progress: Progress | None
+        self, own: Sequence[_Checked], up: StepCallback | None, down: StepCallback | None, output_type: str
     ) -> list[EditResult]:
         """Requests that the model works at one size for, in one pass up and one down."""
         watch, settings = Stopwatch(self.runner.device), [one.settings for one in own]
         pictures, sources, seeds = zip(*((one.picture, one.source, one.settings.seed or 0) for one in own), strict=True)
-        inversions = self._invert(pictures, sources, seeds, own[0].size, watch, _reporting(None, progress))
-        plans, report = [one.plans for one in own], _reporting(callback, progress)
-        return self._decode(inversions, plans, settings, watch, report, output_type, len(self._encode_hops))
+        inversions = self._invert(pictures, sources, seeds, own[0].size, watch, up)
+        plans = [one.plans for one in own]
+        return self._decode(inversions, plans, settings, watch, down, output_type, len(self._encode_hops))
 
     def _checked(self, request: EditRequest, size: tuple[int, int] | None) -> _Checked:
         given = request.checked_settings()
@@ -471,7 +511,7 @@ class Engine:
         step = self._size_step
         fits = isinstance(size, tuple | list) and len(size) == 2
         if not fits or not all(isinstance(n, int) and 0 < n <= 4096 and n % step == 0 for n in size):
-            raise SettingsError(f"size must be (width, height) in multiples of {step} up to 4096, not {size!r}")
+            raise SettingsError(f"size must be (width, height) in multiples of {step} up to 4096, not {shown(size)}")
         return size[0], size[1]
 
 
@@ -480,6 +520,14 @@ def _finished(pictures: Any, inversion: Inversion, settings: EditSettings, masks
     if not settings.paste_back or masks is None:
         return finish(pictures, inversion.picture_size)
     return finish(pictures, inversion.picture_size, inversion.picture, list(np.asarray(masks[-1, span])))
+
+
+def _check_options(**options: Any) -> None:
+    """RunnerError unless switches are True or False and all else are names; which names there are, the loader knows."""
+    for name, value in options.items():
+        kind, called = (bool, "True or False") if name in SWITCHES else (str, "a name")
+        if not isinstance(value, kind) and not (name == "vae_tiling" and value is None):
+            raise RunnerError(f"{name} must be {called}, not {shown(value)}")
 
 
 def _torch_loader() -> Callable[..., Runner]:
@@ -498,7 +546,7 @@ def _schedule(bundle: Bundle) -> NoiseSchedule:
     """The noise schedule of scheduler/scheduler_config.json. BundleError unless it is a scaled linear one."""
     config = bundle.config("scheduler")
     if config.get("beta_schedule") != "scaled_linear":
-        raise BundleError(f"scheduler_config.json: beta_schedule {config.get('beta_schedule')!r} is not supported")
+        raise BundleError(f"scheduler_config.json: beta_schedule {shown(config.get('beta_schedule'))} is not supported")
     try:
         steps = config.get("num_train_timesteps", 1000)
         return NoiseSchedule.scaled_linear(config["beta_start"], config["beta_end"], steps)
@@ -510,21 +558,5 @@ def _texts(prompts: str | Sequence[str]) -> list[str]:
     """One prompt or several as a list. PromptError if there is none."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts) if isinstance(prompts, list | tuple) else []
     if not texts:
-        raise PromptError(f"a prompt, or a list of prompts, is needed, not {prompts!r}")
+        raise PromptError(f"a prompt, or a list of prompts, is needed, not {shown(prompts)}")
     return texts
-
-
-def _reporting(callback: StepCallback | None, progress: Progress | None) -> StepCallback | None:
-    """One callback that tells `progress` of each hop, asks the user's callback and checks what it gives back."""
-    if callback is None and progress is None:
-        return None
-
-    def report(step: int, t: int, latents: Tensor) -> Tensor | None:
-        if progress is not None:
-            progress(1)
-        replaced = None if callback is None else callback(step, t, latents)
-        if replaced is not None and (not isinstance(replaced, type(latents)) or replaced.shape != latents.shape):
-            raise SettingsError(f"callback_on_step_end must return None or latents of shape {list(latents.shape)}")
-        return replaced
-
-    return report

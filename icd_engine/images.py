@@ -1,17 +1,16 @@
 """Any picture in, RGB out: limits, orientation, modes; network range both ways; masks; atomic saving."""
 
-import contextlib
 import io
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
-from icd_engine.errors import ImageError
+from icd_engine.atomic import write_whole
+from icd_engine.errors import ImageError, shown
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 32_000_000
@@ -131,24 +130,9 @@ def save_image(
     """
     target = Path(path)
     if source_type not in _SOURCE_TYPES:
-        raise ImageError(f"unknown source_type {source_type!r}: {' or '.join(_SOURCE_TYPES)}")
+        raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(_SOURCE_TYPES)}")
     data = _encoded(picture, target, _XMP.format(source_type) if provenance else None)
-    part = target.with_name(f".{secrets.token_hex(8)}.part")  # the same folder, so that the rename is atomic
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(target)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a usable path"
-        raise ImageError(f"cannot write {str(path)!r}: {reason}") from None
-    finally:
-        _remove(part)
-    return target
-
-
-def _remove(part: Path) -> None:
-    with contextlib.suppress(OSError, ValueError):  # the error that matters is the one being raised
-        part.unlink(missing_ok=True)
+    return write_whole(target, data, ImageError)
 
 
 def _encoded(picture: Image.Image, target: Path, xmp: str | None) -> bytes:
@@ -176,9 +160,9 @@ def _checked_size(size: Any) -> tuple[int, int]:
         width, height = (int(n) for n in size)
         whole = (width, height) == tuple(size)
     except (TypeError, ValueError, OverflowError):
-        raise ImageError(f"size must be (width, height), got {size!r}") from None
+        raise ImageError(f"size must be (width, height), got {shown(size)}") from None
     if not whole or min(width, height) < 1 or width * height > MAX_PIXELS:
-        raise ImageError(f"size must be two whole numbers from 1, at most 32 megapixels, got {size!r}")
+        raise ImageError(f"size must be two whole numbers from 1, at most 32 megapixels, got {shown(size)}")
     return width, height
 
 
@@ -202,12 +186,12 @@ def _read_path(path: str) -> bytes:
     if re.match(r"[a-z][a-z0-9+.-]*://|data:", path, re.IGNORECASE):
         raise ImageError("URLs are not fetched: download the picture and give its path or bytes")
     if not os.path.isfile(path):
-        raise ImageError(f"no such file: {path!r}")
+        raise ImageError(f"no such file: {shown(path)}")
     try:
         with open(path, "rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
     except OSError:
-        raise ImageError(f"cannot read {path!r}") from None
+        raise ImageError(f"cannot read {shown(path)}") from None
 
 
 def _read_stream(stream: Any) -> bytes:

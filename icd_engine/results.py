@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from icd_engine.atomic import write_whole
 from icd_engine.compositing import finish
-from icd_engine.errors import BundleError, SettingsError
+from icd_engine.errors import BundleError, ImageError, SettingsError, shown
 from icd_engine.images import MAX_PIXELS
 from icd_engine.settings import EditSettings
 
@@ -66,7 +65,6 @@ class Inversion:
         """Writes a safetensors file, atomically, that `Engine.load_inversion` reads."""
         from safetensors.numpy import save
 
-        path = Path(path)
         latents = np.ascontiguousarray(self.latents)
         metadata = {
             "icd_inversion": INVERSION_FORMAT,
@@ -74,16 +72,7 @@ class Inversion:
             "about": json.dumps({name: getattr(self, name) for name in ("source", "seed", "size", "picture_size")}),
             "sha256": _digest(latents),
         }
-        part = path.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            part.write_bytes(save({"latents": latents}, metadata))
-            part.replace(path)
-        except OSError as error:
-            raise SettingsError(f"cannot write the inversion to {path}: {error.strerror}") from None
-        finally:
-            with suppress(OSError):
-                part.unlink()
-        return path
+        return write_whole(path, save({"latents": latents}, metadata), SettingsError)
 
 
 def _digest(latents: np.ndarray) -> str:
@@ -168,17 +157,20 @@ class EditResult:
     @cached_property
     def reconstruction(self) -> Image.Image:
         """The source branch decoded, on first use: how well the inversion kept the picture."""
-        pictures = as_pictures(self.inversion.engine.runner, self.source_latents, "pil")
+        pictures = self.inversion.engine.to_pictures(self.source_latents)
         return finish(pictures, self.inversion.picture_size)[0]
 
 
 def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
     """Latents [N, 4, h, w] decoded: a list of PIL pictures, numpy [N, H, W, 3] or torch [N, 3, H, W] in [0, 1].
 
-    Or the latents themselves. ImageError where pictures hold NaN or infinite values.
+    Or the latents themselves. ImageError where they hold NaN or infinite values.
     """
     if output_type == "latent":
-        return runner.host(latents)
+        copy = runner.host(latents)
+        if not np.isfinite(np.asarray(copy)).all():
+            raise ImageError("the latents hold NaN or infinite values")
+        return copy
     if output_type == "pil":
         return [Image.fromarray(pixels) for pixels in np.asarray(runner.host(runner.to_pixels(latents)))]
     pictures = (runner.host(runner.to_image(latents)) / 2 + 0.5).clip(0, 1)
@@ -189,4 +181,4 @@ def check_output_type(output_type: str, runner: Runner) -> None:
     """SettingsError unless it is one of OUTPUT_TYPES, and one the runner has: "pt" is torch's."""
     known = [name for name in OUTPUT_TYPES if name != "pt" or not runner.name.startswith("onnx")]
     if output_type not in known:
-        raise SettingsError(f"output_type must be one of {', '.join(known)}, not {output_type!r}")
+        raise SettingsError(f"output_type must be one of {', '.join(known)}, not {shown(output_type)}")

@@ -82,6 +82,10 @@ class SourceBranches:
                 self._branches.move_to_end(inversion)
             return branch
 
+    def clear(self) -> None:
+        with self._lock:
+            self._branches.clear()
+
     def put(self, inversion: Inversion, branch: SourceBranch) -> None:
         with self._lock:
             self._branches[inversion] = branch

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from icd_engine.errors import SettingsError
+from icd_engine.errors import SettingsError, shown
 from icd_engine.results import EditResult, Inversion
 from icd_engine.runners.contract import DecodeInputs, Prompts, Tensor
 from icd_engine.sampling.noise import normal_noise
@@ -51,8 +51,7 @@ class Search:
         columns = min(6, len(shown))
         sheet = Image.new("RGB", (columns * SHEET_SIDE, -(-len(shown) // columns) * SHEET_SIDE), "white")
         for i, candidate in enumerate(shown):
-            pixels = engine.runner.host(engine.runner.to_pixels(engine.runner.tensor(np.asarray(candidate.latents))))
-            picture = Image.fromarray(np.asarray(pixels)[0])
+            picture = engine.to_pictures(candidate.latents)[0]
             picture.thumbnail((SHEET_SIDE, SHEET_SIDE))
             sheet.paste(picture, ((i % columns) * SHEET_SIDE, (i // columns) * SHEET_SIDE))
         return sheet
@@ -77,10 +76,11 @@ def search(
     """
     if not isinstance(target, str):
         raise SettingsError("automatic settings are for one target at a time")
-    if edits < 1:
-        raise SettingsError(f"edits must be at least 1, not {edits}")
+    if not isinstance(edits, int) or edits < 1:
+        raise SettingsError(f"edits must be a whole number from 1, not {shown(edits)}")
+    if seconds is not None and not isinstance(seconds, int | float):
+        raise SettingsError(f"seconds must be a number, not {shown(seconds)}")
     engine, started = inversion.engine, time.perf_counter()
-    fixed = {name: value for name, value in fixed.items() if name != "seed"}  # it is in the inversion
     base = EditSettings.from_mapping(fixed).resolve(engine.default_settings)
     judge = _Agreement(engine, inversion, target)
     tried: dict[tuple, Candidate] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-from icd_engine.errors import SettingsError
+from icd_engine.errors import SettingsError, shown
 
 Control = Literal["auto", "replace", "refine", "switch", "none"]
 Share = float | tuple[float, float]
@@ -73,12 +73,12 @@ class EditSettings:
         """Settings from names and values. Raises SettingsError on an unknown name, with the nearest known one."""
         known = [f.name for f in fields(cls)]
         if not isinstance(values, Mapping):
-            raise SettingsError(f"settings must map names to values, not {values!r}")
+            raise SettingsError(f"settings must map names to values, not {shown(values)}")
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
+                near = difflib.get_close_matches(shown(name).strip("'"), known, n=1)
                 hint = f", did you mean {near[0]!r}?" if near else ""
-                raise SettingsError(f"unknown setting {name!r}{hint} (known: {', '.join(known)})")
+                raise SettingsError(f"unknown setting {shown(name)}{hint} (known: {', '.join(known)})")
         return cls(**values)
 
     def resolve(self, defaults: "EditSettings") -> "EditSettings":
@@ -104,9 +104,9 @@ class EditSettings:
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if not _is_a(value, Real):
-        raise SettingsError(f"{name} must be a number, not {value!r}")
+        raise SettingsError(f"{name} must be a number, not {shown(value)}")
     if not low <= value <= high:  # false for NaN too
-        raise SettingsError(f"{name} must lie in {low:g}..{high:g}, not {value!r}")
+        raise SettingsError(f"{name} must lie in {low:g}..{high:g}, not {shown(value)}")
     return float(value)
 
 
@@ -118,10 +118,10 @@ def _share(name: str, value: Any) -> Share:
     """A share in 0..1, or an ordered pair of them."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
-            raise SettingsError(f"{name} must be one share or a pair (low, high), not {value!r}")
+            raise SettingsError(f"{name} must be one share or a pair (low, high), not {shown(value)}")
         low, high = (_number(name, v, 0.0, 1.0) for v in value)
         if low > high:
-            raise SettingsError(f"{name} must be an ascending pair, not {value!r}")
+            raise SettingsError(f"{name} must be an ascending pair, not {shown(value)}")
         return low, high
     return _number(name, value, 0.0, 1.0)
 
@@ -129,21 +129,21 @@ def _share(name: str, value: Any) -> Share:
 def _control(name: str, value: Any) -> str:
     known = get_args(Control)
     if not isinstance(value, str) or value not in known:
-        raise SettingsError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        raise SettingsError(f"{name} must be one of {', '.join(known)}, not {shown(value)}")
     return value
 
 
 def _cross_replace(name: str, value: Any) -> Share | dict[str, Share]:
     if not isinstance(value, Mapping):
         return _share(name, value)
-    return {_word(name, word): _share(f"{name}[{word!r}]", share) for word, share in value.items()}
+    return {_word(name, word): _share(f"{name}[{shown(word)}]", share) for word, share in value.items()}
 
 
 def _amplify(name: str, value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
-        raise SettingsError(f"{name} must map words to factors, not {value!r}")
+        raise SettingsError(f"{name} must map words to factors, not {shown(value)}")
     return {
-        _word(name, word): _number(f"{name}[{word!r}]", factor, -MAX_AMPLIFY, MAX_AMPLIFY)
+        _word(name, word): _number(f"{name}[{shown(word)}]", factor, -MAX_AMPLIFY, MAX_AMPLIFY)
         for word, factor in value.items()
     }
 
@@ -152,7 +152,7 @@ def _blend(name: str, value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     # JSON has no tuples: a list that holds lists is a pair as well.
     if isinstance(value, tuple) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
         if len(value) != 2:
-            raise SettingsError(f"{name} must be a pair (source words, target words), not {value!r}")
+            raise SettingsError(f"{name} must be a pair (source words, target words), not {shown(value)}")
         return _words(name, value[0]), _words(name, value[1])
     words = _words(name, value)
     return words, words
@@ -162,27 +162,27 @@ def _words(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (_word(name, value),)
     if not isinstance(value, (tuple, list)) or not value:
-        raise SettingsError(f"{name} needs a word or a list of words, not {value!r}")
+        raise SettingsError(f"{name} needs a word or a list of words, not {shown(value)}")
     return tuple(_word(name, word) for word in value)
 
 
 def _word(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise SettingsError(f"{name} needs words that are not empty, not {value!r}")
+        raise SettingsError(f"{name} needs words that are not empty, not {shown(value)}")
     return value
 
 
 def _switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise SettingsError(f"{name} must be True or False, not {value!r}")
+        raise SettingsError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
 def _seed(name: str, value: Any) -> int:
     if not _is_a(value, Integral):
-        raise SettingsError(f"{name} must be a whole number, not {value!r}")
+        raise SettingsError(f"{name} must be a whole number, not {shown(value)}")
     if not 0 <= value < 2**63:
-        raise SettingsError(f"{name} must lie in 0..2**63-1, not {value!r}")
+        raise SettingsError(f"{name} must lie in 0..2**63-1, not {shown(value)}")
     return int(value)
 
 

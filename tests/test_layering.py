@@ -25,18 +25,22 @@ FLOORS = {  # a room may import lower floors and itself; rooms of one floor do n
     "icd_engine.rows": 5,  # how it puts batches together
     "icd_engine.compositing": 5,  # how pictures leave it
     "icd_engine.search": 5,  # which settings suit an edit
+    "icd_engine.reporting": 5,  # who hears of each hop
+    "icd_engine.shortage": 5,  # what happens where memory is short
     "icd_engine.stopwatch": 5,
     "icd_engine.runners": 4,
     "icd_engine.networks": 3,
     "icd_engine.sampling": 2,
     "icd_engine.editing": 2,
     "icd_engine.bundles": 2,
+    "icd_engine.atomic": 1,
     "icd_engine.images": 1,
     "icd_engine.settings": 1,
     "icd_engine.errors": 1,
     "csrc_triton": 0,
 }
-SHARED = {"icd_engine.images", "icd_engine.settings", "icd_engine.errors"}  # for every room of icd_engine and above
+# For every room of icd_engine and above.
+SHARED = {"icd_engine.images", "icd_engine.settings", "icd_engine.atomic", "icd_engine.errors"}
 ENGINE = {
     "icd_engine",
     "icd_engine.engine",
@@ -45,6 +49,8 @@ ENGINE = {
     "icd_engine.rows",
     "icd_engine.compositing",
     "icd_engine.search",
+    "icd_engine.reporting",
+    "icd_engine.shortage",
     "icd_engine.stopwatch",
 }
 NEIGHBOURS = {  # rooms of one floor that may know each other
@@ -56,7 +62,7 @@ NEIGHBOURS = {  # rooms of one floor that may know each other
 TORCH_FREE = {"icd_engine.sampling", "icd_engine.editing", *SHARED}
 # An exported bundle runs where torch is not installed.
 TORCH_FREE |= {"icd_engine.engine", "icd_engine.results", "icd_engine.rows"}
-TORCH_FREE |= {"icd_engine.compositing", "icd_engine.search"}
+TORCH_FREE |= {"icd_engine.compositing", "icd_engine.search", "icd_engine.reporting", "icd_engine.shortage"}
 TORCH_FREE_FILES = {"icd_engine.runners.onnx", "icd_engine.runners.contract"}
 NEEDS_TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "triton", "csrc_triton"}
 HEAVY = {*NEEDS_TORCH, "gradio", "ray", "onnx", "onnxruntime"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
 from icd_engine.bundles.family import DIFFERENCE, FAMILIES, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
 from icd_engine.bundles.record import FORMAT, parse_record
-from icd_engine.errors import BundleError
+from icd_engine.errors import BundleError, shown
 from icd_engine.settings import EditSettings
 
 RECORD = "icd.json"
@@ -99,9 +100,11 @@ def read_bundle(name_or_path: str | Path, verify: bool | None = None) -> Bundle:
         folder = Path(str(resources.files("icd_engine.bundles") / "tiny"))
         if not folder.is_dir():
             raise BundleError("the embedded model 'tiny' is not part of this installation")
-    else:
+    elif isinstance(name_or_path, str | os.PathLike):
         folder = Path(name_or_path)
-    if not folder.is_dir():
+    else:
+        raise BundleError(f"a model is a name or the path of a folder, not {shown(name_or_path)}")
+    if not os.path.isdir(folder):  # Path.is_dir would raise for a name that is too long
         raise BundleError(f"no model folder at {folder} (and no embedded model of that name; there is 'tiny')")
     bundle = _load(folder, folder)
     if verify is None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
-from icd_engine.errors import BundleError, SettingsError
+from icd_engine.errors import BundleError, SettingsError, shown
 from icd_engine.settings import EditSettings
 
 FORMAT = 1
@@ -53,33 +53,33 @@ def _is_count(value: Any) -> bool:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise BundleError(f"icd.json: {name} must be a string, not {value!r}")
+        raise BundleError(f"icd.json: {name} must be a string, not {shown(value)}")
     return value
 
 
 def _count(name: str, value: Any) -> int:
     if not _is_count(value) or value < 1:
-        raise BundleError(f"icd.json: {name} must be a whole number above 0, not {value!r}")
+        raise BundleError(f"icd.json: {name} must be a whole number above 0, not {shown(value)}")
     return value
 
 
 def _times(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value or not all(_is_count(t) and 0 <= t < TRAIN_STEPS for t in value):
-        raise BundleError(f"icd.json: {name} must list time steps in 0..{TRAIN_STEPS - 1}, not {value!r}")
+        raise BundleError(f"icd.json: {name} must list time steps in 0..{TRAIN_STEPS - 1}, not {shown(value)}")
     if any(t >= later for t, later in pairwise(value)):
-        raise BundleError(f"icd.json: {name} must ascend, not {value!r}")
+        raise BundleError(f"icd.json: {name} must ascend, not {shown(value)}")
     return tuple(value)
 
 
 def _size(name: str, value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2 or not all(_is_count(n) and n > 0 and n % 8 == 0 for n in value):
-        raise BundleError(f"icd.json: {name} must be [width, height], multiples of 8, not {value!r}")
+        raise BundleError(f"icd.json: {name} must be [width, height], multiples of 8, not {shown(value)}")
     return value[0], value[1]
 
 
 def _object(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BundleError(f"icd.json: {name} must be an object, not {value!r}")
+        raise BundleError(f"icd.json: {name} must be an object, not {shown(value)}")
     return dict(value)
 
 

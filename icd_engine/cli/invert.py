@@ -9,7 +9,6 @@ import typer
 
 from icd_engine.cli import options
 from icd_engine.cli.terminal import hop_bar, open_engine, print_path
-from icd_engine.errors import SettingsError
 from icd_engine.images import load_image
 
 
@@ -48,8 +47,4 @@ def invert(
     engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
     with hop_bar(len(engine.bundle.encode_times), quiet) as progress:
         inversion = engine.invert(image, source, size=wanted_size, progress=progress, **settings)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"cannot write {str(out)!r}: {error.strerror}") from None
     print_path(inversion.save(out))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icd_engine.editing.words import Tokens, align
-from icd_engine.errors import PromptError
+from icd_engine.errors import PromptError, shown
 from icd_engine.settings import EditSettings
 
 Floats = NDArray[np.float32]
@@ -105,8 +105,8 @@ def _control(source: Tokens, target: Tokens, control: str | None) -> str:
         return "replace" if counts[0] == counts[1] else "refine"
     if control == "replace" and counts[0] != counts[1]:
         raise PromptError(
-            f"control 'replace' needs prompts of equal word counts, but {source.text!r} has {counts[0]} words and "
-            f"{target.text!r} has {counts[1]}: use 'refine'"
+            f"control 'replace' needs prompts of equal word counts, but {shown(source.text)} has {counts[0]} words and "
+            f"{shown(target.text)} has {counts[1]}: use 'refine'"
         )
     return control
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from icd_engine.errors import BundleError, PromptError
+from icd_engine.errors import BundleError, PromptError, shown
 
 DEFAULT_LENGTH = 77
 
@@ -58,10 +58,10 @@ class Tokens:
         present = [_bare(word.text) for word in self.words]
         starts = [i for i in range(len(present)) if wanted and present[i : i + len(wanted)] == wanted]
         if not starts:
-            raise PromptError(f"{phrase!r} does not occur in the prompt {self.text!r}")
+            raise PromptError(f"{shown(phrase)} does not occur in the prompt {shown(self.text)}")
         found = {p for i in starts for word in self.words[i : i + len(wanted)] for p in word.tokens}
         if not found:
-            raise PromptError(f"{phrase!r} is beyond the {len(self.ids)} tokens of the prompt {self.text!r}")
+            raise PromptError(f"{shown(phrase)} is beyond the {len(self.ids)} tokens of the prompt {shown(self.text)}")
         return found
 
 
@@ -135,7 +135,7 @@ class PromptTokenizer:
         try:
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
         except (TypeError, ValueError) as error:
-            raise PromptError(f"prompt must be a text of valid characters, not {text!r}") from error
+            raise PromptError(f"prompt must be a text of valid characters, not {shown(text)}") from error
         content = []
         for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             # A word-level vocabulary holds the special tokens too: what a prompt spells out is an unknown word.
@@ -189,5 +189,5 @@ def _bare(word: str) -> str:
 
 
 def _warn_cut(cut: str, max_length: int) -> None:
-    shown = cut if len(cut) <= 200 else cut[:200] + "..."
-    warnings.warn(f"prompt is longer than {max_length} tokens, this part is cut: {shown!r}", UserWarning, stacklevel=3)
+    begin = cut if len(cut) <= 200 else cut[:200] + "..."
+    warnings.warn(f"prompt is longer than {max_length} tokens, this part is cut: {begin!r}", UserWarning, stacklevel=3)

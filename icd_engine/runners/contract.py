@@ -94,6 +94,10 @@ class Runner(Protocol):
         """A copy on the CPU."""
         ...
 
+    def free_memory(self) -> None:
+        """Lets go of what is kept for reuse."""
+        ...
+
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         """Token ids of each prompt (of every text encoder, one after the other) -> text features."""
         ...

@@ -89,6 +89,12 @@ class EagerRunner(PictureRunner):
     def host(self, tensor: Tensor) -> Tensor:
         return tensor.cpu().clone()
 
+    def free_memory(self) -> None:
+        for kept in (self._features, self._values, self._shifts):
+            kept.cache_clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         keys = tuple(tuple(row) for row in ids)

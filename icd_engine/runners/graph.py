@@ -43,6 +43,10 @@ class Graphs:
         self._device, self._stream = device, torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
+    def clear(self) -> None:
+        with self._lock:
+            self._graphs.clear()
+
     def run(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments), from a graph. Arguments and results are tensors, in any nesting; `name` stands for
         the function, whatever else it depends on included."""
@@ -111,6 +115,10 @@ class GraphRunner(CompiledRunner):
         self._prompt_features = self._graphed("prompt", self._prompt_features)
         self._to_image = self._graphed("to_image", self._to_image)
         self._to_pixels = self._graphed("to_pixels", self._to_pixels)
+
+    def free_memory(self) -> None:
+        self.graphs.clear()
+        super().free_memory()
 
     def _graphed(self, name: str, function: Callable) -> Callable:
         return lambda *tensors: self.graphs.run(name, function, *tensors)

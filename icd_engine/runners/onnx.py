@@ -168,6 +168,9 @@ class OnnxRunner:
     def host(self, tensor: np.ndarray) -> np.ndarray:
         return tensor.copy()
 
+    def free_memory(self) -> None:
+        self._features.cache_clear()
+
     # --- prompts and pictures ----------------------------------------------------------------------------------
 
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
@@ -287,6 +290,10 @@ class GraphedOnnxRunner(OnnxRunner):
         super().__init__(bundle, exported, place)
         self._fixed = lru_cache(MOST_FIXED)(self._fix)
 
+    def free_memory(self) -> None:
+        super().free_memory()
+        self._fixed.cache_clear()
+
     def _run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         rows, _, height, width = inputs["latents"].shape
         axes = {"rows": rows, "height": height, "width": width}
@@ -362,5 +369,6 @@ def choose_place(device: str) -> Place:
 
 
 def _line(error: Exception) -> str:
-    """Its text in one line, without the library's own "[ONNXRuntimeError] : 1 : FAIL : "."""
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))[:300]
+    """Its text in one line, without the library's own "[ONNXRuntimeError] : 1 : FAIL : " and places in its source."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    return re.sub(r"/onnxruntime_src/\S+ [^()]*\([^()]*\) ", "", text)[:300]

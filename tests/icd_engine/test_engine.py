@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -338,7 +337,7 @@ def mixed_requests() -> list[EditRequest]:
 
 @pytest.mark.parametrize("targets", [16, 3], ids=["one_pass", "in_turns"])
 def test_edit_many_equals_single_edits(small_engine, monkeypatch, targets):
-    monkeypatch.setattr("icd_engine.engine.passes", partial(passes, most=targets))
+    monkeypatch.setattr("icd_engine.engine.MOST_TARGETS", targets)
     requests = mixed_requests()
     for request, result in zip(requests, small_engine.edit_many(requests), strict=True):
         given = {name: getattr(request.settings, name) for name in EditSettings.__dataclass_fields__}
@@ -383,7 +382,7 @@ def test_passes_hold_at_most_their_rows(rows, spans):
     ids=["source", "target", "no_target", "image", "blend", "mask"],
 )
 def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, error):
-    monkeypatch.setattr("icd_engine.engine.passes", partial(passes, most=1))
+    monkeypatch.setattr("icd_engine.engine.MOST_TARGETS", 1)
     good = EditRequest(picture(), SOURCE, TARGET)
     with recorded(small_engine) as seen, pytest.raises(error):
         small_engine.edit_many([good, replace(good, **change)])

@@ -1,6 +1,7 @@
 """Inversions come back from disk bit-equal or not at all; results decode only what is asked for."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,12 +62,14 @@ def test_saving_replaces_a_file_and_leaves_nothing_beside_it(inversion, saved):
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
-@pytest.mark.parametrize("place", ["missing/kept", "a_file/kept", "a_folder"])
+@pytest.mark.parametrize("place", ["a_file/kept", "a_folder", "nul\0byte", "/", ""])
 def test_unwritable_place_is_named(inversion, tmp_path, place):
     (tmp_path / "a_file").write_bytes(b"")
     (tmp_path / "a_folder").mkdir()
-    with pytest.raises(SettingsError, match=place):
+    with pytest.raises(SettingsError, match=re.escape(repr(str(tmp_path / place))[1:-1])):
         inversion.save(tmp_path / place)
+    with pytest.raises(SettingsError, match="a path is needed"):
+        inversion.save(None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a_file", "a_folder"]
 
 

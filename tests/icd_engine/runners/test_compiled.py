@@ -164,6 +164,29 @@ def test_callbacks_see_the_rows_that_were_asked_for(engine, small_engine):
     assert calls == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_edit_that_is_ended_leaves_nothing_behind(engine, error):
+    def end(step, t, latents):
+        latents.zero_()
+        if step == 2:
+            raise error
+
+    kept = engine.invert(picture(), SOURCE)
+    kept.edit(TARGETS[0])
+    before = kept.edit(TARGETS[0])
+    with pytest.raises(error):
+        kept.edit(TARGETS[0], callback_on_step_end=end)
+    assert torch.equal(kept.edit(TARGETS[0]).latents, before.latents)
+
+
+def test_freed_memory_is_made_again(engine):
+    before = engine.edit(picture(), SOURCE, TARGETS[0])
+    engine.free_memory()
+    if hasattr(engine.runner, "graphs"):
+        assert not engine.runner.graphs._graphs
+    assert torch.equal(engine.edit(picture(), SOURCE, TARGETS[0]).latents, before.latents)
+
+
 def test_a_new_batch_size_captures_once(engine):
     if not isinstance(engine.runner, GraphRunner):
         pytest.skip("no graphs")

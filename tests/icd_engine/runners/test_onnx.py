@@ -16,7 +16,7 @@ from PIL import Image
 
 from icd_engine import EditRequest, Engine
 from icd_engine.bundles.files import file_digest
-from icd_engine.errors import BundleError, RunnerError, SettingsError
+from icd_engine.errors import BundleError, OutOfMemoryError, RunnerError, SettingsError
 from icd_engine.runners.onnx import GraphedOnnxRunner, choose_place
 
 onnx = pytest.importorskip("onnx")
@@ -122,6 +122,45 @@ def test_callbacks_see_arrays_and_may_replace_them(engine, picture):
     assert not result.latents.any()
     with pytest.raises(SettingsError, match="callback_on_step_end"):
         engine.edit(picture, SOURCE, TARGET, callback_on_step_end=lambda *_: "latents")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_edit_that_is_ended_leaves_nothing_behind(engine, picture, error):
+    def end(step, t, latents):
+        latents[:] = 0
+        if step == 2:
+            raise error
+
+    kept = engine.invert(picture, SOURCE)
+    kept.edit(TARGET)
+    before = kept.edit(TARGET)
+    with pytest.raises(error):
+        kept.edit(TARGET, callback_on_step_end=end)
+    engine.free_memory()
+    again = kept.edit(TARGET), kept.edit(TARGET)  # the source branch is made anew by the first
+    assert np.array_equal(again[1].latents, before.latents)
+
+
+@pytest.mark.parametrize(
+    "replace", [lambda x: x * np.nan, lambda x: x.astype(np.float64), lambda x: x[:1], lambda x: x.tolist()]
+)
+def test_latents_that_cannot_go_on_are_refused(engine, picture, replace):
+    with pytest.raises(SettingsError, match="callback_on_step_end"):
+        engine.edit(picture, SOURCE, TARGET, callback_on_step_end=lambda step, t, latents: replace(latents))
+
+
+@pytest.mark.parametrize("sign", ["Failed to allocate memory for requested buffer of size 4096", "std::bad_alloc"])
+def test_a_shortage_is_its_own_error(engine, picture, monkeypatch, sign):
+    before = engine.edit(picture, SOURCE, TARGET)
+
+    def short(self, inputs, outputs):
+        raise RunnerError(f"onnxruntime failed in {self._path.name}: {sign}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("icd_engine.runners.onnx.Graph.__call__", short)
+        with pytest.raises(OutOfMemoryError):
+            engine.edit(picture, SOURCE, TARGET)
+    assert np.array_equal(engine.edit(picture, SOURCE, TARGET).latents, before.latents)
 
 
 def test_kept_inversions_come_back_from_disk(engine, small_engine, picture, tmp_path):
