@@ -58,9 +58,14 @@ class Engine:
         # Of each text encoder; what else a tokenizer does they have in common.
         others = FAMILIES[bundle.family].tokenizers[1:]
         self._paddings = [tokenizer.pad, *(PromptTokenizer.from_folder(bundle.path / part).pad for part in others)]
+        if tokenizer.vocabulary > bundle.config("text_encoder")["vocab_size"]:
+            raise BundleError(f"{bundle.path}: tokenizer.json has token ids beyond the text encoder's vocab_size")
         self._schedule = _schedule(bundle)
-        self._encode_hops = self._schedule.encode_hops(bundle.encode_times, bundle.encode_end)
-        self._decode_hops = self._schedule.decode_hops(bundle.decode_times)
+        try:
+            self._encode_hops = self._schedule.encode_hops(bundle.encode_times, bundle.encode_end)
+            self._decode_hops = self._schedule.decode_hops(bundle.decode_times)
+        except SettingsError as error:
+            raise BundleError(f"{bundle.path}: {error}") from None
         self._branches = SourceBranches()
 
     @classmethod

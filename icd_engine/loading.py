@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -11,8 +12,8 @@ from torch import nn
 
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.family import DIFFERENCE
-from icd_engine.bundles.files import read_weights
-from icd_engine.errors import BundleError, RunnerError
+from icd_engine.bundles.files import check_finite, read_shapes, read_weights
+from icd_engine.errors import BundleError, IcdError, RunnerError
 from icd_engine.networks.difference import share_weights
 from icd_engine.networks.text_encoder import (
     DualTextEncoder,
@@ -27,6 +28,7 @@ from icd_engine.runners.contract import Runner
 from icd_engine.runners.eager import EagerRunner, Networks
 from icd_engine.runners.graph import GraphRunner
 from icd_engine.runners.memory import Memory
+from icd_engine.shortage import is_short
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 WEIGHTS = ("fused", "switch")
@@ -102,15 +104,17 @@ def load_network(
     """One part of a bundle, ready to run. BundleError naming what its config.json lacks or what does not fit it."""
     config = bundle.config(part)
     try:
+        with torch.device("meta"):  # every weight is loaded: none is worth initialising
+            network = make(config)
         if part.startswith("text_encoder"):
+            _check_size(bundle, part, network)
             # transformers keeps constants out of its weights, and initialises the rest: not from the user's dice.
             with torch.random.fork_rng(devices=[]):
                 network = make(config)
-        else:
-            with torch.device("meta"):  # every weight is loaded: none is worth initialising
-                network = make(config)
-    except KeyError as error:
-        raise BundleError(f"{bundle.path / part / 'config.json'}: {error} is missing") from None
+    except Exception as error:  # whatever the fields together do to a constructor
+        if isinstance(error, IcdError) or is_short(error):
+            raise
+        raise BundleError(f"{bundle.path / part / 'config.json'}: no network can be made of it: {error}") from None
     load_weights(bundle, part, network, precision)
     # On the CPU, PyTorch's channels-last GroupNorm takes variances in one pass and loses digits an inversion needs.
     if place.type != "cpu":
@@ -118,10 +122,27 @@ def load_network(
     return network.to(place, precision).eval().requires_grad_(False)
 
 
+def _check_size(bundle: Bundle, part: str, network: nn.Module) -> None:
+    """BundleError where config.json speaks of far more weights than there are, before memory is taken for them.
+
+    A few that are missing are named when the others are loaded.
+    """
+    wanted = sum(weight.numel() for weight in network.parameters())
+    held = sum(math.prod(shape) for shape in read_shapes(bundle.weights(part)).values())
+    if wanted > 2 * held:
+        raise BundleError(f"{bundle.weights(part)} does not fit its config.json: {held} weights for {wanted}")
+
+
 def load_weights(bundle: Bundle, part: str, network: nn.Module, precision: torch.dtype) -> None:
     """Loads one part strictly. BundleError naming the file and the first key that does not fit."""
     path = bundle.weights(part)
-    weights = {key: value.to(precision) for key, value in read_weights(path).items()}
+    weights = read_weights(path)
+    for key, value in weights.items():
+        if not value.is_floating_point() and not key.endswith("position_ids"):
+            raise BundleError(f"{path}: {key!r} holds {value.dtype}, not floating-point numbers")
+    weights = {key: value.to(precision) for key, value in weights.items()}
+    if precision == torch.float16:  # 65504 is the end of its range
+        check_finite(weights, f"{path} in float16")
     try:
         if isinstance(network, TextEncoder):
             network.load_weights(weights)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from icd_engine.bundles.configs import Config, check_configs
 from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
 from icd_engine.bundles.family import DIFFERENCE, FAMILIES, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
@@ -67,11 +68,12 @@ class Bundle:
         """Whether w enters the decode network as an embedding, so that no second, unconditional pass is needed."""
         return self.configs["unet"].get("time_cond_proj_dim") is not None
 
-    def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a part, as `Family.configs` names them."""
+    def config(self, part: str) -> Config:
+        """The configuration of a part, as `Family.configs` names them; a field it lacks is a BundleError."""
         if part not in self.configs:
             raise BundleError(f"{self.path}: no part {part!r} (known: {', '.join(self.configs)})")
-        return dict(self.configs[part])
+        file = f"{_folder(part, self.exported)}/{FAMILIES[self.family].configs[part]}"
+        return Config(self.configs[part], self.path / file)
 
     def weights(self, part: str) -> Path:
         """The safetensors file of a network part, for `read_weights`."""
@@ -125,9 +127,9 @@ def _load(folder: Path, shown: Path) -> Bundle:
         if values["family"] != family.name:
             raise BundleError(f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family.name!r}")
         exported = read_manifest(folder)
-        configs = {
-            part: read_json(folder, f"{_folder(part, exported)}/{name}") for part, name in family.configs.items()
-        }
+        files = {part: f"{_folder(part, exported)}/{name}" for part, name in family.configs.items()}
+        configs = {part: read_json(folder, name) for part, name in files.items()}
+        check_configs(configs, files)
         _require_parts(folder, family, exported)
     except BundleError as error:
         raise BundleError(f"{shown}: {error}") from error

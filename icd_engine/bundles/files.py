@@ -82,7 +82,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Raises BundleError naming the first key, by name, that holds NaN or infinity."""
     for key in sorted(tensors):
-        if not tensors[key].isfinite().all():
+        values = tensors[key]
+        if values.element_size() == 1 and values.is_floating_point():
+            values = values.float()  # torch cannot ask the 8-bit kinds
+        if not values.isfinite().all():
             raise BundleError(f"{where}: {key!r} holds NaN or infinity")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from icd_engine.errors import BundleError, PromptError, shown
 
@@ -74,12 +74,13 @@ class PromptTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
-        frame = tokenizer.encode("").ids
+        frame = _encoded(tokenizer, "").ids
         if len(frame) != 2:
             raise BundleError(f"tokenizer must add a begin and an end token, but adds {len(frame)} tokens")
+        known = pad_token is None or (isinstance(pad_token, str) and tokenizer.token_to_id(pad_token) is not None)
+        if not known:
+            raise BundleError(f"tokenizer does not know its padding token {shown(pad_token)}")
         pad = frame[1] if pad_token is None else tokenizer.token_to_id(pad_token)
-        if pad is None:
-            raise BundleError(f"tokenizer does not know its padding token {pad_token!r}")
         if max_length < 3:
             raise BundleError(f"tokenizer length must be at least 3, not {max_length}")
         self.max_length = max_length
@@ -96,10 +97,11 @@ class PromptTokenizer:
     ) -> "PromptTokenizer":
         """From a tokenizer.json. BundleError naming the file if it is missing or damaged."""
         try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
+            return cls(Tokenizer.from_file(str(path)), max_length, pad_token)
+        except BaseException as error:
+            if isinstance(error, BundleError) or not _is_the_librarys(error):
+                raise
             raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
-        return cls(tokenizer, max_length, pad_token)
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "PromptTokenizer":
@@ -113,6 +115,11 @@ class PromptTokenizer:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise BundleError(f"{file} is not a readable tokenizer configuration: {error}") from error
         return cls.from_file(Path(path) / "tokenizer.json", length, pad)
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the largest token id."""
+        return 1 + max(self._tokenizer.get_vocab().values(), default=0)
 
     def encode(self, text: str) -> Tokens:
         """Tokens of a prompt, padded to max_length; an empty prompt is begin, end and padding.
@@ -132,10 +139,7 @@ class PromptTokenizer:
         return Tokens(text, ids, offsets, _words(text, offsets), length)
 
     def _content(self, text: str) -> list[tuple[int, tuple[int, int]]]:
-        try:
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        except (TypeError, ValueError) as error:
-            raise PromptError(f"prompt must be a text of valid characters, not {shown(text)}") from error
+        encoding = _encoded(self._tokenizer, text, add_special_tokens=False)
         content = []
         for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             # A word-level vocabulary holds the special tokens too: what a prompt spells out is an unknown word.
@@ -144,6 +148,22 @@ class PromptTokenizer:
             if i is not None:
                 content.append((i, (start, end)))
         return content
+
+
+def _encoded(tokenizer: Tokenizer, text: str, **options: bool) -> Encoding:
+    try:
+        return tokenizer.encode(text, **options)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"prompt must be a text of valid characters, not {shown(text)}") from error
+    except BaseException as error:
+        if not _is_the_librarys(error):
+            raise
+        raise BundleError(f"the tokenizer cannot read the prompt {shown(text)}: {error}") from error
+
+
+def _is_the_librarys(error: BaseException) -> bool:
+    """The library raises plain Exception, and where its Rust code panics something that is none."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def align(source: Tokens, target: Tokens) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -10,6 +10,21 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 PREFIX = "text_model."
+# Of config.json; others say how transformers is to run, which is not for a file to say.
+FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "hidden_act",
+    "layer_norm_eps",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
 PENULTIMATE = -2  # of the hidden states: what SDXL's text attention was trained on
 
 
@@ -27,7 +42,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
-        self.model = self.kind(CLIPTextConfig(**config))
+        self.model = self.kind(CLIPTextConfig(**{name: config[name] for name in FIELDS if name in config}))
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.model(ids).last_hidden_state

@@ -10,19 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from icd_engine.editing.plan import EditStep
-from icd_engine.errors import BundleError
+from icd_engine.errors import BundleError, shown
 from icd_engine.networks.attention import SpatialTransformer, Tape, TransformerBlock, word_columns
 from icd_engine.networks.blocks import Downsample, GroupNormSiLU, ResidualBlock, Upsample, sinusoid
 
 SUPPORTED = {
     "act_fn": "silu",
+    "center_input_sample": False,
     "class_embed_type": None,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
+    "downsample_padding": 1,
     "dual_cross_attention": False,
     "encoder_hid_dim": None,
     "flip_sin_to_cos": True,
     "freq_shift": 0,
+    "mid_block_scale_factor": 1,
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "num_attention_heads": None,
     "only_cross_attention": False,
@@ -164,7 +167,7 @@ class UNet(nn.Module):
         super().__init__()
         for key, value in SUPPORTED.items():
             if key in config and config[key] != value:
-                raise BundleError(f"unet/config.json: {key} = {config[key]!r} is not supported (only {value!r})")
+                raise BundleError(f"unet/config.json: {key} = {shown(config[key])} is not supported (only {value!r})")
         widths: list[int] = config["block_out_channels"]
         levels, layers, groups = len(widths), config["layers_per_block"], config["norm_num_groups"]
         heads = per_level(config["attention_head_dim"], levels)  # diffusers' historical name for the number of heads

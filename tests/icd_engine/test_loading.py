@@ -83,8 +83,11 @@ def change_weights(folder, part, change):
         lambda w, key: w.update({"further.weight": torch.zeros(1)}),
         lambda w, key: w.update({key: w[key][:1].clone()}),
         lambda w, key: w.update({key: torch.full_like(w[key], torch.nan)}),
+        lambda w, key: w.update({key: torch.ones(w[key].shape, dtype=torch.int8)}),
+        lambda w, key: w.update({key: torch.ones(w[key].shape, dtype=torch.complex64)}),
+        lambda w, key: w.update({key: torch.full(w[key].shape, torch.nan).to(torch.float8_e4m3fn)}),
     ],
-    ids=["missing", "further", "shape", "nan"],
+    ids=["missing", "further", "shape", "nan", "integers", "complex", "float8 nan"],
 )
 def test_weights_that_do_not_fit_are_named(unsealed, part, change):
     named = []
@@ -100,6 +103,27 @@ def test_weights_that_do_not_fit_are_named(unsealed, part, change):
     assert named[0] in str(caught.value)
     assert f"{part}/" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_beyond_half_precision_are_named(unsealed):
+    change_weights(unsealed, "unet", lambda w: w.update({"conv_in.bias": torch.full_like(w["conv_in.bias"], 1e5)}))
+    assert load_runner(read_bundle(unsealed), "cpu").reverse.conv_in.bias.max() == 1e5
+    with pytest.raises(BundleError, match="in float16: 'conv_in.bias' holds NaN or infinity"):
+        load_runner(read_bundle(unsealed), "cpu", "float16")
+
+
+def test_far_more_weights_than_the_file_holds_are_never_made(unsealed, monkeypatch):
+    """A text encoder of 2 ** 20 x 32768 values would take 137 GB before its file is looked at."""
+    path = unsealed / "text_encoder" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"vocab_size": 2**20, "hidden_size": 2**15}))
+    for part in ("unet", "unet_forward"):
+        file = unsealed / part / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"cross_attention_dim": 2**15}))
+    with pytest.raises(
+        BundleError, match="text_encoder/model.safetensors does not fit its config.json: .* weights for"
+    ):
+        load_runner(read_bundle(unsealed), "cpu")
 
 
 @pytest.mark.parametrize("part", ["unet", "unet_forward", "vae"])

@@ -256,7 +256,9 @@ def test_what_is_not_finite_in_float32_either_is_an_error(overflowing):
 
 @pytest.mark.parametrize("kind", ["pil", "np", "pt"])
 def test_no_output_type_hands_out_nan(small_engine, kind):
-    broken = lambda step, t, latents: torch.full_like(latents, torch.nan)  # noqa: E731
+    def broken(step, t, latents):
+        latents.fill_(torch.nan)
+
     with pytest.raises(ImageError, match="NaN"):
         small_engine.edit(picture(), SOURCE, TARGET, output_type=kind, callback_on_step_end=broken)
 
