@@ -6,6 +6,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from icd_engine.settings import EditSettings
+from icd_engine.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from icd_engine.engine import Engine
     from icd_engine.results import EditRequest, EditResult, Inversion
 
-__version__ = "0.1.0"
-__all__ = ["EditRequest", "EditResult", "EditSettings", "Engine", "Inversion", "edit"]
+__all__ = ["EditRequest", "EditResult", "EditSettings", "Engine", "Inversion", "__version__", "edit"]
 
 _LAZY = {
     "Engine": "icd_engine.engine",

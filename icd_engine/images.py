@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from icd_engine.atomic import write_whole
 from icd_engine.errors import ImageError, shown
+from icd_engine.provenance import SOURCE_TYPE, SOURCE_TYPES, Signature
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 32_000_000
@@ -31,12 +32,11 @@ _UPRIGHT = {  # EXIF orientation -> the turn that makes the picture upright
 }
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
-_SOURCE_TYPES = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
     'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"><Iptc4xmpExt:DigitalSourceType>'
-    "http://cv.iptc.org/newscodes/digitalsourcetype/{}</Iptc4xmpExt:DigitalSourceType></rdf:Description>"
+    f"{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType></rdf:Description>"
     '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 
@@ -121,17 +121,22 @@ def save_image(
     *,
     provenance: bool = True,
     source_type: str = "compositeWithTrainedAlgorithmicMedia",
+    signature: Signature | None = None,
+    parent: bytes | None = None,
 ) -> Path:
     """Write PNG, JPEG or WEBP (by suffix) in one step: `path` holds the whole picture or what it held before.
 
     Missing folders are made. With `provenance` the file says in XMP that a model made it: IPTC digital source type
-    "compositeWithTrainedAlgorithmicMedia" (an edit) or "trainedAlgorithmicMedia" (generated). Returns the path.
-    Raises ImageError.
+    "compositeWithTrainedAlgorithmicMedia" (an edit) or "trainedAlgorithmicMedia" (generated). With a `signature` it
+    says so in a C2PA manifest too, as an edit of the file `parent` where that is given. Returns the path. Raises
+    ImageError, and what `Signature.sign` does.
     """
     target = Path(path)
-    if source_type not in _SOURCE_TYPES:
-        raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(_SOURCE_TYPES)}")
+    if source_type not in SOURCE_TYPES:
+        raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(SOURCE_TYPES)}")
     data = _encoded(picture, target, _XMP.format(source_type) if provenance else None)
+    if signature is not None:
+        data = signature.sign(data, target.name, source_type, parent)
     return write_whole(target, data, ImageError)
 
 

@@ -52,6 +52,7 @@ def batch(
     weights: options.Weights = "fused",
     offload: options.Offload = False,
     vae_tiling: options.VaeTiling = None,
+    provenance: options.Provenance = True,
     quiet: options.Quiet = False,
 ) -> None:
     """Edit every row of a manifest.
@@ -80,6 +81,7 @@ def batch(
             actors=actors,
             threads=threads,
             address=address,
+            provenance=provenance,
             progress=progress,
             device=device,
             dtype=dtype,

@@ -21,6 +21,7 @@ from icd_engine.settings import Control
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
     from icd_engine.results import EditResult, Inversion
+    from icd_engine.search import Search
 
 KEPT = ".safetensors"
 
@@ -103,6 +104,9 @@ def edit(
     weights: options.Weights = "fused",
     offload: options.Offload = False,
     vae_tiling: options.VaeTiling = None,
+    provenance: options.Provenance = True,
+    c2pa_cert: options.C2paCert = None,
+    c2pa_key: options.C2paKey = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Edit a picture by text.
@@ -134,10 +138,13 @@ def edit(
         raise UsageError("--auto is for one --target")
     if sheet is not None:
         options.check_picture_path(sheet, "--sheet")
+    marks = options.marks(provenance, c2pa_cert, c2pa_key)
     out = options.check_picture_path(out or Path(f"{Path(picture or 'demo').stem}_edited.png"))
     if mask is not None:
         load_mask(mask, (8, 8))  # an unreadable mask shows before the model is loaded
     image: Image.Image | None = None if picture is None or _is_kept(picture) else load_image(picture)
+    if image is not None and "signature" in marks:
+        marks["parent"] = Path(str(picture)).read_bytes()
     memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
     engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
     if demo:
@@ -147,21 +154,24 @@ def edit(
         print_note(f"source: {source}\ntarget: {example.target}", quiet)
     if auto:
         kept = str(picture) if image is None else None
-        result = _search(engine, image, kept, source, target or [], wanted_size, settings, edits, sheet, quiet)
+        found = _search(engine, image, kept, source, target or [], wanted_size, settings, edits, quiet)
+        if sheet is not None:
+            print_path(save_image(found.contact_sheet(), sheet, **marks))
+        result = found.result
     elif image is None:
         result = _edit_kept(engine, str(picture), source, target or [], wanted_size, settings, quiet)
     else:
         result = _edit_picture(engine, image, source or "", target or [], wanted_size, settings, quiet)
     pictures = [side_by_side(_panels(image, result))] if compare or demo else result.images
     print_note(f"{result.network_calls} network calls, {result.timings['total']:.0f} ms after loading", quiet)
-    save_all(pictures, out, "compositeWithTrainedAlgorithmicMedia")
+    save_all(pictures, out, **marks)
 
 
-def save_all(pictures: Sequence[Image.Image], out: Path, source_type: str) -> None:
-    """Writes and prints `out`, or with several pictures out_1, out_2 and so on, each file in one step."""
+def save_all(pictures: Sequence[Image.Image], out: Path, **marks: Any) -> None:
+    """Writes and prints `out`, or with several pictures out_1, out_2 and so on; marks: see `save_image`."""
     for i, one in enumerate(pictures, start=1):
         path = out if len(pictures) == 1 else out.with_stem(f"{out.stem}_{i}")
-        print_path(save_image(one, path, source_type=source_type))
+        print_path(save_image(one, path, **marks))
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -229,9 +239,8 @@ def _search(
     size: tuple[int, int] | None,
     settings: dict[str, Any],
     edits: int,
-    sheet: Path | None,
     quiet: bool,
-) -> EditResult:
+) -> Search:
     with hop_bar(edits, quiet) as progress:
         if kept is not None:
             inversion = engine.load_inversion(kept)
@@ -242,9 +251,7 @@ def _search(
     values = {name: getattr(found.result.settings, name) for name in SEARCHED}
     text = ", ".join(f"{name} {v:.2f}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items())
     print_note(f"best of {len(found.candidates)} settings: {text}", quiet)
-    if sheet is not None:
-        print_path(save_image(found.contact_sheet(), sheet))
-    return found.result
+    return found
 
 
 def _check_kept(

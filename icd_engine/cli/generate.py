@@ -30,6 +30,9 @@ def generate(
     weights: options.Weights = "fused",
     offload: options.Offload = False,
     vae_tiling: options.VaeTiling = None,
+    provenance: options.Provenance = True,
+    c2pa_cert: options.C2paCert = None,
+    c2pa_key: options.C2paKey = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Generate one picture for each prompt.
@@ -43,8 +46,9 @@ def generate(
     settings = options.given(seed=seed, guidance_scale=guidance_scale, tau=options.share("--tau", tau), tau_low=tau_low)
     wanted_size = options.size(size)
     options.check_picture_path(out)
+    marks = options.marks(provenance, c2pa_cert, c2pa_key)
     memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
     engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
         pictures = engine.generate(prompts, size=wanted_size, progress=progress, **settings)
-    save_all(pictures, out, "trainedAlgorithmicMedia")
+    save_all(pictures, out, source_type="trainedAlgorithmicMedia", **marks)

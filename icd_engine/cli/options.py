@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from icd_engine.provenance import Signature
 from icd_engine.settings import EditSettings, Share
 
 MODELS_OWN = "model's own"
@@ -44,6 +45,16 @@ Size = Annotated[
         metavar="WxH", help="Work at this size and return it.", show_default="the picture's aspect, and its size"
     ),
 ]
+Provenance = Annotated[
+    bool, typer.Option("--provenance/--no-provenance", help="Say in the file's metadata that a model made the picture.")
+]
+C2paCert = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Sign that statement (C2PA): certificate chain, PEM.", show_default="not signed"),
+]
+C2paKey = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The certificate's private key, PEM.", show_default="not signed")
+]
 GuidanceScale = Annotated[
     float | None, typer.Option(metavar="W", help="0 is unguided (the paper's w minus 1).", show_default=MODELS_OWN)
 ]
@@ -73,6 +84,17 @@ def check_picture_path(out: Path, option: str = "--out") -> Path:
     if out.is_dir():
         raise usage_error(f"{str(out)!r} is a folder", option)
     return out
+
+
+def marks(provenance: bool, certificate: Path | None, key: Path | None) -> dict[str, Any]:
+    """What `save_image` is told of provenance, the signature read and tried. Raises SettingsError, RunnerError."""
+    if (certificate is None) != (key is None):
+        raise UsageError("--c2pa-cert and --c2pa-key belong together")
+    if certificate is None or key is None:
+        return {"provenance": provenance}
+    if not provenance:
+        raise UsageError("--no-provenance contradicts --c2pa-cert")
+    return {"signature": Signature.read(certificate, key)}
 
 
 def number(option: str, text: str) -> float:

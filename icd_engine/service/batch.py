@@ -49,6 +49,7 @@ def run_batch(
     actors: int | None = None,
     threads: int | None = None,
     address: str | None = None,
+    provenance: bool = True,
     progress: Callable[[int, int], Any] = lambda done, rows: None,
     device: str = "auto",
     **options: Any,
@@ -59,8 +60,8 @@ def run_batch(
     that cannot be edited is a line of the log with the error's name. batch: rows that are edited together; they are
     fixed by the manifest's order, and an unfinished batch is redone whole, so pictures do not depend on when a run was
     killed. limit: the first rows alone. actors: engines, by default one a GPU, or one a machine without; threads: CPUs
-    of each. address: of a Ray cluster. progress(done, rows) is called after every batch. options: the others of
-    `Engine.from_pretrained`.
+    of each. address: of a Ray cluster. provenance: see `images.save_image`. progress(done, rows) is called after every
+    batch. options: the others of `Engine.from_pretrained`.
 
     Raises SettingsError for the manifest and the folder, BundleError, and RunnerError where Ray is missing or workers
     keep dying.
@@ -77,6 +78,7 @@ def run_batch(
         "batch": batch,
         "seed": seed,
         "settings": dict(settings or {}),
+        "provenance": provenance,
         "options": {"device": device, **options},
     }
     with open_log(out, about, table.num_rows, batch) as log:
@@ -86,7 +88,7 @@ def run_batch(
                 pool = plan_pool(nodes, device, actors, threads)
                 options["device"] = "cuda" if pool.gpus else "cpu"
                 where = model if model == "tiny" else str(bundle.path.resolve())
-                editor = (out, where, options, max(1, int(pool.cpus)))
+                editor = (out, where, options, max(1, int(pool.cpus)), provenance)
                 _edit(log, table, lambda spans: _answers(spans, table, pool, editor), progress)
             for part in out.glob(".*.part"):  # of workers that died while writing
                 part.unlink(missing_ok=True)

@@ -86,9 +86,9 @@ def _free_memory() -> None:
 class Editor:
     """An actor: loads the engine with its first batch, edits batches and writes `<id>.png` for every row."""
 
-    def __init__(self, out: Path, model: str, options: Mapping[str, Any], threads: int):
+    def __init__(self, out: Path, model: str, options: Mapping[str, Any], threads: int, provenance: bool = True):
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, with the engine
-        self._out, self._model, self._options = out, model, options
+        self._out, self._model, self._options, self._provenance = out, model, options, provenance
         self._engine: Engine | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +128,6 @@ class Editor:
         for number, (row, picture) in enumerate(loaded, start=first):
             result = picture if isinstance(picture, Failure) else next(edited)
             if isinstance(result, Image.Image):
-                save_image(result, self._out / f"{row.id}.png")
+                save_image(result, self._out / f"{row.id}.png", provenance=self._provenance)
             outcomes.append(outcome(number, row, result if isinstance(result, Failure) else None))
         return outcomes

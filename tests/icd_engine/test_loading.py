@@ -108,7 +108,7 @@ def test_weights_that_do_not_fit_are_named(unsealed, part, change):
 def test_weights_beyond_half_precision_are_named(unsealed):
     change_weights(unsealed, "unet", lambda w: w.update({"conv_in.bias": torch.full_like(w["conv_in.bias"], 1e5)}))
     assert load_runner(read_bundle(unsealed), "cpu").reverse.conv_in.bias.max() == 1e5
-    with pytest.raises(BundleError, match="in float16: 'conv_in.bias' holds NaN or infinity"):
+    with pytest.raises(BundleError, match=r"in float16: 'conv_in\.bias' holds NaN or infinity"):
         load_runner(read_bundle(unsealed), "cpu", "float16")
 
 
@@ -120,9 +120,7 @@ def test_far_more_weights_than_the_file_holds_are_never_made(unsealed, monkeypat
     for part in ("unet", "unet_forward"):
         file = unsealed / part / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"cross_attention_dim": 2**15}))
-    with pytest.raises(
-        BundleError, match="text_encoder/model.safetensors does not fit its config.json: .* weights for"
-    ):
+    with pytest.raises(BundleError, match=r"text_encoder/model\.safetensors does not fit its config\.json: .* weights"):
         load_runner(read_bundle(unsealed), "cpu")
 
 

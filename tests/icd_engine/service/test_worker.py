@@ -110,13 +110,20 @@ def test_a_batch_becomes_pictures_and_lines(tmp_path, editor, batch, small_engin
     assert not (tmp_path / "b.png").exists()
 
 
+def test_pictures_say_that_a_model_made_them_unless_told_not_to(tmp_path, editor, batch):
+    for provenance in (True, False):
+        editor._provenance = provenance
+        editor(batch)
+        assert (b"compositeWithTrainedAlgorithmicMedia" in (tmp_path / "a.png").read_bytes()) is provenance
+
+
 def test_a_batch_that_was_begun_too_often_is_given_up(tmp_path, editor, batch):
     answers = [json.loads(editor(batch)["outcomes"]) for _ in range(MOST_ATTEMPTS + 1)]
     assert [len(outcomes) for outcomes in answers] == [2] * MOST_ATTEMPTS + [0]
 
 
 def test_what_would_meet_every_batch_stops_the_run(tmp_path, editor, batch, monkeypatch):
-    def full(picture, path):
+    def full(picture, path, **marks):
         raise ImageError(f"cannot write {str(path)!r}: No space left on device")
 
     monkeypatch.setattr(worker, "save_image", full)
