@@ -34,7 +34,7 @@ COMMAND = f"{REPORT}=docs/robustness.md pytest tests/robustness --hypothesis-pro
 
 common = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 settings.register_profile("quick", max_examples=40, derandomize=True, **common)
-settings.register_profile("deep", max_examples=1500, **common)
+settings.register_profile("deep", max_examples=2500, **common)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from icd_engine.errors import IcdError
 from icd_engine.results import EditRequest
 
 pytestmark = pytest.mark.usefixtures("unharmed")
 SOURCE = "a small red circle on a plain blue background"
 TARGET = "a small green circle on a plain blue background"
 
-few = settings(max_examples=max(8, settings.default.max_examples // 5))
+few = settings(max_examples=max(8, settings.default.max_examples // 3))
 some = settings(max_examples=max(8, settings.default.max_examples // 2))
 WORDS = st.sampled_from(["circle", "green", "red", "blue", "star", "Circle,", "plain blue", "", "🐶", "<|endoftext|>"])
 PROMPTS = st.one_of(
@@ -25,9 +24,9 @@ PROMPTS = st.one_of(
         [SOURCE, TARGET, "", " ", "🐶 🐱", "שלום עולם", "<|endoftext|>", "circle", "red " * 90, "x" * 10_000]
     ),
     st.text(st.characters(codec=None), max_size=30),
-    st.none(),
-    st.integers(),
+    st.lists(st.sampled_from(["a", "red", "circle", "🐶", "\u202e", "<|endoftext|>", "?!"]), max_size=20).map(" ".join),
 )
+ANYTHING = st.one_of(PROMPTS, PROMPTS, st.none(), st.integers(), st.binary(max_size=3), st.lists(PROMPTS, max_size=3))
 SHARES = st.one_of(st.floats(0, 1), st.tuples(st.floats(0, 1), st.floats(0, 1)), st.floats(), st.text(max_size=3))
 VALUES = {
     "guidance_scale": st.one_of(st.floats(0, 100), st.floats(), st.text(max_size=3)),
@@ -48,7 +47,7 @@ VALUES = {
     ),
     "output_type": st.sampled_from(["pil", "np", "pt", "latent", "jpg", None, 0]),
     "settings": st.sampled_from([None, None, None, "best", 5]),
-    "callback_on_step_end": st.sampled_from([None, None, len, 5]),
+    "callback_on_step_end": st.sampled_from([None, None, 5, "print"]),
     "tua": st.floats(),
 }
 PICTURES = st.one_of(
@@ -64,6 +63,14 @@ def options(draw: st.DrawFn, names: tuple[str, ...] = tuple(VALUES)) -> dict[str
     return {name: draw(VALUES[name]) for name in chosen}
 
 
+GOOD = Image.new("RGB", (20, 30), "red")
+REQUESTS = st.one_of(
+    st.builds(EditRequest, st.just(GOOD), st.just(SOURCE), PROMPTS, options(("blend", "guidance_scale", "tau"))),
+    st.builds(EditRequest, PICTURES, ANYTHING, ANYTHING, options()),
+    st.none(),
+)
+
+
 def check_result(result: Any) -> None:
     if result is not None:
         for values in (result.latents, result.source_latents, result.images):
@@ -72,7 +79,7 @@ def check_result(result: Any) -> None:
 
 
 @few
-@given(PICTURES, PROMPTS, st.one_of(PROMPTS, st.lists(PROMPTS, max_size=3)), options())
+@given(PICTURES, ANYTHING, ANYTHING, options())
 def test_edits(tried, engine, image, source, target, chosen):
     check_result(tried("whole edits, anything odd", lambda: engine.edit(image, source, target, **chosen)))
 
@@ -92,7 +99,7 @@ def test_prompts_of_good_edits(tried, engine, picture, targets, source):
 
 
 @few
-@given(st.lists(st.builds(EditRequest, PICTURES, PROMPTS, PROMPTS, options()) | st.none() | st.integers(), max_size=3))
+@given(st.lists(REQUESTS, max_size=3))
 def test_many(tried, engine, requests):
     results = tried("lists of requests", lambda: engine.edit_many(requests, size=(16, 16)))
     for result in results or []:
@@ -100,7 +107,7 @@ def test_many(tried, engine, requests):
 
 
 @few
-@given(st.one_of(PROMPTS, st.lists(PROMPTS, max_size=2)), options(("guidance_scale", "tau", "tau_low", "seed", "size")))
+@given(ANYTHING, options(("guidance_scale", "tau", "tau_low", "seed", "size")))
 def test_generation(tried, engine, prompts, chosen):
     tried("generation", lambda: engine.generate(prompts, **{"size": (16, 16), **chosen}))
 
@@ -129,7 +136,7 @@ def test_damaged_inversions(tried, engine, saved, tmp_path_factory, data):
 def test_callbacks(tried, engine, picture, data):
     """What a callback does to the latents, in place or by returning others, at some step."""
     at = data.draw(st.integers(0, 3))
-    spoil = data.draw(st.sampled_from(["nan", "inf", "huge", "int", "half", "cut", "list", "raise", "none"]))
+    spoil = data.draw(st.sampled_from(["nan", "inf", "huge", "int", "half", "cut", "list", "none"]))
     changes: dict[str, Any] = {
         "nan": lambda x: x.fill_(float("nan")) if data.draw(st.booleans()) else x * float("nan"),
         "inf": lambda x: x / 0,
@@ -142,16 +149,7 @@ def test_callbacks(tried, engine, picture, data):
     }
 
     def callback(step: int, t: int, latents: Any) -> Any:
-        if step != at:
-            return None
-        if spoil == "raise":
-            raise ZeroDivisionError
-        return changes[spoil](latents)
+        return changes[spoil](latents) if step == at else None
 
-    def edit() -> Any:
-        try:
-            return engine.edit(picture, SOURCE, TARGET, size=(16, 16), callback_on_step_end=callback)
-        except ZeroDivisionError:
-            raise IcdError("the callback's own error passed through") from None
-
+    edit = lambda: engine.edit(picture, SOURCE, TARGET, size=(16, 16), callback_on_step_end=callback)  # noqa: E731
     check_result(tried("callbacks", edit))

@@ -109,7 +109,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
         return tensor.to(torch.complex64)
     if change == "meta":
         return tensor.to("meta")
-    if change == "sparse":
+    if change == "sparse" and tensor.is_floating_point():
         return tensor.to_sparse()
     if change == "strided":
         return tensor.expand(2, *tensor.shape)[0]

@@ -130,8 +130,8 @@ def test_anything_in_place_of_a_prompt(tried, tokenizer, value):
 OPTIONS = ("device", "dtype", "runner", "weights", "offload", "vae_tiling", "model")
 
 
-@given(st.sampled_from(OPTIONS), ANYTHING.filter(lambda value: value != "auto" and value is not False))
+@given(st.sampled_from(OPTIONS), ANYTHING)
 def test_options_of_loading(tried, name, value):
-    if name == "vae_tiling" and (value is None or isinstance(value, bool)):
-        return
-    tried("options of from_pretrained", lambda: Engine.from_pretrained(**{name: value}))
+    # The model whose files are missing ends what would be right.
+    given = {"model": "nowhere", name: value}
+    tried("options of from_pretrained", lambda: Engine.from_pretrained(**given))
