@@ -153,12 +153,12 @@ def _check_divisions(file: str, config: Mapping[str, Any]) -> None:
 
 def _check_agreement(configs: Mapping[str, Mapping[str, Any]], files: Mapping[str, str]) -> None:
     """What one part gives another must be as wide as that takes."""
-    texts = [config.get("hidden_size") for part, config in configs.items() if _kind(part) == "text_encoder"]
+    texts = [config for part, config in configs.items() if _kind(part) == "text_encoder"]
     latent = configs["vae"].get("latent_channels")
     for part in ("unet", "unet_forward"):
         wanted = {"in_channels": latent, "out_channels": latent}
-        if None not in texts:
-            wanted["cross_attention_dim"] = sum(texts)
+        if all("hidden_size" in config for config in texts):
+            wanted["cross_attention_dim"] = sum(config["hidden_size"] for config in texts)
         for name, value in wanted.items():
             if value is not None and configs[part].get(name, value) != value:
                 raise BundleError(f"{files[part]}: {name} is {configs[part][name]}, but other parts make it {value}")

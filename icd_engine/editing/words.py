@@ -77,10 +77,11 @@ class PromptTokenizer:
         frame = _encoded(tokenizer, "").ids
         if len(frame) != 2:
             raise BundleError(f"tokenizer must add a begin and an end token, but adds {len(frame)} tokens")
-        known = pad_token is None or (isinstance(pad_token, str) and tokenizer.token_to_id(pad_token) is not None)
-        if not known:
+        pad = frame[1]
+        if pad_token is not None:
+            pad = tokenizer.token_to_id(pad_token) if isinstance(pad_token, str) else None
+        if pad is None:
             raise BundleError(f"tokenizer does not know its padding token {shown(pad_token)}")
-        pad = frame[1] if pad_token is None else tokenizer.token_to_id(pad_token)
         if max_length < 3:
             raise BundleError(f"tokenizer length must be at least 3, not {max_length}")
         self.max_length = max_length
