@@ -198,8 +198,8 @@ class Engine:
         if chosen.paste_back and inversion.picture is None:
             raise SettingsError("paste_back needs the picture, which saved inversions do not carry: edit the picture")
         plans = self._plans(self._tokens(inversion.source), target, chosen)
-        watch, report = Stopwatch(self.runner.device), _reporting(callback_on_step_end, progress)
-        return self._decode([inversion], [plans], [chosen], watch, report, output_type, 0)[0]
+        watch = Stopwatch(self.runner.device)
+        return self._decode([inversion], [plans], [chosen], watch, callback_on_step_end, progress, output_type, 0)[0]
 
     def load_inversion(self, path: str | Path) -> Inversion:
         """Reads an inversion that `Inversion.save` wrote with this model. Raises BundleError."""
@@ -281,8 +281,8 @@ class Engine:
         watch, settings = Stopwatch(self.runner.device), [one.settings for one in own]
         pictures, sources, seeds = zip(*((one.picture, one.source, one.settings.seed or 0) for one in own), strict=True)
         inversions = self._invert(pictures, sources, seeds, own[0].size, watch, _reporting(None, progress))
-        plans, report = [one.plans for one in own], _reporting(callback, progress)
-        return self._decode(inversions, plans, settings, watch, report, output_type, len(self._encode_hops))
+        plans, calls = [one.plans for one in own], len(self._encode_hops)
+        return self._decode(inversions, plans, settings, watch, callback, progress, output_type, calls)
 
     def _checked(self, request: EditRequest, size: tuple[int, int] | None) -> _Checked:
         given = request.checked_settings()
@@ -344,13 +344,14 @@ class Engine:
         settings: Sequence[EditSettings],
         watch: Stopwatch,
         callback: StepCallback | None,
+        progress: Progress | None,
         output_type: str,
         calls_before: int,
     ) -> list[EditResult]:
         """Rows: all sources, then the targets of the first, of the second and so on.
 
         The source branch of a single picture is kept, and its next edit runs target rows alone. A callback may change
-        source rows, so with one nothing is kept or taken.
+        source rows, so with one nothing is kept or taken; `progress` sees no latents.
         """
         runner, count = self.runner, len(inversions)
         owner = [i for i, own in enumerate(plans) for _ in own]
@@ -376,7 +377,7 @@ class Engine:
                 keep=alone and branch is None,
                 hop_prompts=hop_prompts,
             )
-            decoded = runner.decode(inputs, self._decode_hops, callback)
+            decoded = runner.decode(inputs, self._decode_hops, _reporting(callback, progress))
         if decoded.source is not None:
             self._branches.put(inversions[0], decoded.source)
         kept = branch.latents[-1] if branch else decoded.latents[:count]
