@@ -1,0 +1,1 @@
+"""The engine as a service: pictures of many people, edited by replicas of one model."""
