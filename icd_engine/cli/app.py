@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from icd_engine import __version__
+from icd_engine.cli.batch import batch
 from icd_engine.cli.bench import bench
 from icd_engine.cli.convert import convert
 from icd_engine.cli.doctor import doctor
@@ -26,7 +27,11 @@ BAD_INPUT, USAGE, INTERRUPTED = 1, 2, 130
 
 # Plain help: boxes would cut option names short in narrow terminals.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+<<<<<<< HEAD
 for command in (edit, generate, invert, convert, doctor, bench, serve):
+=======
+for command in (edit, generate, invert, batch, convert, doctor, bench):
+>>>>>>> main
     app.command()(command)
 app.command("eval")(evaluate)
 app.command(context_settings=SETTINGS)(export)
