@@ -27,11 +27,7 @@ BAD_INPUT, USAGE, INTERRUPTED = 1, 2, 130
 
 # Plain help: boxes would cut option names short in narrow terminals.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-<<<<<<< HEAD
-for command in (edit, generate, invert, convert, doctor, bench, serve):
-=======
-for command in (edit, generate, invert, batch, convert, doctor, bench):
->>>>>>> main
+for command in (edit, generate, invert, batch, serve, convert, doctor, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command(context_settings=SETTINGS)(export)

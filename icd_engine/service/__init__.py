@@ -1,5 +1,1 @@
-<<<<<<< HEAD
-"""The engine as a service: pictures of many people, edited by replicas of one model."""
-=======
-"""The engine for many: manifests of pictures edited by workers on one machine or a cluster."""
->>>>>>> main
+"""People and programs come in here: the page, the service, many pictures at once."""
