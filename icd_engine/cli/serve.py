@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import signal
-import threading
 from typing import Annotated
 
 import typer
 
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.cli import options
+from icd_engine.cli.listening import is_loopback, stop_signal
 from icd_engine.cli.terminal import print_error, print_note
 from icd_engine.service.limits import Limits
 from icd_engine.service.running import start, stop, wait_until_warm, watch
@@ -83,7 +81,7 @@ def serve(
     engine = {"device": device, "dtype": dtype, "runner": runner}
     engine |= {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
     start(host, port, token, model, engine, limits)
-    stopped = _stop_signal()
+    stopped = stop_signal()
     watch(host, port, _give_up)
     try:
         print_note(f"serving {model} on http://{host}:{port}, loading", quiet)
@@ -104,25 +102,5 @@ def _give_up() -> None:
 def _check_address(host: str, token: str | None) -> None:
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
         raise options.usage_error("must be printable ASCII, without spaces around it", "--token")
-    if token is None and not _is_loopback(host):
+    if token is None and not is_loopback(host):
         raise options.usage_error(f"{host} can be reached from elsewhere: give --token or {TOKEN}", "--host")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _stop_signal() -> threading.Event:
-    """Set by SIGTERM and Ctrl-C; a second one ends the program at once."""
-    stopped = threading.Event()
-
-    def stop_soon(number: int, _frame: object) -> None:
-        stopped.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop_soon)
-    return stopped
