@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks import record
 from benchmarks.evaluation import page, suites
 from benchmarks.evaluation.diffusion import Diffusion
 from benchmarks.evaluation.methods import METHODS
-from benchmarks.evaluation.run import Method, icd, icd_auto, other, round_trip, run, summary
+from benchmarks.evaluation.run import Method, icd, icd_auto, inversions, other, run, summary
 from benchmarks.evaluation.suites import Item
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, SettingsError
@@ -100,16 +99,6 @@ def _methods(engine: Engine, options: argparse.Namespace) -> dict[str, Method]:
         model, w = Diffusion.load(engine, options.teacher), float(engine.default_settings.guidance_scale or 0.0)
         methods |= {name: other(model, name, w) for name in others}
     return methods
-
-
-def inversions(engine: Engine, items: Sequence[Item]) -> dict[str, float]:
-    """PSNR of pictures encoded and decoded with their own prompt, without control: unguided and guided."""
-    w, tau = engine.default_settings.guidance_scale, engine.default_settings.tau
-    guidance = {"unguided": (0.0, 1.0), "guided_dynamic": (w, tau), "guided_constant": (w, 1.0)}
-    return {
-        f"inversion_psnr_{name}": round(float(np.mean([round_trip(engine, item, *chosen) for item in items])), 3)
-        for name, chosen in guidance.items()
-    }
 
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:

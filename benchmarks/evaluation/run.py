@@ -90,6 +90,16 @@ def round_trip(engine: Engine, item: Item, w: Any, tau: Any) -> float:
     )
 
 
+def inversions(engine: Engine, items: Sequence[Item]) -> dict[str, float]:
+    """PSNR of pictures encoded and decoded with their own prompt, without control: unguided and guided."""
+    w, tau = engine.default_settings.guidance_scale, engine.default_settings.tau
+    guidance = {"unguided": (0.0, 1.0), "guided_dynamic": (w, tau), "guided_constant": (w, 1.0)}
+    return {
+        f"inversion_psnr_{name}": round(float(np.mean([round_trip(engine, item, *chosen) for item in items])), 3)
+        for name, chosen in guidance.items()
+    }
+
+
 def run(
     items: Sequence[Item],
     methods: dict[str, Method],

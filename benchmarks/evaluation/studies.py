@@ -1,8 +1,9 @@
-"""The paper's studies that need no other training: `python -m benchmarks.evaluation.studies STUDY`, JSON on stdout.
+"""The paper's studies: `python -m benchmarks.evaluation.studies STUDY`, JSON on stdout.
 
 guidance   how well pictures come back over the turn-on threshold tau and w (paper, figure on dynamic guidance; table 5)
 encoding   what guidance while encoding does to the noise and to the way back (table 1)
 tradeoff   edit success and what is kept, over ramps (tau1, tau2) and intervals (tau_low, tau)
+ablation   bundles trained with other chains and preservation losses (--models A B ...) beside each other (table 2)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 
 from benchmarks import record
 from benchmarks.evaluation.metrics import psnr
-from benchmarks.evaluation.run import icd, means, measure, round_trip
+from benchmarks.evaluation.run import icd, inversions, means, measure, round_trip
 from benchmarks.evaluation.suites import Item, judged, tiny
 from icd_engine.engine import Engine
 from icd_engine.runners.contract import DecodeInputs
@@ -91,6 +93,18 @@ def tradeoff(engine: Engine, items: Sequence[Item]) -> Rows:
     return rows
 
 
+def ablation(engine: Engine, items: Sequence[Item]) -> Rows:
+    """The way there and back under no, dynamic and constant guidance, what noise is between, and edits by default."""
+    success, edit = judged(), icd(engine)
+    found = means([{"method": "", "item": "", "kind": ""} | measure(item, edit(item), success) for item in items])
+    return [
+        {"network_calls": found["network_calls"]}
+        | inversions(engine, items)
+        | {"noise_std": _mean(float(_encoded(engine, item, 0.0).std()) for item in items)}
+        | {name: found[name] for name in ("edit_success", "edit_psnr_to_truth", "background_psnr")}
+    ]
+
+
 def _mean(values: Any) -> float:
     return round(float(np.mean(list(values))), 4)
 
@@ -99,6 +113,7 @@ STUDIES: dict[str, Callable[[Engine, Sequence[Item]], Rows]] = {
     "guidance": guidance,
     "encoding": encoding,
     "tradeoff": tradeoff,
+    "ablation": ablation,
 }
 
 
@@ -107,16 +122,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", choices=[*STUDIES, "all"])
     parser.add_argument("--count", type=int, default=24, help="scenes of the world")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--models", nargs="+", default=["tiny"], metavar="MODEL", help="each is studied in turn")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    engine, items = Engine.from_pretrained(options.model, runner="eager"), tiny(options.count, options.seed)
+    items = tiny(options.count, options.seed)
     names = list(STUDIES) if options.study == "all" else [options.study]
-    found: dict[str, Any] = {name: STUDIES[name](engine, items) for name in names}
-    where = record.environment(engine.runner.device)
-    print(json.dumps({"count": options.count, "seed": options.seed, "where": where} | found, indent=1))
+    found: dict[str, Rows] = {name: [] for name in names}
+    for model in options.models:
+        engine = Engine.from_pretrained(model, runner="eager")
+        for name in names:
+            found[name] += [{"model": Path(model).name} | row for row in STUDIES[name](engine, items)]
+    about = {"count": options.count, "seed": options.seed, "where": record.environment(torch.device("cpu"))}
+    print(json.dumps(about | found, indent=1))
     return 0
 
 
