@@ -83,6 +83,14 @@ def _published(options: argparse.Namespace) -> Results:
     return published.run(**{name: getattr(options, name) for name in names})
 
 
+def _distil(options: argparse.Namespace) -> Results:
+    from benchmarks import distil
+
+    options.architecture = options.architecture or "sd15"
+    names = ("architecture", "size", "repeats", "only")
+    return distil.run(**{name: getattr(options, name) for name in names})
+
+
 def _networks(options: argparse.Namespace) -> Results:
     from benchmarks import networks
 
@@ -103,6 +111,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "onnx": _onnx,
     "export": _export,
     "published": _published,
+    "distil": _distil,
     "ops": _ops,
     "unet": _networks,
     "vae": _networks,
@@ -139,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=_count, default=10)
     parser.add_argument("--warmup", type=int, help="unmeasured calls before (default: 2 on the CPU, 5 on CUDA)")
     parser.add_argument("--batches", type=_counts, default=(1, 2, 4, 8, 16), help="of throughput: 1,2,4,8,16")
-    parser.add_argument("--only", help="of ops: one operation")
+    parser.add_argument("--only", help="of ops: one operation; of distil: one stage")
     parser.add_argument("--quick", action="store_true", help="of ops: small shapes, to see that it runs")
     parser.add_argument("--no-compile", action="store_true", help="of ops: leave torch.compile out")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -84,11 +84,11 @@ command -v nvidia-smi > /dev/null && nvidia-smi 2>&1 | head -n 15 | tee -a "$log
 if [ "${QUICK:-0}" != 0 ]; then
     sd15=(--architecture small --repeats 1 --warmup 1) sdxl=(--architecture small-xl --repeats 1 --warmup 1)
     tiny=(--repeats 1 --warmup 1) ops=(--quick --no-compile --repeats 2) few=(--repeats 1 --warmup 1)
-    alone=(--runner eager) batches=(--batches "1,2")
+    alone=(--runner eager) batches=(--batches "1,2") train=(--architecture small --repeats 1)
 else
     sd15=(--architecture sd15 --size 512 --repeats 30) sdxl=(--architecture sdxl --size 1024 --repeats 20)
     tiny=(--repeats 50) ops=(--repeats 30) few=(--repeats 5 --warmup 2)
-    alone=() batches=(--batches "1,2,4,8,16")
+    alone=() batches=(--batches "1,2,4,8,16") train=(--architecture sd15 --repeats 5)
 fi
 
 tests "tests: operations" 140 tests/csrc_triton
@@ -111,9 +111,14 @@ if has diffusers; then
 else
     summary+=("$(printf '%-28s left out: no diffusers' "baselines")")
 fi
+if has diffusers && has peft && has accelerate; then
+    bench "distil, sd15" 240 distil "${train[@]}" --only icd
+else
+    summary+=("$(printf '%-28s left out: no diffusers, peft or accelerate' "distil, sd15")")
+fi
 
 say "" "=== results"
-results=$(grep -E '^(edit|throughput|ops|unet|vae): |benchmarks: error|(passed|failed|skipped|error).* in [0-9.]+s' "$log")
+results=$(grep -E '^(edit|throughput|ops|unet|vae|distil): |benchmarks: error|(passed|failed|skipped|error).* in [0-9.]+s' "$log")
 say "$results"
 say "" "=== summary after $SECONDS s; records and log in $folder"
 for line in "${summary[@]}"; do say "$line"; done

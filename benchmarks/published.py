@@ -73,14 +73,14 @@ def run(
     about |= {"threads": torch.get_num_threads(), "device_type": choose_device(device).type}
     folder = cache_folder() / f"published-{architecture}-{os.getpid()}"
     try:
-        _apart(write_published, architecture, folder)
-        converted = _apart(_convert, folder, precision)
+        apart(write_published, architecture, folder)
+        converted = apart(_convert, folder, precision)
         disk = {part: _mib(folder / part) for part in ("base", TEACHER, *LORAS.values(), "bundle")}
         yield about | {"mode": "convert"} | converted | {"disk_mib": disk}
         for mode, options in MODES.items():
             if "offload" in options and choose_device(device).type == "cpu":
                 continue  # it would change nothing
-            yield about | {"mode": mode} | _apart(_edit, folder / "bundle", side, device, dtype, runner, options)
+            yield about | {"mode": mode} | apart(_edit, folder / "bundle", side, device, dtype, runner, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -98,11 +98,11 @@ def write_published(architecture: str, folder: Path) -> dict[str, Any]:
     torch.save({key: value.float() for key, value in random_weights(teacher, seed=4).items()}, folder / TEACHER)
     shapes = {key: tuple(value.shape) for key, value in teacher.state_dict().items()}
     for seed, name in enumerate(LORAS.values()):
-        write_file(folder, name, dict(_lora(shapes, seed)))
+        write_file(folder, name, dict(lora_updates(shapes, seed)))
     return {}
 
 
-def _lora(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[tuple[str, Tensor]]:
+def lora_updates(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[tuple[str, Tensor]]:
     """Random updates, a thousandth of the weights, in the authors' key style."""
     generator = torch.Generator().manual_seed(seed)
     for key, shape in shapes.items():
@@ -137,7 +137,7 @@ def _edit(bundle: Path, side: int, device: str, dtype: str, runner: str, options
     return {"load_s": load_s, "runner": engine.runner.name, "calls": result.network_calls, "stages_ms": stages, **peak}
 
 
-def _apart(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+def apart(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """What a step returns, its seconds, and the most memory its own process held."""
     with Pool(1, context=get_context("spawn")) as pool:
         result = pool.apply(_measured, (step, arguments, torch.get_num_threads()))

@@ -23,6 +23,7 @@ KEYS = (
     "op",
     "shape",
     "mode",
+    "stage",
 )  # what tells results apart
 Record = dict[str, Any]
 
@@ -156,6 +157,17 @@ def _published_row(result: Record) -> dict[str, str]:
     }
 
 
+def _distil_row(result: Record) -> dict[str, str]:
+    counted = result.get("counted_tflop_per_sample")
+    return {
+        "training stage": f"{result['model']}, {_size(result)}, {result['stage']}",
+        "a step of one sample, s": f"{result['step_s']:.1f}" if "step_s" in result else "",
+        "TFLOP (counted)": "" if counted is None else f"{counted:.1f}",
+        "whole stage, s": f"{result['s']:.0f}",
+        "peak memory, MiB": f"{result.get('device_peak_memory_mib', result['peak_memory_mib']):.0f}",
+    }
+
+
 def _piece_row(result: Record) -> dict[str, str]:
     return {
         "network": f"{result['model']}, {result['piece']}, {result['runner']}, {result['dtype']}",
@@ -182,6 +194,7 @@ TABLES = {
     "onnx": _onnx_row,
     "export": _export_row,
     "published": _published_row,
+    "distil": _distil_row,
     "unet": _piece_row,
     "vae": _piece_row,
     "ops": _op_row,

@@ -11,6 +11,7 @@ from torch import Tensor
 from icd_engine.sampling.schedule import NoiseSchedule
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t [B, ...], t [B] int64) -> eps
+Distance = Callable[[Tensor, Tensor], Tensor]  # of a prediction from its target, a mean
 
 GRID_STEP = 20
 GRID = tuple(range(19, 1000, GRID_STEP))  # the 50 DDIM steps 19, 39, ..., 999
@@ -56,6 +57,14 @@ def pseudo_huber(prediction: Tensor, target: Tensor, c: float = 0.001) -> Tensor
     return ((prediction - target).square() + c * c).sqrt().sub(c).mean()
 
 
+def squared(prediction: Tensor, target: Tensor) -> Tensor:
+    """d^2, mean over everything."""
+    return (prediction - target).square().mean()
+
+
+DISTANCES: dict[str, Distance] = {"huber": pseudo_huber, "l2": squared}
+
+
 def guided(conditional: Tensor, unconditional: Tensor, w: Tensor) -> Tensor:
     """Classifier-free guidance in code notation: eps_c + w (eps_c - eps_u), w [B]."""
     return conditional + _column(w, conditional) * (conditional - unconditional)
@@ -73,23 +82,31 @@ def encode_boundary(t_next: Tensor, boundaries: Sequence[int]) -> Tensor:
     return table[torch.searchsorted(table, t_next, right=False)]
 
 
-def reverse_steps(rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """t on the grid and t' = t - 20, one step nearer to the picture (from 19 to 0)."""
-    index = torch.from_numpy(rng.integers(0, len(GRID), count))
+def reverse_steps(rng: np.random.Generator, count: int, start: int = GRID[-1]) -> tuple[Tensor, Tensor]:
+    """t on the grid up to `start` and t' = t - 20, one step nearer to the picture (from 19 to 0)."""
+    index = torch.from_numpy(rng.integers(0, GRID.index(start) + 1, count))
     grid = torch.tensor([0, *GRID])
     return grid[index + 1], grid[index]
 
 
-def forward_steps(rng: np.random.Generator, count: int, start: int = 19) -> tuple[Tensor, Tensor]:
-    """t on the grid from `start` and t' = t + 20, one step nearer to the noise."""
-    first = GRID.index(start)
-    index = torch.from_numpy(rng.integers(first, len(GRID) - 1, count))
+def forward_steps(
+    rng: np.random.Generator, count: int, start: int = GRID[0], end: int = GRID[-1]
+) -> tuple[Tensor, Tensor]:
+    """t on the grid from `start` and t' = t + 20, one step nearer to the noise and no further than `end`."""
+    index = torch.from_numpy(rng.integers(GRID.index(start), GRID.index(end), count))
     grid = torch.tensor(GRID)
     return grid[index], grid[index + 1]
 
 
 def consistency_loss(
-    student: Predict, teacher: Predict, tables: Boundaries, x_t: Tensor, t: Tensor, t_next: Tensor, s: Tensor
+    student: Predict,
+    teacher: Predict,
+    tables: Boundaries,
+    x_t: Tensor,
+    t: Tensor,
+    t_next: Tensor,
+    s: Tensor,
+    distance: Distance = pseudo_huber,
 ) -> Tensor:
     """Multi-boundary consistency distillation, downward and upward alike.
 
@@ -100,11 +117,19 @@ def consistency_loss(
         x_next = tables.hop(x_t, teacher(x_t, t), t, t_next)
         jumped = tables.hop(x_next, student(x_next, t_next), t_next, s)
         target = torch.where(_column(t_next == s, x_t), x_next, jumped)
-    return pseudo_huber(tables.hop(x_t, student(x_t, t), t, s), target)
+    return distance(tables.hop(x_t, student(x_t, t), t, s), target)
 
 
 def preservation_loss(
-    trained: Predict, other: Predict, tables: Boundaries, x: Tensor, t: Tensor, s: Tensor, end: Tensor, target: Tensor
+    trained: Predict,
+    other: Predict,
+    tables: Boundaries,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    end: Tensor,
+    target: Tensor,
+    distance: Distance = pseudo_huber,
 ) -> Tensor:
     """Invertibility of one segment: the other network's hop x_t -> s (no gradient), then the trained one's s -> end.
 
@@ -113,4 +138,4 @@ def preservation_loss(
     """
     with torch.no_grad():
         x_s = tables.hop(x, other(x, t), t, s)
-    return pseudo_huber(tables.hop(x_s, trained(x_s, s), s, end), target)
+    return distance(tables.hop(x_s, trained(x_s, s), s, end), target)

@@ -1,6 +1,7 @@
-"""Trains the embedded model from nothing: `python -m training.tiny [STAGE ...] --folder runs/tiny --workers 2`.
+"""The embedded model from nothing, up to what distillation starts from: `python -m training.tiny --folder runs/tiny`.
 
-Stages, each resumable and gated on the one before: vae, judge, latents, teacher, guided, icd, bundle.
+Stages, each resumable and gated on the one before: vae, judge, latents, teacher, base (a diffusers folder). Then
+`python -m training guidance` and `icd` with the configuration `tiny`, and here `bundle`, which seals the package's own.
 """
 
 from __future__ import annotations
@@ -10,36 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from icd_engine.networks.unet import UNet
+from icd_engine.bundles.bundle import read_bundle
 from icd_engine.networks.vae import VAE
-from training import tiny_bundle, tiny_distil, tiny_judge, tiny_teacher, tiny_vae
-from training.loop import Model, Recipe, device, launch, rank
-
-
-def averaged(folder: Path, name: str, model: Model) -> Model:
-    """The moving average of a finished stage, loaded into `model`."""
-    state = torch.load(folder / f"{name}.pt", weights_only=True, map_location="cpu")["averaged"]
-    weights = {key.removeprefix("module."): value for key, value in state.items() if key.startswith("module.")}
-    model.load_state_dict(weights)
-    return model.to(device()).eval()
+from training import stages, tiny_bundle, tiny_judge, tiny_teacher, tiny_vae
+from training.latents import Latents
+from training.loop import Recipe, channels_last, processes, rank, trained
 
 
 def vae_of(folder: Path) -> VAE:
-    return averaged(folder, "vae", VAE(tiny_vae.CONFIG))
+    return channels_last(trained(folder / "vae.safetensors", VAE(tiny_vae.CONFIG)))
 
 
 def teacher_of(folder: Path) -> tiny_teacher.Teacher:
-    return averaged(folder, "teacher", tiny_teacher.Teacher())
-
-
-def guided_of(folder: Path) -> UNet:
-    return averaged(folder, "guided", UNet(tiny_distil.CONFIG))
-
-
-def pair_of(folder: Path) -> tiny_distil.Pair:
-    return averaged(folder, "icd", tiny_distil.Pair(UNet(tiny_distil.CONFIG)))
+    return trained(folder / "teacher.safetensors", tiny_teacher.Teacher())
 
 
 def _vae(folder: Path, samples: int | None) -> None:
@@ -49,37 +33,33 @@ def _vae(folder: Path, samples: int | None) -> None:
 def _judge(folder: Path, samples: int | None) -> None:
     judge = tiny_judge.train(folder, _sized(tiny_judge.RECIPE, samples))
     if rank() == 0:
-        tiny_judge.save(judge)
+        tiny_judge.save(judge, folder / tiny_judge.WEIGHTS.name)
 
 
 def _latents(folder: Path, samples: int | None) -> None:
-    tiny_teacher.make_pool(folder, vae_of(folder), samples or tiny_teacher.POOL)
+    tiny_teacher.make_latents(folder / stages.LATENTS, vae_of(folder), samples or tiny_teacher.SCENES)
 
 
 def _teacher(folder: Path, samples: int | None) -> None:
-    tiny_teacher.train(folder, _sized(tiny_teacher.RECIPE, samples))
+    tiny_teacher.train(folder, folder / stages.LATENTS, _sized(tiny_teacher.RECIPE, samples))
 
 
-def _guided(folder: Path, samples: int | None) -> None:
-    tiny_distil.train_guidance(folder, teacher_of(folder), _sized(tiny_distil.GUIDANCE_RECIPE, samples))
+def _base(folder: Path, _: int | None) -> None:
+    if rank() == 0:
+        scale = tiny_teacher.latent_scale(Latents(folder / stages.LATENTS))
+        tiny_bundle.write_base(folder / "base", vae_of(folder), scale, teacher_of(folder))
 
 
-def _icd(folder: Path, samples: int | None) -> None:
-    recipe = _sized(tiny_distil.ICD_RECIPE, samples)
-    tiny_distil.train_icd(folder, teacher_of(folder), guided_of(folder), recipe)
+def _bundle(folder: Path, _: int | None) -> None:
+    if rank():
+        return
+    tiny_bundle.write_tiny(tiny_bundle.BUNDLE, read_bundle(folder / stages.BUNDLE))
+    tiny_bundle.write_teacher(tiny_bundle.TEACHERS, teacher_of(folder).unet)
+    tiny_judge.save(tiny_judge.load(folder / tiny_judge.WEIGHTS.name))
 
 
 def _sized(recipe: Recipe, samples: int | None) -> Recipe:
     return recipe if samples is None else replace(recipe, samples=samples)
-
-
-def _bundle(folder: Path, _: int | None) -> None:
-    teacher, card = teacher_of(folder), tiny_bundle.BUNDLE / "README.md"
-    text = card.read_text(encoding="utf-8") if card.exists() else "Model card: to be written from measured figures.\n"
-    scale = tiny_teacher.Pool(folder).scale
-    licence = (tiny_bundle.ROOT / "LICENSE").read_text(encoding="utf-8")
-    tiny_bundle.write_tiny(tiny_bundle.BUNDLE, vae_of(folder), scale, teacher, pair_of(folder), text, licence)
-    tiny_bundle.write_teacher(tiny_bundle.TEACHERS, teacher.unet)
 
 
 STAGES: dict[str, Callable[[Path, int | None], None]] = {
@@ -87,8 +67,7 @@ STAGES: dict[str, Callable[[Path, int | None], None]] = {
     "judge": _judge,
     "latents": _latents,
     "teacher": _teacher,
-    "guided": _guided,
-    "icd": _icd,
+    "base": _base,
     "bundle": _bundle,
 }
 
@@ -97,15 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.tiny", description="Train the embedded model from nothing."
     )
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all")
-    parser.add_argument("--folder", type=Path, default=Path("runs/tiny"), help="checkpoints and logs")
-    parser.add_argument("--workers", type=int, default=1, help="single-threaded processes that average gradients")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all but bundle")
+    parser.add_argument("--folder", type=Path, default=Path("runs/tiny"), help="checkpoints, logs, cache and base")
     parser.add_argument("--samples", type=int, help="train this many samples instead of the recipe's")
     options = parser.parse_args(arguments)
-    for stage in options.stages or STAGES:
+    for stage in options.stages:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r} (known: {', '.join(STAGES)})")
-        launch(STAGES[stage], options.workers, options.folder, options.folder, options.samples)
+    for stage in options.stages or list(STAGES)[:-1]:
+        STAGES[stage](options.folder, options.samples)
+        processes().wait_for_everyone()
 
 
 if __name__ == "__main__":

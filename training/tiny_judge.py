@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training import world
-from training.loop import Losses, Recipe, device, fit
+from training.loop import Part, Recipe, device, fit
 from training.tiny_vae import to_pictures
 
 WEIGHTS = Path(__file__).parent / "tiny_judge.safetensors"  # half precision, written by the stage `judge`
@@ -43,10 +44,10 @@ class Judge(nn.Module):
         return [{kind: world.WORDS[kind][best[kind][i]] for kind in world.WORDS} for i in range(len(pictures))]
 
 
-def loss(judge: Judge, rng: np.random.Generator, count: int) -> Losses:
+def loss(judge: Judge, rng: np.random.Generator, count: int) -> Iterator[Part]:
     """Cross-entropy over all kinds of words, on slightly noisy renders: it must not lean on exact values."""
     scenes = [world.sample_scene(rng) for _ in range(count)]
-    pictures = to_pictures(world.draw_batch(scenes))
+    pictures = to_pictures(world.draw_batch(scenes)).to(device())
     pictures = pictures + 0.03 * torch.from_numpy(rng.standard_normal(pictures.shape, dtype=np.float32)).to(device())
     scores = judge(pictures)
     total, right = torch.zeros((), device=device()), 0.0
@@ -54,7 +55,8 @@ def loss(judge: Judge, rng: np.random.Generator, count: int) -> Losses:
         wanted = torch.tensor([words.index(getattr(scene, kind)) for scene in scenes], device=device())
         total = total + F.cross_entropy(scores[kind], wanted)
         right += float((scores[kind].argmax(1) == wanted).float().mean()) / len(world.WORDS)
-    return {"loss": total, "right": torch.tensor(right)}
+    yield Part("loss", total)
+    yield Part("right", torch.tensor(right), weight=0.0)
 
 
 def train(folder: Path, recipe: Recipe = RECIPE) -> Judge:

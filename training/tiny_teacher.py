@@ -1,13 +1,12 @@
-"""Stages 2 and 3 of the embedded model: a pool of latents, and the text-conditioned teacher UNet trained on it."""
+"""Stages 3 and 4 of the embedded model: the cache of latents, and the text-conditioned teacher UNet trained on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from icd_engine.editing.words import PromptTokenizer
@@ -16,9 +15,9 @@ from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.sampling.schedule import NoiseSchedule
 from training import tiny_text, world
-from training.loop import Losses, Recipe, channels_last, device, fit, rank, world_size
+from training.latents import Latents, write_latents
+from training.loop import Part, Recipe, autocast, channels_last, device, fit
 from training.losses import Boundaries, denoising_loss
-from training.tiny_vae import to_pictures
 
 CONFIG = {
     "_class_name": "UNet2DConditionModel",
@@ -44,46 +43,41 @@ CONFIG = {
     "use_linear_projection": False,
 }
 RECIPE = Recipe(samples=700_000, batch=32, lr=1.2e-3, ema=0.998)
-POOL = 40_960
-POOL_SEED = 1_000_000  # far from the seeds that draw evaluation pictures
+SCENES = 40_960
 NO_CAPTION = 0.1
 PARTIAL_CAPTION = 0.08
 
 
-def pool_file(folder: Path, part: int) -> Path:
-    return folder / f"latents_{part}.safetensors"
+class Encoder:
+    """The tiny VAE's way in, for the cache."""
+
+    downscale = 8
+
+    def __init__(self, vae: VAE):
+        self.vae = vae
+
+    @torch.no_grad()
+    def moments(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.vae.moments(pictures).chunk(2, dim=1)
+        return mean, (0.5 * log_variance).exp()
 
 
-def make_pool(folder: Path, vae: VAE, count: int = POOL, batch: int = 64) -> None:
-    """Draws and encodes `count` scenes, each process its share: posterior mean and deviation (unscaled) and words."""
-    path = pool_file(folder, rank())
-    if path.exists():
-        return
-    means, spreads, words = [], [], []
-    for first in range(rank() * batch, count, batch * world_size()):
-        rng = np.random.default_rng([POOL_SEED, first])
-        scenes = [world.sample_scene(rng) for _ in range(batch)]
-        with torch.no_grad(), torch.autocast(device().type, torch.bfloat16):
-            mean, log_variance = vae.moments(to_pictures(world.draw_batch(scenes))).chunk(2, dim=1)
-        means.append(mean.half().cpu())
-        spreads.append((0.5 * log_variance.float()).exp().half().cpu())
-        index = [[world.WORDS[kind].index(getattr(scene, kind)) for kind in world.WORDS] for scene in scenes]
-        words.append(torch.tensor(index, dtype=torch.uint8))
-    named = {"mean": means, "deviation": spreads, "words": words}
-    parts = {name: torch.cat(values).contiguous() for name, values in named.items()}
-    save_file(parts, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+def make_latents(folder: Path, vae: VAE, count: int = SCENES) -> None:
+    """Draws and encodes `count` scenes."""
+    write_latents(folder, Encoder(vae), f"world:{count}", world.PICTURE_SIZE, batch=64)
+
+
+def latent_scale(latents: Latents) -> float:
+    """What brings the cached latents to unit deviation."""
+    return 1.0 / float(latents.draw(np.random.default_rng(0), 4096)[0].std())
 
 
 class Pool:
-    """The cached latents of all processes, scaled to unit deviation."""
+    """The cached latents, scaled to unit deviation, and their captions as the text encoder takes them."""
 
     def __init__(self, folder: Path):
-        parts = [load_file(path) for path in sorted(folder.glob("latents_*.safetensors"))]
-        self.mean = torch.cat([part["mean"] for part in parts])
-        self.deviation = torch.cat([part["deviation"] for part in parts])
-        self.words = torch.cat([part["words"] for part in parts])
-        self.scale = 1.0 / float(self.mean[::7].float().std())
+        self.latents = Latents(folder)
+        self.scale = latent_scale(self.latents)
         self.tokenizer = PromptTokenizer(tiny_text.tokenizer(), tiny_text.LENGTH, tiny_text.END)
         self._ids: dict[str, tuple[int, ...]] = {}
 
@@ -93,27 +87,22 @@ class Pool:
                 self._ids[caption] = self.tokenizer.encode(caption).ids
         return torch.tensor([self._ids[caption] for caption in captions], device=device())
 
-    def captions(self, rows: np.ndarray, rng: np.random.Generator, *, dropped: bool = True) -> list[str]:
-        """Captions of pool rows; sometimes without the size or texture word, sometimes empty (for guidance)."""
-        result = []
-        for row in rows:
-            word = {kind: words[i] for (kind, words), i in zip(world.WORDS.items(), self.words[row], strict=True)}
-            draws = rng.random(3) if dropped else (1.0, 1.0, 1.0)
-            if draws[1] < PARTIAL_CAPTION:
-                word["size"] = ""
-            if draws[2] < PARTIAL_CAPTION:
-                word["texture"] = ""
-            caption = "a {size} {color} {shape} on a {texture} {background} background".format_map(word)
-            result.append("" if draws[0] < NO_CAPTION else " ".join(caption.split()))
-        return result
-
-    def draw(self, rng: np.random.Generator, count: int, *, dropped: bool = True) -> tuple[Tensor, Tensor]:
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
         """Scaled latents [count, 4, 16, 16] (posterior samples) and caption ids [count, n]."""
-        rows = rng.integers(0, len(self.mean), count)
-        mean, deviation = self.mean[rows].float(), self.deviation[rows].float()
-        noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
-        latents = ((mean + deviation * noise) * self.scale).to(device())
-        return latents, self.ids(self.captions(rows, rng, dropped=dropped))
+        latents, captions = self.latents.draw(rng, count)
+        return latents * self.scale, self.ids([thinned(caption, rng) for caption in captions])
+
+
+def thinned(caption: str, rng: np.random.Generator) -> str:
+    """The caption, sometimes without the size or texture word, sometimes empty (for guidance)."""
+    no_caption, no_size, no_texture = rng.random(3) < (NO_CAPTION, PARTIAL_CAPTION, PARTIAL_CAPTION)
+    if no_caption:
+        return ""
+    words = world.parse_caption(caption)
+    for kind, dropped in (("size", no_size), ("texture", no_texture)):
+        if dropped:
+            caption = caption.replace(f"{words[kind]} ", "", 1)
+    return caption
 
 
 class Teacher(nn.Module):
@@ -133,22 +122,22 @@ def time_steps(rng: np.random.Generator, count: int) -> Tensor:
 
 def loss(
     teacher: Teacher, unet: Callable, pool: Pool, tables: Boundaries, rng: np.random.Generator, count: int
-) -> Losses:
+) -> Iterator[Part]:
     """Noise prediction; `unet` is the teacher's, compiled or not."""
     latents, ids = pool.draw(rng, count)
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(latents.device)
     t = time_steps(rng, count).to(latents.device)
     noised = tables.noised(latents, noise, t).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(latents.device.type, torch.bfloat16):
+    with autocast():
         eps = unet(noised, t, teacher.text(ids)).eps.float()
-    plain = (eps.detach() - noise).square().mean()
-    return {"loss": denoising_loss(eps, noise, tables.a[t], tables.sigma[t]), "eps_mse": plain}
+    yield Part("loss", denoising_loss(eps, noise, tables.a[t], tables.sigma[t]))
+    yield Part("eps_mse", (eps.detach() - noise).square().mean(), weight=0.0)
 
 
-def train(folder: Path, recipe: Recipe = RECIPE) -> Teacher:
-    """The trained teacher (moving average)."""
+def train(folder: Path, latents: Path, recipe: Recipe = RECIPE) -> Teacher:
+    """The trained teacher (moving average); latents: the cache."""
     torch.manual_seed(recipe.seed)
     teacher = channels_last(Teacher().to(device()))
-    pool, tables = Pool(folder), Boundaries(NoiseSchedule.scaled_linear(), device())
+    pool, tables = Pool(latents), Boundaries(NoiseSchedule.scaled_linear(), device())
     unet = torch.compile(teacher.unet)
     return fit("teacher", folder, recipe, teacher, lambda rng, n: loss(teacher, unet, pool, tables, rng, n))

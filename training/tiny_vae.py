@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from icd_engine.networks.vae import VAE
 from training import world
-from training.loop import Losses, Recipe, channels_last, device, fit
+from training.loop import Part, Recipe, autocast, channels_last, device, fit
 
 CONFIG = {
     "_class_name": "AutoencoderKL",
@@ -34,14 +35,14 @@ KL_WEIGHT = 1e-3
 
 def to_pictures(pixels: np.ndarray) -> Tensor:
     """uint8 [B, 128, 128, 3] -> float [B, 3, 128, 128] in [-1, 1], channels-last in memory."""
-    return torch.from_numpy(pixels).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def loss(vae: VAE, rng: np.random.Generator, count: int) -> Losses:
+def loss(vae: VAE, rng: np.random.Generator, count: int) -> Iterator[Part]:
     """Reconstruction (absolute and squared) plus a KL term that keeps the latent space smooth."""
-    pictures = to_pictures(world.draw_batch([world.sample_scene(rng) for _ in range(count)]))
+    pictures = to_pictures(world.draw_batch([world.sample_scene(rng) for _ in range(count)])).to(device())
     noise = torch.from_numpy(rng.standard_normal((count, 4, 16, 16), dtype=np.float32)).to(pictures.device)
-    with torch.autocast(pictures.device.type, torch.bfloat16):
+    with autocast():
         mean, log_variance = vae.moments(pictures).chunk(2, dim=1)
         mean, log_variance = mean.float(), log_variance.float()
         latents = mean + (0.5 * log_variance).exp() * noise
@@ -52,7 +53,9 @@ def loss(vae: VAE, rng: np.random.Generator, count: int) -> Losses:
     total = error.abs().mean() + 2 * squared + KL_WEIGHT * kl
     psnr = -10 * torch.log10(squared.detach() / 4)
     spread = (0.5 * log_variance.detach()).exp().mean()
-    return {"loss": total, "kl": kl.detach(), "psnr": psnr, "latent_std": mean.detach().std(), "posterior_std": spread}
+    yield Part("loss", total)
+    watched = {"kl": kl, "psnr": psnr, "latent_std": mean.std(), "posterior_std": spread}
+    yield from (Part(name, value.detach(), weight=0.0) for name, value in watched.items())
 
 
 def train(folder: Path, recipe: Recipe = RECIPE) -> VAE:

@@ -14,15 +14,18 @@ import torch
 from benchmarks import record
 from benchmarks.evaluation import page, suites
 from benchmarks.evaluation.diffusion import Diffusion
+from benchmarks.evaluation.features import FIGURES, learned
 from benchmarks.evaluation.methods import METHODS
-from benchmarks.evaluation.run import Method, icd, icd_auto, inversions, other, run, summary
-from benchmarks.evaluation.suites import Item
+from benchmarks.evaluation.orderings import Ordering, orderings
+from benchmarks.evaluation.run import Method, generated, icd, icd_auto, inversions, other, run, summary
+from benchmarks.evaluation.suites import Item, Metric
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = ROOT / "training" / "tiny_teacher_weights"
-SUITES = ("tiny", "pie", "pairs")
+SUITES = ("tiny", "pie", "pairs", "generate")
+RECORDED = ROOT / "benchmarks" / "results" / "quality"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,18 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    claims: list[Ordering] = []
     try:
         items = _items(options)
         engine = Engine.from_pretrained(
             options.model, device=options.device, dtype=options.dtype, runner=options.runner
         )
         methods = _methods(engine, options)
-        success = suites.judged() if options.suite == "tiny" else None
-        rows = run(items, methods, options.out, success, record.note if not options.quiet else lambda text: None)
+        metrics = _metrics(options, items)
+        rows = run(items, methods, options.out, metrics, record.note if not options.quiet else lambda text: None)
         table = summary(rows)
         result = {"suite": options.suite, "model": options.model, "items": len(items), "methods": table}
         if options.suite == "tiny":
             result = _flat(table) | inversions(engine, items) | result
+            claims = orderings(result, table, RECORDED)
+            result["orderings"] = [claim._asdict() for claim in claims]
     except IcdError as error:
         record.complain(str(error))
         return 1
@@ -49,9 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {"suite": options.suite, "items": len(items), "device": where["device"], "commit": where["commit"]}
     (options.out / "results.json").write_text(json.dumps(result | {"where": where}, indent=1) + "\n")
     written = page.write(
-        options.out / "report.html", f"icd eval: {options.suite}", about, table, options.out / "pictures"
+        options.out / "report.html", f"icd eval: {options.suite}", about, table, options.out / "pictures", claims
     )
     record.note(_text(table))
+    missing = [f"--{name}" for name in FIGURES if getattr(options, name) is None]
+    if missing:
+        record.note(f"n/a: weights not given ({', '.join(missing)})")
+    for claim in claims:
+        record.note(f"{'holds' if claim.holds else 'does not hold'}: {claim.claim} ({claim.figures})")
     record.note(f"wrote {written}")
     if options.json:
         print(json.dumps(result), flush=True)
@@ -61,12 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="icd eval", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--suite", choices=SUITES, default="tiny")
-    parser.add_argument("--path", type=Path, help="PIE-Bench's folder, or the CSV file of pairs")
+    parser.add_argument("--path", type=Path, help="PIE-Bench's folder, the CSV file of pairs, or prompts a line each")
     parser.add_argument("--count", type=int, default=100, help="items at most")
-    parser.add_argument("--seed", type=int, default=2025, help="of the tiny suite's scenes")
+    parser.add_argument("--seed", type=int, default=2025, help="of scenes that are drawn")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--methods", default="icd", help=f"of icd, icd-auto, {', '.join(METHODS)}; all")
     parser.add_argument("--teacher", type=Path, default=TEACHER, help="UNet folder for the other methods")
+    for name, figures in FIGURES.items():
+        kind = "AlexNet weights file of torchvision" if name == "lpips" else "model folder"
+        parser.add_argument(f"--{name}", type=Path, metavar="PATH", help=f"{kind}, for {', '.join(figures)}")
     parser.add_argument("--settings", type=json.loads, default={}, help="EditSettings of icd as JSON")
     parser.add_argument("--out", type=Path, default=Path("out/eval"), help="rows, results.json, report.html; resumable")
     parser.add_argument("--device", default="auto")
@@ -81,13 +95,28 @@ def _parser() -> argparse.ArgumentParser:
 def _items(options: argparse.Namespace) -> list[Item]:
     if options.suite == "tiny":
         return suites.tiny(options.count, options.seed)
+    if options.suite == "generate":
+        return suites.prompts(options.path, options.count, options.seed)
     if options.path is None:
         raise SettingsError(f"the suite {options.suite} needs --path")
     found = suites.pie(options.path) if options.suite == "pie" else suites.pairs(options.path)
     return found[: options.count]
 
 
+def _metrics(options: argparse.Namespace, items: Sequence[Item]) -> list[Metric]:
+    """The world's judge where it knows what is wanted, and what looks through trained networks.
+
+    On the world's own pictures, which need none of them, only those that were asked for.
+    """
+    judge = [suites.judged()] if items and items[0].words else []
+    paths = {name: getattr(options, name) for name in FIGURES}
+    return judge + (learned(paths) if not judge or any(paths.values()) else [])
+
+
 def _methods(engine: Engine, options: argparse.Namespace) -> dict[str, Method]:
+    if options.suite == "generate":
+        forms = {"icd": {}, "icd, unguided": {"guidance_scale": 0.0}, "icd, constant guidance": {"tau": 1.0}}
+        return {name: generated(engine, **options.settings | form) for name, form in forms.items()}
     own = {"icd": icd, "icd-auto": icd_auto}
     names = [*own, *METHODS] if options.methods == "all" else options.methods.split(",")
     unknown = [name for name in names if name not in own and name not in METHODS]

@@ -12,15 +12,25 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.evaluation.orderings import Ordering
+
+CAPTION = "source, reconstruction, edit; of prompts, what was generated"
 Summary = Mapping[str, Mapping[str, Any]]
 COLUMNS = {  # figure -> heading, digits
     "edit_success": ("edit success", 3),
     "edit_psnr_to_truth": ("to the truth, dB", 2),
+    "words_right": ("words right", 3),
     "changed_share": ("changed rightly", 3),
     "background_psnr": ("background, dB", 2),
     "background_ssim": ("background SSIM", 4),
+    "background_lpips": ("background LPIPS", 4),
+    "structure_distance": ("structure distance", 4),
+    "clip_whole": ("CLIP whole", 2),
+    "clip_edited": ("CLIP edited", 2),
     "inversion_psnr": ("inversion, dB", 2),
     "inversion_ssim": ("inversion SSIM", 4),
+    "inversion_lpips": ("inversion LPIPS", 4),
+    "inversion_dino": ("inversion DINOv2", 4),
     "network_calls": ("network calls", 0),
     "seconds": ("seconds", 2),
 }
@@ -29,7 +39,14 @@ table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;border-b
 td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}img{max-width:100%}.missing{color:#888}"""
 
 
-def write(path: Path, title: str, about: Mapping[str, Any], summary: Summary, pictures: Path) -> Path:
+def write(
+    path: Path,
+    title: str,
+    about: Mapping[str, Any],
+    summary: Summary,
+    pictures: Path,
+    claims: Sequence[Ordering] = (),
+) -> Path:
     """Writes the report, and beside it its plot and our own edits alone: plot.svg, edits.jpg.
 
     pictures: a folder of PNG files for each method.
@@ -40,6 +57,7 @@ def write(path: Path, title: str, about: Mapping[str, Any], summary: Summary, pi
         f"<h1>{escape(title)}</h1><p>{escape(', '.join(f'{k} {v}' for k, v in about.items()))}</p>",
         table(summary),
         plot,
+        _claims(claims),
     ]
     for method, row in summary.items():
         parts.append(f"<h2>{escape(method)}</h2>{table(row['kinds'], 'kind of edit')}")
@@ -47,7 +65,7 @@ def write(path: Path, title: str, about: Mapping[str, Any], summary: Summary, pi
         if not files:
             continue
         jpeg = _jpeg(grid(files))
-        parts.append(f"<figure>{_image(jpeg)}<figcaption>source, reconstruction, edit</figcaption></figure>")
+        parts.append(f"<figure>{_image(jpeg)}<figcaption>{CAPTION}</figcaption></figure>")
         if method == "icd":
             path.with_name("edits.jpg").write_bytes(jpeg)
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
@@ -55,9 +73,18 @@ def write(path: Path, title: str, about: Mapping[str, Any], summary: Summary, pi
     return path
 
 
+def _claims(claims: Sequence[Ordering]) -> str:
+    """Which of the paper's orderings these figures and the recorded studies show."""
+    lines = [
+        f"<tr><td>{escape(one.claim)}<td>{'holds' if one.holds else 'does not hold'}<td>{escape(one.figures)}"
+        for one in claims
+    ]
+    return f"<h2>The paper's orderings</h2><table>{''.join(lines)}</table>" if lines else ""
+
+
 def table(rows: Mapping[str, Mapping[str, Any]], first: str = "method") -> str:
-    """Of the figures that any row has; what a row lacks is n/a."""
-    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows.values())]
+    """Of the figures that were looked for; n/a is what an item lacks, or weights that were not given."""
+    columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
     heads = "".join(f"<th>{COLUMNS[name][0]}" for name in columns)
     lines = [f"<tr><th>{first}{heads}"]
     for name, row in rows.items():
@@ -66,7 +93,11 @@ def table(rows: Mapping[str, Mapping[str, Any]], first: str = "method") -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "<span class=missing>n/a</span>" if value is None else f"{value:.{digits}f}"
+    return (
+        '<span class=missing title="not known, or weights not given">n/a</span>'
+        if value is None
+        else f"{value:.{digits}f}"
+    )
 
 
 def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:

@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.evaluation import metrics
+from benchmarks.evaluation import metrics as pixels
 from benchmarks.evaluation.diffusion import Diffusion, at_size
 from benchmarks.evaluation.methods import METHODS, Task
-from benchmarks.evaluation.suites import Item
+from benchmarks.evaluation.suites import Edited, Item, Metric, mask_at
 from icd_engine.engine import Engine
 
 ROWS = "rows.jsonl"
 PICTURES = 24  # items whose pictures are kept for the report
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Edited:
-    """What a method made of an item, uint8 pictures of the item's size, and what it took."""
-
-    edited: np.ndarray
-    reconstruction: np.ndarray
-    calls: int
-    seconds: float
 
 
 Method = Callable[[Item], Edited]
@@ -49,6 +38,17 @@ def icd(engine: Engine, **settings: Any) -> Method:
         return Edited(edited, np.asarray(result.reconstruction), result.network_calls, seconds)
 
     return edit
+
+
+def generated(engine: Engine, **settings: Any) -> Method:
+    """A picture of the item's prompt, from noise of the seed that is its name."""
+
+    def make(item: Item) -> Edited:
+        started = time.perf_counter()
+        (picture,) = engine.generate([item.target], seed=int(item.name), **settings)
+        return Edited(np.asarray(picture), None, len(engine.bundle.decode_times), time.perf_counter() - started)
+
+    return make
 
 
 def icd_auto(engine: Engine, **settings: Any) -> Method:
@@ -85,7 +85,7 @@ def other(model: Diffusion, name: str, w: float) -> Method:
 def round_trip(engine: Engine, item: Item, w: Any, tau: Any) -> float:
     """PSNR of the picture encoded and decoded with its own prompt under this guidance, without control."""
     settings = {"seed": 0, "guidance_scale": w, "tau": tau, "control": "none"}
-    return metrics.psnr(
+    return pixels.psnr(
         np.asarray(engine.edit(item.picture(), item.source, item.source, **settings).image), item.picture()
     )
 
@@ -104,7 +104,7 @@ def run(
     items: Sequence[Item],
     methods: dict[str, Method],
     folder: Path,
-    success: Callable[[np.ndarray, Item], dict[str, float]] | None = None,
+    metrics: Sequence[Metric] = (),
     progress: Callable[[str], Any] = lambda text: None,
 ) -> list[Row]:
     """All rows, in the order they were made. An interrupted run goes on where it stopped."""
@@ -119,7 +119,7 @@ def run(
                     continue
                 progress(f"{name}, {item.name} ({i + 1} of {len(items)})")
                 made = method(item)
-                rows.append({"method": name, "item": item.name, "kind": item.kind} | measure(item, made, success))
+                rows.append({"method": name, "item": item.name, "kind": item.kind} | measure(item, made, metrics))
                 file.write(json.dumps(rows[-1]) + "\n")
                 file.flush()
                 if i < PICTURES:
@@ -139,28 +139,31 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def measure(
-    item: Item, made: Edited, success: Callable[[np.ndarray, Item], dict[str, float]] | None = None
-) -> dict[str, float | None]:
-    """The figures of one edit; what cannot be known of this item is None."""
-    picture, size = item.picture(), made.edited.shape[1::-1]
-    picture = at_size(picture, size)
-    row: dict[str, float | None] = {
-        "inversion_psnr": metrics.psnr(made.reconstruction, picture),
-        "inversion_ssim": metrics.ssim(made.reconstruction, picture),
-        "inversion_mse": metrics.mse(made.reconstruction, picture),
-        "network_calls": made.calls,
-        "seconds": made.seconds,
-    }
+def measure(item: Item, made: Edited, metrics: Sequence[Metric] = ()) -> dict[str, float | None]:
+    """The figures of one edit, with those of further metrics; what cannot be known of this item is None."""
+    row: dict[str, float | None] = {"network_calls": made.calls, "seconds": made.seconds}
+    if item.read is not None:
+        row |= _against(at_size(item.picture(), made.edited.shape[1::-1]), item, made)
+    for metric in metrics:
+        row |= metric(item, made)
+    return row
+
+
+def _against(picture: np.ndarray, item: Item, made: Edited) -> dict[str, float | None]:
+    """What an edit and its reconstruction have kept of the picture, and how near it is to the truth."""
+    row: dict[str, float | None] = {}
+    if made.reconstruction is not None:
+        for name in ("psnr", "ssim", "mse"):
+            row[f"inversion_{name}"] = getattr(pixels, name)(made.reconstruction, picture)
     if item.truth is not None:
-        row["edit_psnr_to_truth"] = metrics.psnr(made.edited, item.truth)
-        row["changed_share"] = metrics.changed_share(made.edited, picture, item.truth)
+        row["edit_psnr_to_truth"] = pixels.psnr(made.edited, item.truth)
+        row["changed_share"] = pixels.changed_share(made.edited, picture, item.truth)
     if item.mask is not None:
-        mask = _mask_at(item.mask, size)
-        row["background_psnr"] = metrics.psnr(made.edited, picture, ~mask)
-        frames = metrics.masked(made.edited, mask), metrics.masked(picture, mask)
-        row |= {"background_ssim": metrics.ssim(*frames), "background_mse": metrics.mse(*frames)}
-    return row | (success(made.edited, item) if success else {})
+        mask = mask_at(item.mask, made.edited.shape[1::-1])
+        row["background_psnr"] = pixels.psnr(made.edited, picture, ~mask)
+        frames = pixels.masked(made.edited, mask), pixels.masked(picture, mask)
+        row |= {"background_ssim": pixels.ssim(*frames), "background_mse": pixels.mse(*frames)}
+    return row
 
 
 def summary(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
@@ -189,15 +192,10 @@ def means(rows: Sequence[Row]) -> dict[str, float | None]:
     return found
 
 
-def _mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if mask.shape[::-1] == tuple(size):
-        return mask
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-
-
 def _keep(folder: Path, item: Item, method: str, made: Edited) -> None:
-    """Source, reconstruction and edit side by side."""
-    source = at_size(item.picture(), made.edited.shape[1::-1])
+    """Source, reconstruction and edit side by side, as far as there are any."""
+    source = [at_size(item.picture(), made.edited.shape[1::-1])] if item.read is not None else []
+    kept = [made.reconstruction] if made.reconstruction is not None else []
     path = folder / "pictures" / method / f"{item.name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate([source, made.reconstruction, made.edited], axis=1)).save(path)
+    Image.fromarray(np.concatenate([*source, *kept, made.edited], axis=1)).save(path)

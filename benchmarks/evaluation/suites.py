@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from icd_engine.errors import IcdError, ImageError, SettingsError
 from icd_engine.images import load_image
@@ -32,17 +33,36 @@ PIE_TYPES = {
 
 @dataclass(frozen=True)
 class Item:
-    """One picture and its edit. picture() gives uint8 [H, W, 3]; truth: the exact edited picture, where it is known;
-    mask: true where the edit may change something; words: what the edited picture should show, by kind."""
+    """One picture and its edit. read: gives uint8 [H, W, 3], None where a prompt is all there is; truth: the exact
+    edited picture, where it is known; mask: true where the edit may change something; words: what the edited picture
+    should show, by kind."""
 
     name: str
     kind: str
     source: str
     target: str
-    picture: Callable[[], np.ndarray] = field(repr=False)
+    read: Callable[[], np.ndarray] | None = field(repr=False)
     truth: np.ndarray | None = field(default=None, repr=False)
     mask: np.ndarray | None = field(default=None, repr=False)
     words: dict[str, str] | None = None
+
+    def picture(self) -> np.ndarray:
+        if self.read is None:
+            raise ValueError(f"item {self.name} is a prompt and has no picture")
+        return self.read()
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What a method made of an item, uint8 pictures of the item's size, and what it took."""
+
+    edited: np.ndarray
+    reconstruction: np.ndarray | None
+    calls: int
+    seconds: float
+
+
+Metric = Callable[[Item, Edited], dict[str, float | None]]
 
 
 def tiny(count: int, seed: int) -> list[Item]:
@@ -58,17 +78,41 @@ def tiny(count: int, seed: int) -> list[Item]:
     return [item(i, pair) for i, pair in enumerate(world.sample_pairs(count, seed))]
 
 
-def judged() -> Callable[[np.ndarray, Item], dict[str, float]]:
-    """Whether a judge that has only seen true pictures names the word that was to change, and all the others."""
+def prompts(path: Path | None, count: int, seed: int) -> list[Item]:
+    """Prompts to generate: one a line of a text file, or captions of freshly drawn scenes of the world. SettingsError.
+
+    Item i is made of noise of seed + i.
+    """
+    if path is not None:
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not a readable text file: {error}") from None
+        return [Item(f"{seed + i}", "prompt", line, line, None) for i, line in enumerate(lines[:count])]
+    from training import world
+
+    captions = [world.sample_scene(np.random.default_rng([seed, i])).caption for i in range(count)]
+    words = [world.parse_caption(caption) for caption in captions]
+    return [Item(f"{seed + i}", "scene", caption, caption, None, words=words[i]) for i, caption in enumerate(captions)]
+
+
+def judged() -> Metric:
+    """Whether a judge that has only seen true pictures names the word that was to change, and all the others.
+
+    Of a generated scene, which word was to change means nothing: success is that every word is right.
+    """
     from training import tiny_judge
     from training.tiny_vae import to_pictures
 
     judge = tiny_judge.load()
 
-    def success(edited: np.ndarray, item: Item) -> dict[str, float]:
-        seen, wanted = judge.words(to_pictures(np.array(edited[None])))[0], item.words or {}
-        others = [seen[kind] == word for kind, word in wanted.items() if kind != item.kind]
-        return {"edit_success": float(seen[item.kind] == wanted[item.kind]), "others_kept": float(all(others))}
+    def success(item: Item, made: Edited) -> dict[str, float | None]:
+        seen, wanted = judge.words(to_pictures(np.array(made.edited[None])))[0], item.words or {}
+        right = {kind: seen[kind] == word for kind, word in wanted.items()}
+        if item.kind not in right:
+            return {"edit_success": float(all(right.values())), "words_right": float(np.mean(list(right.values())))}
+        others = [good for kind, good in right.items() if kind != item.kind]
+        return {"edit_success": float(right[item.kind]), "others_kept": float(all(others))}
 
     return success
 
@@ -121,6 +165,13 @@ def pie_mask(runs: Sequence[int], side: int = PIE_SIDE) -> np.ndarray:
     mask = flat.reshape(side, side)
     mask[[0, -1], :] = mask[:, [0, -1]] = True
     return mask
+
+
+def mask_at(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask of a picture of another size, (w, h)."""
+    if mask.shape[::-1] == tuple(size):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def _reader(path: Path) -> Callable[[], np.ndarray]:

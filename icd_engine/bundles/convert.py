@@ -37,14 +37,17 @@ def convert(
     encode_times: Sequence[int] | None = None,
     precision: str = "fp32",
     overwrite: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or nothing is written.
 
     base: diffusers folder. teacher: state dict (.pt with tensors only, or .safetensors) or UNet folder, with guidance
-    embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights. Each may
-    also be a repository of the hub, the last three tar archives as the authors publish them (see `sources.gathered`).
+    embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights, or whole
+    UNets of the teacher's architecture, as training without LoRA leaves them. Each may also be a repository of the
+    hub, the last three tar archives as the authors publish them (see `sources.gathered`).
     Time steps come from the file names where they carry them, else from the arguments, else each from the other
-    file's, else chain A. precision: fp32, fp16 or bf16, of what is written.
+    file's, else chain A. precision: fp32, fp16 or bf16, of what is written. defaults: settings of an edit where they
+    are not the reference's.
     Raises BundleError naming the file and the key or field.
     """
     out = Path(out)
@@ -52,7 +55,7 @@ def convert(
         raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     check_target(out, overwrite)
     with gathered(*(Path(p) for p in (base, teacher, forward, reverse)), beside=out.parent) as sources:
-        return _convert(sources, out, decode_times, encode_times, precision, overwrite)
+        return _convert(sources, out, decode_times, encode_times, precision, overwrite, defaults or {})
 
 
 def _convert(
@@ -62,6 +65,7 @@ def _convert(
     encode_times: Sequence[int] | None,
     precision: str,
     overwrite: bool,
+    defaults: Mapping[str, Any],
 ) -> Bundle:
     base, forward, reverse = sources.base, sources.forward, sources.reverse
     encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times)
@@ -70,19 +74,20 @@ def _convert(
     weights = read_teacher(teacher)
     unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    loras = {
-        part: read_lora(path, shapes, family.rounds_lora)
-        for part, path in (("unet", reverse), ("unet_forward", forward))
-    }
+    loras, whole = {}, {}
+    for part, path in (("unet", reverse), ("unet_forward", forward)):
+        if is_whole(path, shapes):
+            whole[part] = path
+        else:
+            loras[part] = read_lora(path, shapes, family.rounds_lora)
     record = {
         "family": family.name,
         "encode_times": encode,
         "encode_end": decode[-1],
         "decode_times": decode,
         "size": _picture_size(base, unet_config),
-        "blend_downscale": 4,
-        "share_downscale": 2,
-        "defaults": default_settings(family, decode),
+        **attention_levels(unet_config),
+        "defaults": default_settings(family, decode) | dict(defaults),
         "origin": {
             "base": sources.base_name,
             **{k: _source(p) for k, p in (("teacher", teacher), ("forward", forward), ("reverse", reverse))},
@@ -91,7 +96,21 @@ def _convert(
             "notes": notes,
         },
     }
-    return write_bundle(out, record, _files(base, family, unet_config, weights, loras, precision), overwrite)
+    return write_bundle(out, record, _files(base, family, unet_config, weights, loras, whole, precision), overwrite)
+
+
+def attention_levels(unet_config: Mapping[str, Any]) -> dict[str, int]:
+    """Local blend reads the quarter-resolution maps, sharing begins at half resolution: 16x16 and 32x32 at 512.
+
+    A UNet of two levels, made for small pictures, has no such maps: there the finest serve both.
+    """
+    deep = len(unet_config.get("block_out_channels", ())) > 2
+    return {"blend_downscale": 4 if deep else 1, "share_downscale": 2 if deep else 1}
+
+
+def is_whole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a safetensors file holds a UNet of its own instead of LoRA updates of the teacher's."""
+    return path.suffix == ".safetensors" and path.is_file() and read_shapes(path) == dict(shapes)
 
 
 def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -175,6 +194,7 @@ def _files(
     unet_config: Mapping[str, Any],
     teacher: Mapping[str, Tensor],
     loras: Mapping[str, Mapping[str, LoraPair]],
+    whole: Mapping[str, Path],
     precision: str,
 ) -> Iterator[tuple[str, Any]]:
     """Every file of the bundle but icd.json, one network in memory at a time beside the teacher."""
@@ -187,7 +207,7 @@ def _files(
     name = f"scheduler/{family.configs['scheduler']}"
     yield name, base / name
     for part, name in family.weights.items():
-        if part in loras:
+        if part in loras or part in whole:
             continue
         yield f"{part}/config.json", base / part / "config.json"
         weights = read_weights(base / part / name)
@@ -199,7 +219,11 @@ def _files(
     for part, lora in loras.items():
         yield f"{part}/config.json", unet_config
         yield f"{part}/{family.weights[part]}", fuse(teacher, lora, dtype)
-    yield DIFFERENCE, difference(loras["unet"], loras["unet_forward"], dtype)
+    for part, path in whole.items():
+        yield f"{part}/config.json", unet_config
+        yield f"{part}/{family.weights[part]}", {key: value.to(dtype) for key, value in read_weights(path).items()}
+    if not whole:
+        yield DIFFERENCE, difference(loras["unet"], loras["unet_forward"], dtype)
 
 
 def _new_vae_key(key: str) -> str:

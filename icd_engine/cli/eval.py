@@ -12,12 +12,15 @@ from icd_engine.cli.child import run_from_checkout
 
 
 def evaluate(
-    suite: Annotated[Literal["tiny", "pie", "pairs"], typer.Option(help="What is edited.")] = "tiny",
+    suite: Annotated[
+        Literal["tiny", "pie", "pairs", "generate"], typer.Option(help="What is edited or generated.")
+    ] = "tiny",
     path: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="PIE-Bench's folder, or the CSV file of pairs.")
+        Path | None,
+        typer.Option(metavar="PATH", help="PIE-Bench's folder, the CSV file of pairs, or prompts a line each."),
     ] = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Items at most.")] = 100,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the tiny suite's scenes.")] = 2025,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of scenes that are drawn.")] = 2025,
     model: options.Model = "tiny",
     methods: Annotated[
         str,
@@ -29,6 +32,12 @@ def evaluate(
     teacher: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Undistilled UNet of the other methods.", show_default="tiny's"),
+    ] = None,
+    clip: Annotated[Path | None, typer.Option(metavar="FOLDER", help="CLIP model, for its agreement.")] = None,
+    dino: Annotated[Path | None, typer.Option(metavar="FOLDER", help="DINO model, for structure distance.")] = None,
+    dinov2: Annotated[Path | None, typer.Option(metavar="FOLDER", help="DINOv2 model, for inversions.")] = None,
+    lpips: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="torchvision's AlexNet weights, for LPIPS.")
     ] = None,
     settings: Annotated[
         str | None, typer.Option(metavar="JSON", help="Settings of icd.", show_default=options.MODELS_OWN)
@@ -53,7 +62,8 @@ def evaluate(
     Example:
       icd eval --suite tiny --json
       icd eval --suite tiny --count 24 --methods all --out out/methods
-      icd eval --suite pie --path PIE-Bench_v1 --model icd-sd15
+      icd eval --suite pie --path PIE-Bench_v1 --model icd-sd15 --clip clip-vit-large-patch14 --dino dino-vitb8
+      icd eval --suite generate --count 24
     """
     given = {
         "--suite": suite,
@@ -63,6 +73,10 @@ def evaluate(
         "--model": model,
         "--methods": methods,
         "--teacher": teacher,
+        "--clip": clip,
+        "--dino": dino,
+        "--dinov2": dinov2,
+        "--lpips": lpips,
         "--settings": settings,
         "--out": out,
         "--device": device,

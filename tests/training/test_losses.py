@@ -170,6 +170,12 @@ def test_forward_steps_cover_the_grid_upwards(start):
     assert torch.equal(t_next, t + 20)
 
 
+def test_steps_stay_within_a_chain_that_ends_before_999():
+    t, t_next = losses.forward_steps(np.random.default_rng(0), 2000, 259, 799)
+    assert t.min() == 259 and t_next.max() == 799
+    assert losses.reverse_steps(np.random.default_rng(0), 2000, 799)[0].max() == 799
+
+
 def test_every_segment_ends_at_a_boundary_of_the_engine():
     rng = np.random.default_rng(0)
     down = losses.decode_boundary(losses.reverse_steps(rng, 2000)[1], DECODE)

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.evaluation import __main__ as command
 from benchmarks.evaluation import page
-from benchmarks.evaluation.run import ROWS, Edited, read_rows, run, summary
-from benchmarks.evaluation.suites import Item
+from benchmarks.evaluation.run import ROWS, read_rows, run, summary
+from benchmarks.evaluation.suites import Edited, Item
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
@@ -30,7 +30,7 @@ def inverting(calls: list[str]):
 
 def test_rows_and_their_means(tmp_path):
     calls: list[str] = []
-    rows = run(items(), {"m": inverting(calls)}, tmp_path, lambda edited, item: {"edit_success": 1.0})
+    rows = run(items(), {"m": inverting(calls)}, tmp_path, [lambda item, made: {"edit_success": 1.0}])
     table = summary(rows)["m"]
     assert calls == ["i0", "i1", "i2"] and table["items"] == 3
     assert table["edit_psnr_to_truth"] == pytest.approx(90) and table["changed_share"] == 1.0
@@ -103,3 +103,37 @@ def test_a_csv_suite_from_the_command_line(tmp_path, capsys, small_bundle):
     result = json.loads(capsys.readouterr().out)["methods"]["icd"]
     assert result["network_calls"] == 8 and "edit_psnr_to_truth" not in result
     assert (tmp_path / "e" / "report.html").is_file() and (tmp_path / "e" / "results.json").is_file()
+
+
+def test_generated_scenes_from_the_command_line(tmp_path, capsys):
+    """The judge on pictures that the embedded model makes of prompts, three forms of guidance beside each other."""
+    arguments = ["--suite", "generate", "--count", "2", "--seed", "5", "--out", str(tmp_path / "e")]
+    assert command.main([*arguments, "--json", "--runner", "eager"]) == 0
+    out, err = capsys.readouterr()
+    methods = json.loads(out)["methods"]
+    assert list(methods) == ["icd", "icd, unguided", "icd, constant guidance"]
+    for row in methods.values():
+        assert row["network_calls"] == 4 and 0 <= row["edit_success"] <= row["words_right"] <= 1
+        assert "inversion_psnr" not in row
+    assert "n/a: weights not given (--clip, --dino, --dinov2, --lpips)" in err
+    from PIL import Image
+
+    from icd_engine import Engine
+
+    kept = Image.open(tmp_path / "e" / "pictures" / "icd" / "6.png")
+    item = command._items(command._parser().parse_args(arguments))[1]
+    (own,) = Engine.from_pretrained("tiny", runner="eager").generate([item.target], seed=6)
+    assert np.array_equal(np.asarray(kept), np.asarray(own))
+
+
+def test_missing_weights_are_shown_as_such(tmp_path, capsys, small_bundle):
+    from PIL import Image
+
+    Image.fromarray(PICTURE).resize((64, 64)).save(tmp_path / "p.png")
+    (tmp_path / "s.csv").write_text("picture,source,target\np.png,a cat sits on the mat,a dog sits on the mat\n")
+    suite = ["--suite", "pairs", "--path", str(tmp_path / "s.csv"), "--model", str(small_bundle), "--device", "cpu"]
+    assert command.main([*suite, "--out", str(tmp_path / "e")]) == 0
+    heads, values = (line.split() for line in capsys.readouterr().err.splitlines()[-4:-2])
+    assert "structure_distance" in heads and values.count("n/a") >= 5
+    page_text = (tmp_path / "e" / "report.html").read_text()
+    assert "structure distance" in page_text and "weights not given" in page_text

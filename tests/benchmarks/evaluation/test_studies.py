@@ -11,8 +11,8 @@ from benchmarks.evaluation import studies
 def test_every_study_gives_its_rows(name, capsys):
     assert studies.main([name, "--count", "1"]) == 0
     rows = json.loads(capsys.readouterr().out)[name]
-    wanted = {"guidance": 13, "encoding": 4, "tradeoff": 12}
-    assert len(rows) == wanted[name]
+    wanted = {"guidance": 13, "encoding": 4, "tradeoff": 12, "ablation": 1}
+    assert len(rows) == wanted[name] and {row["model"] for row in rows} == {"tiny"}
     assert all(isinstance(row.get("psnr", row.get("edit_psnr_to_truth")), float) for row in rows)
 
 

@@ -84,3 +84,16 @@ def test_tiny_scenes_are_fresh_for_every_seed_and_have_their_truth():
     for item in one:
         assert item.words is not None and item.words[item.kind] in item.target
         assert np.array_equal(item.picture()[~item.mask], item.truth[~item.mask])
+
+
+def test_prompts_from_a_file_and_from_the_world(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\n\n  a dog \nthird\n")
+    items = suites.prompts(tmp_path / "p.txt", 2, seed=7)
+    assert [(item.name, item.target) for item in items] == [("7", "a cat"), ("8", "a dog")]
+    with pytest.raises(ValueError, match="no picture"):
+        items[0].picture()
+    drawn = suites.prompts(None, 3, seed=7)
+    assert all(item.words["color"] in item.target for item in drawn)
+    assert [item.target for item in drawn] == [item.target for item in suites.prompts(None, 3, seed=7)]
+    with pytest.raises(SettingsError, match="not a readable text file"):
+        suites.prompts(tmp_path / "none.txt", 3, seed=7)

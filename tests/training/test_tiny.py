@@ -1,0 +1,97 @@
+"""The embedded model's own stages: what its teacher reads, its base, its sealing; the whole way from nothing (long)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from icd_engine.bundles.bundle import read_bundle
+from icd_engine.engine import Engine
+from icd_engine.networks.text_encoder import PromptFeatures
+from icd_engine.networks.vae import VAE
+from training import tiny_bundle, tiny_text, tiny_vae, world
+from training.base import Base
+from training.networks import predict
+from training.tiny_teacher import Encoder, Teacher, thinned
+
+ROOT = Path(__file__).parents[2]
+CAPTION = "a large purple heart on a striped orange background"
+
+
+def test_captions_lose_words_now_and_then():
+    rng = np.random.default_rng(0)
+    captions = [thinned(CAPTION, rng) for _ in range(4000)]
+    shares = {caption: captions.count(caption) / 4000 for caption in set(captions)}
+    assert shares == {
+        "": pytest.approx(0.1, abs=0.02),
+        CAPTION: pytest.approx(0.9 * 0.92**2, abs=0.03),
+        "a purple heart on a striped orange background": pytest.approx(0.9 * 0.08 * 0.92, abs=0.02),
+        "a large purple heart on a orange background": pytest.approx(0.9 * 0.08 * 0.92, abs=0.02),
+        "a purple heart on a orange background": pytest.approx(0.9 * 0.08**2, abs=0.01),
+    }
+
+
+def test_the_base_is_the_trained_networks_in_diffusers_hands(tmp_path):
+    """Text features, latents, predictions and pictures: stock modules on the written folder against our own."""
+    torch.manual_seed(0)
+    teacher, vae = Teacher().eval(), VAE(tiny_vae.CONFIG).eval()
+    tiny_bundle.write_base(tmp_path, vae, 0.7, teacher)
+    base = Base(tmp_path)
+    assert base.scaling_factor == 0.7 and base.downscale == Encoder.downscale
+    ids = torch.tensor([tiny_text.tokenizer().encode(CAPTION).ids])
+    picture = torch.rand(1, 3, 128, 128) * 2 - 1
+    x, t = torch.randn(1, 4, 16, 16), torch.tensor([500])
+    with torch.no_grad():
+        features = teacher.text(ids)
+        stock = base.encode_prompts([CAPTION]).tokens
+        assert stock.shape[1] == tiny_text.LENGTH
+        torch.testing.assert_close(stock[:, : ids.shape[1]], features, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(base.moments(picture), Encoder(vae).moments(picture), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            base.to_pictures(x), vae.to_image(x * vae.scaling_factor / 0.7), rtol=1e-4, atol=1e-4
+        )
+        own = teacher.unet(x, t, stock).eps
+        torch.testing.assert_close(predict(base.unet(), x, t, PromptFeatures(stock)), own, rtol=0.1, atol=0.02)  # bf16
+        torch.testing.assert_close(
+            predict(base.unet(), x, t, PromptFeatures(stock), precision="fp32"), own, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_sealing_halves_weights_and_adds_the_demo(tmp_path):
+    distilled = read_bundle("tiny")
+    sealed = tiny_bundle.write_tiny(tmp_path / "sealed", distilled)
+    assert read_bundle(sealed.path, verify=True).sha256 == distilled.sha256  # the shipped bundle is its own sealing
+    assert sealed.decode_times == distilled.decode_times and sealed.defaults == distilled.defaults
+
+
+@pytest.mark.long
+def test_from_nothing_to_a_bundle(tmp_path):
+    """The README's sequence with few samples, about 15 minutes on two cores: VAE, judge, cache, teacher,
+    guidance-distilled teacher, forward and reverse LoRA, bundle. It has learnt something of the world: pictures come
+    back, coarsely, and the teacher predicts noise better than by passing on what it sees."""
+    run = tmp_path / "run"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+
+    def stage(*arguments):
+        subprocess.run([*launch, *map(str, arguments)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    for name, samples in (("vae", 6400), ("judge", 3200), ("latents", 4096), ("teacher", 24000), ("base", 1)):
+        stage("training.tiny", name, "--folder", run, "--samples", samples)
+    common = ("--config", "tiny", "--base", run / "base", "--out", run, "--set")
+    stage("training", "guidance", *common, "guidance.samples=1600")
+    stage("training", "icd", *common, "icd.samples=2400", "icd.check_every=75", "lora_rank=32", "lora_alpha=32")
+    assert sorted(path.name for path in (run / "weights").iterdir()) == [
+        "iCD-SD15-forward_19_259_519_779.safetensors",
+        "iCD-SD15-reverse_259_519_779_999.safetensors",
+    ]
+    last = {name: json.loads((run / f"{name}.jsonl").read_text().splitlines()[-1]) for name in ("vae", "teacher")}
+    assert last["vae"]["psnr"] > 18 and last["teacher"]["eps_mse"] < 0.3
+    checks = [json.loads(line) for line in (run / "icd.jsonl").read_text().splitlines() if "noise_std" in line]
+    assert checks[-1]["inversion_psnr_unguided"] > checks[0]["inversion_psnr_unguided"] > 8
+    pair = world.sample_pairs(1, 3)[0]
+    result = Engine.from_pretrained(run / "bundle").edit(pair.picture, pair.source, pair.target)
+    assert result.network_calls == 8 and np.asarray(result.image).std() > 5
