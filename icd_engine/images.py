@@ -130,9 +130,7 @@ def save_image(
     Raises ImageError.
     """
     target = Path(path)
-    if source_type not in _SOURCE_TYPES:
-        raise ImageError(f"unknown source_type {source_type!r}: {' or '.join(_SOURCE_TYPES)}")
-    data = _encoded(picture, target, _XMP.format(source_type) if provenance else None)
+    data = image_bytes(picture, target.name, provenance=provenance, source_type=source_type)
     part = target.with_name(f".{secrets.token_hex(8)}.part")  # the same folder, so that the rename is atomic
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,15 +144,28 @@ def save_image(
     return target
 
 
+def image_bytes(
+    picture: Image.Image,
+    name: str = "picture.png",
+    *,
+    provenance: bool = True,
+    source_type: str = "compositeWithTrainedAlgorithmicMedia",
+) -> bytes:
+    """The file that save_image would write under `name`. Raises ImageError."""
+    if source_type not in _SOURCE_TYPES:
+        raise ImageError(f"unknown source_type {source_type!r}: {' or '.join(_SOURCE_TYPES)}")
+    return _encoded(picture, name, _XMP.format(source_type) if provenance else None)
+
+
 def _remove(part: Path) -> None:
     with contextlib.suppress(OSError, ValueError):  # the error that matters is the one being raised
         part.unlink(missing_ok=True)
 
 
-def _encoded(picture: Image.Image, target: Path, xmp: str | None) -> bytes:
-    file_format = _SUFFIXES.get(target.suffix.lower())
+def _encoded(picture: Image.Image, name: str, xmp: str | None) -> bytes:
+    file_format = _SUFFIXES.get(Path(name).suffix.lower())
     if file_format is None:
-        raise ImageError(f"cannot tell the format of {target.name!r}: end it in {', '.join(_SUFFIXES)}")
+        raise ImageError(f"cannot tell the format of {name!r}: end it in {', '.join(_SUFFIXES)}")
     options: dict[str, Any] = dict(_OPTIONS[file_format])
     if xmp is not None and file_format == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()

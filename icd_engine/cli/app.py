@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from icd_engine import __version__
+from icd_engine.cli.batch import batch
 from icd_engine.cli.bench import bench
 from icd_engine.cli.convert import convert
 from icd_engine.cli.doctor import doctor
@@ -18,6 +19,7 @@ from icd_engine.cli.export import SETTINGS, export
 from icd_engine.cli.generate import generate
 from icd_engine.cli.invert import invert
 from icd_engine.cli.options import UsageError
+from icd_engine.cli.serve import serve
 from icd_engine.cli.terminal import print_error
 from icd_engine.errors import IcdError
 
@@ -25,7 +27,7 @@ BAD_INPUT, USAGE, INTERRUPTED = 1, 2, 130
 
 # Plain help: boxes would cut option names short in narrow terminals.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (edit, generate, invert, convert, doctor, bench):
+for command in (edit, generate, invert, batch, serve, convert, doctor, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command(context_settings=SETTINGS)(export)

@@ -70,9 +70,9 @@ def test_sealing_halves_weights_and_adds_the_demo(tmp_path):
 
 @pytest.mark.long
 def test_from_nothing_to_a_bundle(tmp_path):
-    """The README's sequence with few samples, about 15 minutes on two cores: VAE, judge, cache, teacher,
-    guidance-distilled teacher, forward and reverse LoRA, bundle. It has learnt something of the world: pictures come
-    back, coarsely, and the teacher predicts noise better than by passing on what it sees."""
+    """The README's sequence with few samples, about 20 minutes on two cores: VAE, judge, cache, teacher,
+    guidance-distilled teacher, forward and reverse LoRA, bundle. So much each must have learnt: the VAE and the teacher
+    their tasks, the pair to hop more consistently than the teacher it starts as, and pictures come back."""
     run = tmp_path / "run"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
@@ -83,15 +83,17 @@ def test_from_nothing_to_a_bundle(tmp_path):
         stage("training.tiny", name, "--folder", run, "--samples", samples)
     common = ("--config", "tiny", "--base", run / "base", "--out", run, "--set")
     stage("training", "guidance", *common, "guidance.samples=1600")
-    stage("training", "icd", *common, "icd.samples=2400", "icd.check_every=75", "lora_rank=32", "lora_alpha=32")
+    lora = ("lora_rank=32", "lora_alpha=32", "icd.lr=0.001", "icd.ema=0.9")
+    stage("training", "icd", *common, "icd.samples=2400", "icd.check_every=150", *lora)
     assert sorted(path.name for path in (run / "weights").iterdir()) == [
         "iCD-SD15-forward_19_259_519_779.safetensors",
         "iCD-SD15-reverse_259_519_779_999.safetensors",
     ]
     last = {name: json.loads((run / f"{name}.jsonl").read_text().splitlines()[-1]) for name in ("vae", "teacher")}
     assert last["vae"]["psnr"] > 18 and last["teacher"]["eps_mse"] < 0.3
-    checks = [json.loads(line) for line in (run / "icd.jsonl").read_text().splitlines() if "noise_std" in line]
-    assert checks[-1]["inversion_psnr_unguided"] > checks[0]["inversion_psnr_unguided"] > 8
+    lines = [json.loads(line) for line in (run / "icd.jsonl").read_text().splitlines()]
+    losses = [line["reverse"] + line["forward"] for line in lines if "reverse" in line]
+    assert losses[-1] < 0.85 * losses[0] and lines[-1]["inversion_psnr_unguided"] > 15
     pair = world.sample_pairs(1, 3)[0]
     result = Engine.from_pretrained(run / "bundle").edit(pair.picture, pair.source, pair.target)
     assert result.network_calls == 8 and np.asarray(result.image).std() > 5

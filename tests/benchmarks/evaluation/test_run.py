@@ -184,6 +184,17 @@ def test_the_worlds_own_suite_stays_narrow(tmp_path, capsys):
     assert "Dynamic guidance keeps at least as much" in (tmp_path / "e" / "report.html").read_text()
 
 
+def test_an_exported_model_is_evaluated_too(tmp_path, capsys, exported):
+    from PIL import Image
+
+    Image.fromarray(PICTURE).resize((64, 64)).save(tmp_path / "p.png")
+    (tmp_path / "s.csv").write_text("picture,source,target\np.png,a cat sits on the mat,a dog sits on the mat\n")
+    suite = ["--suite", "pairs", "--path", str(tmp_path / "s.csv"), "--model", str(exported), "--device", "cpu"]
+    assert command.main([*suite, "--json", "--quiet", "--out", str(tmp_path / "e")]) == 0
+    assert json.loads(capsys.readouterr().out)["methods"]["icd"]["network_calls"] == 8
+    assert json.loads((tmp_path / "e" / "results.json").read_text())["where"]["device"]
+
+
 def test_generated_scenes_from_the_command_line(tmp_path, capsys):
     """The judge on pictures that the embedded model makes of prompts, three forms of guidance beside each other."""
     arguments = ["--suite", "generate", "--count", "2", "--seed", "5", "--out", str(tmp_path / "e")]

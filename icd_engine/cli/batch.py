@@ -1,0 +1,105 @@
+"""`icd batch`: every row of a manifest edited, on this machine or a cluster, by a run that may be killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from icd_engine.cli import options
+from icd_engine.cli.terminal import picture_bar, print_note, print_path
+
+
+def batch(
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            help=".parquet, .csv or .jsonl file with picture, source, target; also id, settings (JSON), seed.",
+            metavar="MANIFEST",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="For <id>.png, results.jsonl and summary.json; a run is resumed.")
+    ],
+    model: options.Model = "tiny",
+    rows: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Rows edited together.")] = 8,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="The first rows alone.", show_default="all")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Base of the seeds of rows that have none.")] = 0,
+    settings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON", help="Settings of all rows, under their own; paths as in them.", show_default="model's own"
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Engines.", show_default="one a GPU, or one a machine")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="CPUs of each engine.", show_default="all but one; 1 with a GPU"),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a Ray cluster that sees the same folders.", show_default="none"),
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto is every GPU there is.")] = "auto",
+    dtype: options.Dtype = "auto",
+    runner: options.RunnerName = "auto",
+    weights: options.Weights = "fused",
+    offload: options.Offload = False,
+    vae_tiling: options.VaeTiling = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Edit every row of a manifest.
+
+    A row that cannot be edited is a line of results.jsonl with the error's name, and the run goes on. A run that was
+    killed goes on with the same command, and ends with the same pictures. Prints the path of results.jsonl. It needs
+    pip install 'icd-engine[batch]'.
+
+    \b
+    Example:
+      icd batch edits.csv --out edited --model MODEL_FOLDER
+      icd batch edits.parquet --out /shared/edited --address auto --settings '{"guidance_scale": 3}'
+    """
+    from icd_engine.service.batch import run_batch
+    from icd_engine.service.log import RESULTS
+
+    with picture_bar(quiet) as progress:
+        summary = run_batch(
+            manifest,
+            out,
+            model=model,
+            batch=rows,
+            limit=limit,
+            seed=seed,
+            settings=_settings(settings),
+            actors=actors,
+            threads=threads,
+            address=address,
+            progress=progress,
+            device=device,
+            dtype=dtype,
+            runner=runner,
+            weights=weights,
+            offload=offload,
+            vae_tiling=vae_tiling,
+        )
+    wrong = ", ".join(f"{count} {name}" for name, count in summary.errors.items()) or "no errors"
+    before = f" after {summary.resumed} rows of earlier runs" if summary.resumed else ""
+    speed = f"{summary.seconds:.1f} s{before}, {summary.pictures_per_second:.2f} pictures/s"
+    print_note(f"{summary.pictures} pictures, {wrong}; {speed}", quiet)
+    print_path(out / RESULTS)
+
+
+def _settings(text: str | None) -> dict[str, Any]:
+    try:
+        values = json.loads(text or "{}")
+    except ValueError as error:
+        raise options.usage_error(f"not JSON: {error}", "--settings") from None
+    if not isinstance(values, dict):
+        raise options.usage_error(f"{text!r} must be a JSON object", "--settings")
+    return values
