@@ -1,11 +1,9 @@
-"""`python -m benchmarks.load`: what `icd serve` does under ten times its load, without its worker, and at its end."""
+"""What `icd serve` does under ten times its load, without its worker, and at its end."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import io
-import json
 import os
 import signal
 import socket
@@ -24,12 +22,17 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks.checks import Refused
+from icd_engine.service.limits import Limits
+
 ROOT = Path(__file__).resolve().parents[1]
 ICD = "import sys; from icd_engine.cli import main; sys.exit(main())"
 REPLICA = "ray::ServeReplica:icd:Replica"  # as Ray names the process
 SOURCE, TARGET = "a small red circle on a plain blue background", "a small green circle on a plain blue background"
 LOST = 0  # in place of a status: no answer came
 PATIENCE = 180.0  # seconds a client waits
+TIMES = 10.0  # what is sent, over what the service can do
+LIMITS = Limits()
 
 
 class Service:
@@ -60,7 +63,7 @@ class Service:
             self.stop()
 
     def wait_until_ready(self) -> None:
-        """Raises RuntimeError if the service ends instead, or takes minutes."""
+        """Raises Refused if the service ends instead, or takes minutes."""
         end = time.monotonic() + PATIENCE
         while self.process.poll() is None and time.monotonic() < end:
             try:
@@ -69,7 +72,7 @@ class Service:
             except httpx.HTTPError:
                 pass
             time.sleep(0.1)
-        raise RuntimeError(f"icd serve is not ready (exit code {self.process.returncode})")
+        raise Refused(f"icd serve is not ready (exit code {self.process.returncode})")
 
     def stop(self) -> int:
         """SIGTERM; its exit code."""
@@ -156,6 +159,28 @@ class Clients:
         return list(await asyncio.gather(*tasks))
 
 
+def run(*, model: str, runner: str, device: str, dtype: str, seconds: float) -> dict[str, Any]:
+    """Floods, loses and ends one service. Raises Refused where it does not start.
+
+    seconds: of the flood. sent = answered + rejected + lost + others; memory is what each part of the service has for
+    itself, once a second.
+    """
+    options = {"model": model, "runner": runner, "device": device, "dtype": dtype}
+    began = time.perf_counter()
+    with Service(*(text for name, value in options.items() for text in (f"--{name}", value))) as service:
+        ready = round(time.perf_counter() - began, 1)
+        return {
+            **options,
+            "batch": LIMITS.batch,
+            "capacity": LIMITS.capacity,
+            "times": TIMES,
+            "ready_s": ready,
+            **asyncio.run(flood(service, batch=LIMITS.batch, times=TIMES, seconds=seconds)),
+            **asyncio.run(recovery(service)),
+            **asyncio.run(drain(service, requests=LIMITS.batch)),
+        }
+
+
 async def flood(service: Service, *, batch: int, times: float, seconds: float) -> dict[str, Any]:
     """Measures how many edits a second the service makes, then sends `times` as many."""
     async with Clients(service.url) as clients:
@@ -234,28 +259,3 @@ def _title(process: psutil.Process) -> str:
         return (process.cmdline() or [""])[0]
     except psutil.Error:
         return ""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints one JSON object; what the service says goes to stderr."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="tiny", help="the embedded model tiny, or a model folder")
-    parser.add_argument("--batch", type=int, default=8, help="of icd serve")
-    parser.add_argument("--queue", type=int, default=16, help="of icd serve")
-    parser.add_argument("--times", type=float, default=10.0, help="offered load over what the service can do")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the flood")
-    options = parser.parse_args(arguments)
-    limits = ["--batch", str(options.batch), "--queue", str(options.queue)]
-    began = time.perf_counter()
-    with Service("--model", options.model, *limits) as service:
-        result = {"model": options.model, "batch": options.batch, "queue": options.queue, "cpus": os.cpu_count()}
-        result["ready_s"] = round(time.perf_counter() - began, 1)
-        result |= asyncio.run(flood(service, batch=options.batch, times=options.times, seconds=options.seconds))
-        result |= asyncio.run(recovery(service))
-        result |= asyncio.run(drain(service, requests=options.batch))
-    print(json.dumps(result))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,6 +17,7 @@ from icd_engine.errors import IcdError, ImageError, SettingsError
 from icd_engine.images import image_bytes, load_image, to_size
 from icd_engine.results import EditRequest, EditResult, Inversion
 from icd_engine.service.limits import ApiError, Limits
+from icd_engine.service.together import edit_each
 
 AREAS = 4  # `size` may have so many times the pixels that the model was made for
 Size = tuple[int, int]
@@ -130,16 +131,13 @@ class Editor:
         return [done[i] for i in range(len(jobs))]
 
     def _edit(self, jobs: Sequence[Edit], size: Size | None) -> list[list[EditResult] | Exception]:
-        """Halves what fails, down to the job that is to blame: a wrong word, or more than memory holds."""
-        requests = [request for job in jobs for request in self._requests(job)]
-        try:
-            results = iter(self.engine.edit_many(requests, size=size))
-        except Exception as error:
-            if len(jobs) == 1:
-                return [error]
-            middle = len(jobs) // 2
-            return [*self._edit(jobs[:middle], size), *self._edit(jobs[middle:], size)]
-        return [[next(results) for _ in range(job.count)] for job in jobs]
+        results = iter(edit_each(self.engine, [request for job in jobs for request in self._requests(job)], size))
+        done: list[list[EditResult] | Exception] = []
+        for job in jobs:
+            made = [next(results) for _ in range(job.count)]
+            error = next((one for one in made if isinstance(one, Exception)), None)
+            done.append(error or [one for one in made if isinstance(one, EditResult)])
+        return done
 
     def _requests(self, job: Edit) -> list[EditRequest]:
         first = job.settings.get("seed", self.engine.default_settings.seed or 0)
