@@ -67,7 +67,7 @@ def ui(
         server = start(build_page(engine, _examples(engine, model), Path(folder)), host, port, login, queue)
         print_note(f"{model} on http://{host}:{port}", quiet)
         stopped.wait()
-        server.close()
+        server.close(verbose=False)
 
 
 def _login(auth: str | None) -> tuple[str, str] | None:
