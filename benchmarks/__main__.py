@@ -91,6 +91,20 @@ def _distil(options: argparse.Namespace) -> Results:
     return distil.run(**{name: getattr(options, name) for name in names})
 
 
+def _load(options: argparse.Namespace) -> Results:
+    from benchmarks import load
+
+    names = ("model", "runner", "device", "dtype", "seconds")
+    return [load.run(**{name: getattr(options, name) for name in names})]
+
+
+def _batch(options: argparse.Namespace) -> Results:
+    from benchmarks import batch
+
+    names = ("model", "runner", "device", "dtype", "pictures")
+    return [batch.run(**{name: getattr(options, name) for name in names})]
+
+
 def _networks(options: argparse.Namespace) -> Results:
     from benchmarks import networks
 
@@ -112,13 +126,15 @@ RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "export": _export,
     "published": _published,
     "distil": _distil,
+    "load": _load,
+    "batch": _batch,
     "ops": _ops,
     "unet": _networks,
     "vae": _networks,
 }
 
 
-SINGLE = ("edit", "onnx", "export")  # benchmarks of one result
+SINGLE = ("edit", "onnx", "export", "load", "batch")  # benchmarks of one result
 
 
 def _device(name: str) -> torch.device:
@@ -149,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, help="unmeasured calls before (default: 2 on the CPU, 5 on CUDA)")
     parser.add_argument("--batches", type=_counts, default=(1, 2, 4, 8, 16), help="of throughput: 1,2,4,8,16")
     parser.add_argument("--only", help="of ops: one operation; of distil: one stage")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load: how long the flood is")
+    parser.add_argument("--pictures", type=_count, default=500, help="of batch: rows of the manifest")
     parser.add_argument("--quick", action="store_true", help="of ops: small shapes, to see that it runs")
     parser.add_argument("--no-compile", action="store_true", help="of ops: leave torch.compile out")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

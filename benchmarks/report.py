@@ -168,6 +168,40 @@ def _distil_row(result: Record) -> dict[str, str]:
     }
 
 
+def _load_row(result: Record) -> dict[str, str]:
+    memory = [sum(parts.values()) for parts in result["memory_mib"]]
+    times = {name: result.get(f"{name}_ms") for name in ("answered", "rejected")}
+    shown = {name: "" if ms is None else f"{_ms(ms['p50'])} / {_ms(ms['p99'])}" for name, ms in times.items()}
+    return {
+        "service": f"{result['model']}, {result['runner']}, {result['dtype']}",
+        "edits/s": f"{result['alone_edits_per_s']:.2f}",
+        "sent/s": f"{result['offered_per_s']:.1f}",
+        "sent": str(result["sent"]),
+        "answered + rejected + lost + others": " + ".join(
+            str(result[name]) for name in ("answered", "rejected", "lost", "others")
+        ),
+        "answered p50 / p99, ms": shown["answered"],
+        "rejected p50 / p99, ms": shown["rejected"],
+        "memory before / most / after, MiB": f"{memory[0]} / {max(memory)} / {memory[-1]}",
+        "after a lost worker, s": f"{result['recovery_s']:.1f}",
+        "drained in, s": f"{result['drain_s']:.1f}",
+    }
+
+
+def _batch_row(result: Record) -> dict[str, str]:
+    return {
+        "batch": f"{result['model']}, {result['runner']}, {result['dtype']}",
+        "rows": str(result["rows"]),
+        "pictures + errors": f"{result['pictures']} + {sum(result['errors'].values())}",
+        "took, s": f"{result['seconds']:.0f}",
+        "pictures/s": f"{result['pictures_per_s']:.2f}",
+        "worker killed at row": str(result["worker_killed_at"]),
+        "driver killed at row": str(result["driver_killed_at"]),
+        "the rest took, s": f"{result['rest_seconds']:.0f}",
+        "same bytes": "yes" if result["bit_identical"] else "no",
+    }
+
+
 def _piece_row(result: Record) -> dict[str, str]:
     return {
         "network": f"{result['model']}, {result['piece']}, {result['runner']}, {result['dtype']}",
@@ -195,6 +229,8 @@ TABLES = {
     "export": _export_row,
     "published": _published_row,
     "distil": _distil_row,
+    "load": _load_row,
+    "batch": _batch_row,
     "unet": _piece_row,
     "vae": _piece_row,
     "ops": _op_row,

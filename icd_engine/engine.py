@@ -220,7 +220,8 @@ class Engine:
             raise SettingsError("paste_back needs the picture, which saved inversions do not carry: edit the picture")
         plans = self._plans(self._tokens(inversion.source), target, chosen)
         watch, report = Stopwatch(self.runner.device), reporting(self.runner, callback_on_step_end, progress)
-        return self._decode([inversion], [plans], [chosen], watch, report, output_type, 0)[0]
+        untouched = callback_on_step_end is None
+        return self._decode([inversion], [plans], [chosen], watch, report, untouched, output_type, 0)[0]
 
     def load_inversion(self, path: str | Path) -> Inversion:
         """Reads an inversion that `Inversion.save` wrote with this model. Raises BundleError."""
@@ -298,6 +299,7 @@ class Engine:
         A pass that memory does not hold is tried again with half its rows, and so are those after it.
         """
         up, down = reporting(self.runner, None, progress), reporting(self.runner, callback, progress)
+        untouched = callback is None
         checked = [self._checked(request, size) for request in requests]
         results: dict[int, EditResult] = {}
         most = MOST_TARGETS
@@ -307,7 +309,7 @@ class Engine:
                 rows = [len(checked[i].plans) for i in waiting]
                 together = waiting[passes(rows, most)[0]]
                 try:
-                    done = self._edit_together([checked[i] for i in together], up, down, output_type)
+                    done = self._edit_together([checked[i] for i in together], up, down, untouched, output_type)
                 except OutOfMemoryError as error:
                     if len(together) == 1:
                         raise
@@ -320,14 +322,19 @@ class Engine:
 
     @within_memory
     def _edit_together(
-        self, own: Sequence[_Checked], up: StepCallback | None, down: StepCallback | None, output_type: str
+        self,
+        own: Sequence[_Checked],
+        up: StepCallback | None,
+        down: StepCallback | None,
+        untouched: bool,
+        output_type: str,
     ) -> list[EditResult]:
         """Requests that the model works at one size for, in one pass up and one down."""
         watch, settings = Stopwatch(self.runner.device), [one.settings for one in own]
         pictures, sources, seeds = zip(*((one.picture, one.source, one.settings.seed or 0) for one in own), strict=True)
         inversions = self._invert(pictures, sources, seeds, own[0].size, watch, up)
-        plans = [one.plans for one in own]
-        return self._decode(inversions, plans, settings, watch, down, output_type, len(self._encode_hops))
+        plans, calls = [one.plans for one in own], len(self._encode_hops)
+        return self._decode(inversions, plans, settings, watch, down, untouched, output_type, calls)
 
     def _checked(self, request: EditRequest, size: tuple[int, int] | None) -> _Checked:
         given = request.checked_settings()
@@ -388,19 +395,20 @@ class Engine:
         plans: Sequence[Plans],
         settings: Sequence[EditSettings],
         watch: Stopwatch,
-        callback: StepCallback | None,
+        report: StepCallback | None,
+        untouched: bool,
         output_type: str,
         calls_before: int,
     ) -> list[EditResult]:
         """Rows: all sources, then the targets of the first, of the second and so on.
 
-        The source branch of a single picture is kept, and its next edit runs target rows alone. A callback may change
-        source rows, so with one nothing is kept or taken.
+        The source branch of a single picture is kept, and its next edit runs target rows alone. A user's callback may
+        change source rows, so with one nothing is kept or taken; `untouched` says that there is none.
         """
         runner, count = self.runner, len(inversions)
         owner = [i for i, own in enumerate(plans) for _ in own]
         flat = [plan for own in plans for _, plan in own]
-        alone = count == 1 and callback is None
+        alone = count == 1 and untouched
         branch = self._branches.get(inversions[0]) if alone else None
         with watch.stage("text_target"):
             sources = [self._tokens(inversion.source) for inversion in inversions]
@@ -421,7 +429,7 @@ class Engine:
                 keep=alone and branch is None,
                 hop_prompts=hop_prompts,
             )
-            decoded = runner.decode(inputs, self._decode_hops, callback)
+            decoded = runner.decode(inputs, self._decode_hops, report)
         if decoded.source is not None:
             self._branches.put(inversions[0], decoded.source)
         kept = branch.latents[-1] if branch else decoded.latents[:count]

@@ -132,18 +132,29 @@ def save_image(
     ImageError, and what `Signature.sign` does.
     """
     target = Path(path)
-    if source_type not in SOURCE_TYPES:
-        raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(SOURCE_TYPES)}")
-    data = _encoded(picture, target, _XMP.format(source_type) if provenance else None)
+    data = image_bytes(picture, target.name, provenance=provenance, source_type=source_type)
     if signature is not None:
         data = signature.sign(data, target.name, source_type, parent)
     return write_whole(target, data, ImageError)
 
 
-def _encoded(picture: Image.Image, target: Path, xmp: str | None) -> bytes:
-    file_format = _SUFFIXES.get(target.suffix.lower())
+def image_bytes(
+    picture: Image.Image,
+    name: str = "picture.png",
+    *,
+    provenance: bool = True,
+    source_type: str = "compositeWithTrainedAlgorithmicMedia",
+) -> bytes:
+    """The file that save_image would write under `name`, unsigned. Raises ImageError."""
+    if source_type not in SOURCE_TYPES:
+        raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(SOURCE_TYPES)}")
+    return _encoded(picture, name, _XMP.format(source_type) if provenance else None)
+
+
+def _encoded(picture: Image.Image, name: str, xmp: str | None) -> bytes:
+    file_format = _SUFFIXES.get(Path(name).suffix.lower())
     if file_format is None:
-        raise ImageError(f"cannot tell the format of {target.name!r}: end it in {', '.join(_SUFFIXES)}")
+        raise ImageError(f"cannot tell the format of {name!r}: end it in {', '.join(_SUFFIXES)}")
     options: dict[str, Any] = dict(_OPTIONS[file_format])
     if xmp is not None and file_format == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()

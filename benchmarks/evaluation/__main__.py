@@ -1,4 +1,4 @@
-"""`python -m benchmarks.evaluation SUITE`: edits a suite, measures it, and writes a table, results.json and a page."""
+"""`python -m benchmarks.evaluation`: edits a suite, measures it, and writes a table, results.json and a page."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ import torch
 from benchmarks import record
 from benchmarks.evaluation import page, suites
 from benchmarks.evaluation.diffusion import Diffusion
-from benchmarks.evaluation.features import FIGURES, learned
+from benchmarks.evaluation.features import FIGURES, absent, learned
 from benchmarks.evaluation.methods import METHODS
-from benchmarks.evaluation.orderings import Ordering, orderings
-from benchmarks.evaluation.run import Method, generated, icd, icd_auto, inversions, other, run, summary
+from benchmarks.evaluation.orderings import Studies, orderings, read_studies
+from benchmarks.evaluation.run import Method, Row, generated, icd, icd_auto, inversions, other, run, summary
 from benchmarks.evaluation.suites import Item, Metric
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, SettingsError
+from icd_engine.settings import EditSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = ROOT / "training" / "tiny_teacher_weights"
 SUITES = ("tiny", "pie", "pairs", "generate")
 RECORDED = ROOT / "benchmarks" / "results" / "quality"
+GUIDANCE = ("guidance_scale", "tau", "tau_low")  # the settings that generating has
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,37 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    claims: list[Ordering] = []
     try:
-        items = _items(options)
-        engine = Engine.from_pretrained(
-            options.model, device=options.device, dtype=options.dtype, runner=options.runner
-        )
-        methods = _methods(engine, options)
-        metrics = _metrics(options, items)
-        rows = run(items, methods, options.out, metrics, record.note if not options.quiet else lambda text: None)
-        table = summary(rows)
-        result = {"suite": options.suite, "model": options.model, "items": len(items), "methods": table}
-        if options.suite == "tiny":
-            result = _flat(table) | inversions(engine, items) | result
-            claims = orderings(result, table, RECORDED)
-            result["orderings"] = [claim._asdict() for claim in claims]
+        result, rows, where = _measured(options)
     except IcdError as error:
         record.complain(str(error))
         return 1
-    where = record.environment(torch.device(engine.runner.device))  # onnxruntime's is a name
-    about = {"suite": options.suite, "items": len(items), "device": where["device"], "commit": where["commit"]}
-    (options.out / "results.json").write_text(json.dumps(result | {"where": where}, indent=1) + "\n")
-    written = page.write(
-        options.out / "report.html", f"icd eval: {options.suite}", about, table, options.out / "pictures", claims
-    )
-    record.note(_text(table))
-    missing = [f"--{name}" for name in FIGURES if getattr(options, name) is None]
-    if missing:
-        record.note(f"n/a: weights not given ({', '.join(missing)})")
-    for claim in claims:
-        record.note(f"{'holds' if claim.holds else 'does not hold'}: {claim.claim} ({claim.figures})")
-    record.note(f"wrote {written}")
+    _report(options, result, rows, where)
     if options.json:
         print(json.dumps(result), flush=True)
     return 0
@@ -72,16 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="icd eval", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--suite", choices=SUITES, default="tiny")
-    parser.add_argument("--path", type=Path, help="PIE-Bench's folder, the CSV file of pairs, or prompts a line each")
+    parser.add_argument("--path", type=Path, help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts or one a line")
     parser.add_argument("--count", type=int, default=100, help="items at most")
-    parser.add_argument("--seed", type=int, default=2025, help="of scenes that are drawn")
+    parser.add_argument("--seed", type=int, default=2025, help="of scenes that are drawn, and of generated pictures")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--methods", default="icd", help=f"of icd, icd-auto, {', '.join(METHODS)}; all")
     parser.add_argument("--teacher", type=Path, default=TEACHER, help="UNet folder for the other methods")
     for name, figures in FIGURES.items():
-        kind = "AlexNet weights file of torchvision" if name == "lpips" else "model folder"
+        kind = "backbone file of torchvision" if name == "lpips" else "model folder"
         parser.add_argument(f"--{name}", type=Path, metavar="PATH", help=f"{kind}, for {', '.join(figures)}")
-    parser.add_argument("--settings", type=json.loads, default={}, help="EditSettings of icd as JSON")
+    parser.add_argument("--studies", type=Path, help="JSON of benchmarks.evaluation.studies, in place of the recorded")
+    parser.add_argument("--settings", default="{}", help="EditSettings of icd as JSON")
     parser.add_argument("--out", type=Path, default=Path("out/eval"), help="rows, results.json, report.html; resumable")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
@@ -92,37 +70,88 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
+    """The result, its rows, and what it was measured with. IcdError."""
+    items, settings, studies = _items(options), _settings(options), _studies(options)
+    engine = Engine.from_pretrained(options.model, device=options.device, dtype=options.dtype, runner=options.runner)
+    methods = _methods(engine, options, settings)
+    device = torch.device(engine.runner.device)
+    metrics = _metrics(options, device)
+    progress = record.note if not options.quiet else lambda text: None
+    rows = run(items, methods, options.out, metrics, progress, _about(options, engine, settings))
+    table = summary(rows)
+    result: dict[str, Any] = {"suite": options.suite, "model": options.model, "items": len(items)}
+    result |= {"weights": {name: str(path) for name, path in _weights(options).items() if path}, "methods": table}
+    if options.suite == "tiny":
+        result = _flat(table) | inversions(engine, items) | result
+        result["orderings"] = [claim._asdict() for claim in orderings(result, table, studies)]
+    elif options.suite == "generate":
+        result = _flat_prompts(table) | result
+    return result, rows, record.environment(device)
+
+
 def _items(options: argparse.Namespace) -> list[Item]:
     if options.suite == "tiny":
         return suites.tiny(options.count, options.seed)
     if options.suite == "generate":
-        return suites.prompts(options.path, options.count, options.seed)
-    if options.path is None:
+        found = suites.prompts(options.path, options.count, options.seed)
+    elif options.path is None:
         raise SettingsError(f"the suite {options.suite} needs --path")
-    found = suites.pie(options.path) if options.suite == "pie" else suites.pairs(options.path)
+    else:
+        found = suites.pie(options.path) if options.suite == "pie" else suites.pairs(options.path)
+    if not found:
+        raise SettingsError(f"{options.path} has nothing in it for the suite {options.suite}")
     return found[: options.count]
 
 
-def _metrics(options: argparse.Namespace, items: Sequence[Item]) -> list[Metric]:
-    """The world's judge where it knows what is wanted, and what looks through trained networks.
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        given = json.loads(options.settings)
+    except ValueError as error:
+        raise SettingsError(f"--settings is not JSON: {error}") from None
+    EditSettings.from_mapping(given)
+    unused = [name for name in given if options.suite == "generate" and name not in GUIDANCE]
+    if unused:
+        raise SettingsError(f"--settings: generating has no {unused[0]!r} (it has {', '.join(GUIDANCE)})")
+    return given
 
-    On the world's own pictures, which need none of them, only those that were asked for.
-    """
-    judge = [suites.judged()] if items and items[0].words else []
-    paths = {name: getattr(options, name) for name in FIGURES}
-    return judge + (learned(paths) if not judge or any(paths.values()) else [])
+
+def _studies(options: argparse.Namespace) -> Studies:
+    recorded = [path for name in ("ablation", "studies") if (path := RECORDED / f"{name}.json").is_file()]
+    return read_studies([options.studies] if options.studies else recorded)
 
 
-def _methods(engine: Engine, options: argparse.Namespace) -> dict[str, Method]:
+def _weights(options: argparse.Namespace) -> dict[str, Path | None]:
+    return {name: getattr(options, name) for name in FIGURES}
+
+
+def _looked_at(options: argparse.Namespace) -> dict[str, Path | None]:
+    """The weights whose figures the table has. The world's own pictures need none of them: only those given are."""
+    return {name: path for name, path in _weights(options).items() if path or not _of_the_world(options)}
+
+
+def _of_the_world(options: argparse.Namespace) -> bool:
+    return options.suite == "tiny" or (options.suite == "generate" and options.path is None)
+
+
+def _metrics(options: argparse.Namespace, device: torch.device) -> list[Metric]:
+    """The world's judge where it knows what is wanted, and what looks through trained networks."""
+    judge = [suites.judged()] if _of_the_world(options) else []
+    return [*judge, *learned(_looked_at(options), device)]
+
+
+def _methods(engine: Engine, options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Method]:
     if options.suite == "generate":
+        if options.methods != "icd":
+            raise SettingsError("--methods are ways to edit: the suite generate has forms of guidance instead")
         forms = {"icd": {}, "icd, unguided": {"guidance_scale": 0.0}, "icd, constant guidance": {"tau": 1.0}}
-        return {name: generated(engine, **options.settings | form) for name, form in forms.items()}
+        return {name: generated(engine, **settings | form) for name, form in forms.items()}
     own = {"icd": icd, "icd-auto": icd_auto}
     names = [*own, *METHODS] if options.methods == "all" else options.methods.split(",")
     unknown = [name for name in names if name not in own and name not in METHODS]
     if unknown:
         raise SettingsError(f"unknown method {unknown[0]!r} (known: {', '.join((*own, *METHODS))})")
-    methods = {name: own[name](engine, **options.settings) for name in names if name in own}
+    methods = {name: own[name](engine, **settings) for name in names if name in own}
     others = [name for name in names if name in METHODS]
     if others:
         model, w = Diffusion.load(engine, options.teacher), float(engine.default_settings.guidance_scale or 0.0)
@@ -130,24 +159,54 @@ def _methods(engine: Engine, options: argparse.Namespace) -> dict[str, Method]:
     return methods
 
 
+def _about(options: argparse.Namespace, engine: Engine, settings: dict[str, Any]) -> str:
+    """What decides the figures of a row, besides its item and method; the model by its weights, not by its name."""
+    names = ("suite", "path", "seed", "teacher", "device", "dtype", "runner", *FIGURES)
+    given = {name: str(getattr(options, name)) for name in names}
+    return json.dumps([given, settings, engine.bundle.sha256], sort_keys=True)
+
+
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
     """The figures of our own edit, by the names people ask for."""
     own = table.get("icd")
     if own is None:
         return {}
-    success = {"all": own["edit_success"]} | {kind: row["edit_success"] for kind, row in own["kinds"].items()}
+    success = {"all": own.get("edit_success")} | {kind: row["edit_success"] for kind, row in own["kinds"].items()}
     names = ("edit_psnr_to_truth", "changed_share", "background_psnr", "network_calls")
-    return {"edit_success": success} | {name: own[name] for name in names} | {"seconds_per_edit": own["seconds"]}
+    flat = {name: own.get(name) for name in names}
+    return {"edit_success": success} | flat | {"seconds_per_edit": own.get("seconds")}
 
 
-def _text(table: dict[str, Any]) -> str:
-    """The table for a terminal; n/a where weights or an extra were not given."""
-    names = [name for name in page.COLUMNS if any(name in row for row in table.values())]
-    lines = [["method", *names]]
-    for method, row in table.items():
-        lines.append([method, *("n/a" if row.get(n) is None else f"{row[n]:.{page.COLUMNS[n][1]}f}" for n in names)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+def _flat_prompts(table: dict[str, Any]) -> dict[str, Any]:
+    """The same of generated pictures; which words came out right only the world's judge knows."""
+    own = table["icd"]
+    flat = {"network_calls": own.get("network_calls"), "seconds_per_picture": own.get("seconds")}
+    if "prompt_success" not in own:
+        return flat
+    kinds = {name.removesuffix("_right"): own[name] for name in own if name.endswith("_right")}
+    return {"prompt_success": {"all": own["prompt_success"]} | kinds} | flat
+
+
+def _report(options: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row], where: dict[str, Any]) -> None:
+    """results.json and the page; on stderr the table, what it lacks, and which claims hold."""
+    (options.out / "results.json").write_text(json.dumps(result | {"where": where}, indent=1) + "\n")
+    table, lacking = result["methods"], absent(_looked_at(options))
+    pictures = {
+        method: [options.out / row["picture"] for row in rows if row["method"] == method and "picture" in row]
+        for method in table
+    }
+    about = {name: result[name] for name in ("suite", "model", "items")}
+    about |= {name: where[name] for name in ("device", "commit")}
+    claims = result.get("orderings", [])
+    title = f"icd eval: {options.suite}"
+    written = page.write(options.out / "report.html", title, about, table, pictures, claims, lacking)
+    record.note(page.markdown(table, lacking))
+    missing = [f"--{name}" for name, path in _weights(options).items() if path is None]
+    if missing:
+        record.note(f"weights not given: {', '.join(missing)}")
+    for claim in claims:
+        record.note(f"{'holds' if claim['holds'] else 'does not hold'}: {claim['claim']} ({claim['figures']})")
+    record.note(f"wrote {written}")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from icd_engine.errors import SettingsError
+
 Row = Mapping[str, Any]
+Studies = Mapping[str, Sequence[Row]]
 LEVEL = 0.25  # dB: less is no difference over some dozen scenes
 NEAR = 1.0  # dB
+ABLATED = {  # figure -> what it is of
+    "inversion_psnr_unguided": "unguided inversion",
+    "inversion_psnr_guided_dynamic": "guided inversion",
+    "edit_psnr_to_truth": "edits",
+}
 
 
 class Ordering(NamedTuple):
@@ -21,19 +29,29 @@ class Ordering(NamedTuple):
     figures: str
 
 
-def orderings(result: Row, table: Mapping[str, Row], recorded: Path) -> list[Ordering]:
-    """All claims that the result of a run and the recorded studies have figures for.
+def orderings(result: Row, table: Mapping[str, Row], studies: Studies) -> list[Ordering]:
+    """All claims that the result of a run and recorded studies have figures for; those of studies say `recorded`.
 
-    recorded: folder of ablation.json and studies.json, written by `benchmarks.evaluation.studies`.
+    SettingsError where rows of the studies are not theirs.
     """
-    studies = {name: _rows(recorded / file, name) for name, file in (("ablation", "ablation"), ("encoding", "studies"))}
-    return [*_guidance(result), *_encoding(studies["encoding"]), *_ablation(studies["ablation"]), *_methods(table)]
+    try:
+        recorded = [*_encoding(studies.get("encoding", ())), *_ablation(studies.get("ablation", ()))]
+    except (KeyError, ValueError, TypeError) as error:
+        raise SettingsError(f"rows of the studies are not as they were written: {error}") from None
+    marked = [one._replace(figures=f"{one.figures}; recorded") for one in recorded]
+    return [*_guidance(result), *marked, *_methods(table)]
 
 
-def _rows(path: Path, study: str) -> list[Row]:
-    if not path.with_suffix(".json").is_file():
-        return []
-    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).get(study, [])
+def read_studies(paths: Sequence[Path]) -> dict[str, list[Row]]:
+    """Study -> rows, of files that `python -m benchmarks.evaluation.studies` printed. SettingsError."""
+    found: dict[str, list[Row]] = {}
+    for path in paths:
+        try:
+            studies = json.loads(path.read_text(encoding="utf-8"))
+            found |= {name: rows for name, rows in studies.items() if isinstance(rows, list)}
+        except (OSError, ValueError, AttributeError) as error:
+            raise SettingsError(f"{path} holds no studies: {error}") from None
+    return found
 
 
 def _guidance(result: Row) -> Iterator[Ordering]:
@@ -43,11 +61,11 @@ def _guidance(result: Row) -> Iterator[Ordering]:
         float(result[f"inversion_psnr_{form}"]) for form in ("unguided", "guided_dynamic", "guided_constant")
     )
     figures = f"unguided {unguided:.1f} dB, dynamic {dynamic:.1f} dB, constant {constant:.1f} dB"
-    yield Ordering("Dynamic guidance keeps more of a picture than constant guidance", dynamic > constant, figures)
-    yield Ordering("Unguided decoding keeps the most", unguided > max(dynamic, constant), figures)
+    yield Ordering("Dynamic guidance keeps at least as much as constant guidance", dynamic >= constant, figures)
+    yield Ordering("Unguided decoding keeps the most", unguided >= max(dynamic, constant), figures)
 
 
-def _encoding(rows: list[Row]) -> Iterator[Ordering]:
+def _encoding(rows: Sequence[Row]) -> Iterator[Ordering]:
     by_scale = {row["w_encode"]: row["psnr"] for row in rows}
     if 0.0 in by_scale and len(by_scale) > 1:
         best = max(value for w, value in by_scale.items() if w)
@@ -55,20 +73,23 @@ def _encoding(rows: list[Row]) -> Iterator[Ordering]:
         yield Ordering("Unguided encoding beats guided encoding", by_scale[0.0] > best, figures)
 
 
-def _ablation(rows: list[Row]) -> Iterator[Ordering]:
+def _ablation(rows: Sequence[Row]) -> Iterator[Ordering]:
     """Rows of bundles called s<steps>_<preservation losses>."""
-    found = {tuple(row["model"].split("_")): row["inversion_psnr_unguided"] for row in rows}
-    steps = sorted({name[0] for name in found}, key=lambda name: int(name[1:]))
-    pairs = [(s, found[s, "plain"], found[s, "both"]) for s in steps if (s, "plain") in found and (s, "both") in found]
-    if pairs:
-        figures = ", ".join(f"{s[1:]} steps {plain:.1f} -> {both:.1f} dB" for s, plain, both in pairs)
-        helped = all(both > plain + LEVEL for _, plain, both in pairs)
-        yield Ordering("Preservation losses help inversion", helped, figures)
-    plain = [(s, found[s, "plain"]) for s in steps if (s, "plain") in found]
-    if len(plain) > 1:
-        figures = ", ".join(f"{s[1:]} steps {value:.1f} dB" for s, value in plain)
-        rising = all(b[1] > a[1] for a, b in pairwise(plain))
-        yield Ordering("More steps help where they are missing", rising, figures)
+    bundles = {tuple(row["model"].split("_")): row for row in rows}
+    plain = {int(name[0][1:]): row for name, row in bundles.items() if name[1:] == ("plain",)}
+    both = {int(name[0][1:]): row for name, row in bundles.items() if name[1:] == ("both",)}
+    compared = [steps for steps in sorted(plain) if steps in both]
+    for figure, of in ABLATED.items():
+        if compared:
+            changes = {steps: (plain[steps][figure], both[steps][figure]) for steps in compared}
+            figures = ", ".join(f"{steps} steps {a:.1f} -> {b:.1f} dB" for steps, (a, b) in changes.items())
+            helped = all(b > a + LEVEL for a, b in changes.values())
+            yield Ordering(f"Preservation losses help {of}", helped, figures)
+        if len(plain) > 1:
+            values = [plain[steps][figure] for steps in sorted(plain)]
+            figures = ", ".join(f"{n} steps {value:.1f} dB" for n, value in zip(sorted(plain), values, strict=True))
+            rising = all(b > a for a, b in pairwise(values))
+            yield Ordering(f"More steps help {of} without preservation losses", rising, figures)
 
 
 def _methods(table: Mapping[str, Row]) -> Iterator[Ordering]:

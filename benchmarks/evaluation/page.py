@@ -5,21 +5,26 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from benchmarks.evaluation.orderings import Ordering
-
 CAPTION = "source, reconstruction, edit; of prompts, what was generated"
-Summary = Mapping[str, Mapping[str, Any]]
+NOT_GIVEN = "n/a (weights not given)"
+Row = Mapping[str, Any]
+Summary = Mapping[str, Row]
 COLUMNS = {  # figure -> heading, digits
     "edit_success": ("edit success", 3),
     "edit_psnr_to_truth": ("to the truth, dB", 2),
-    "words_right": ("words right", 3),
+    "prompt_success": ("right words", 3),
+    "size_right": ("size", 3),
+    "color_right": ("colour", 3),
+    "shape_right": ("shape", 3),
+    "texture_right": ("texture", 3),
+    "background_right": ("background", 3),
     "changed_share": ("changed rightly", 3),
     "background_psnr": ("background, dB", 2),
     "background_ssim": ("background SSIM", 4),
@@ -27,6 +32,7 @@ COLUMNS = {  # figure -> heading, digits
     "structure_distance": ("structure distance", 4),
     "clip_whole": ("CLIP whole", 2),
     "clip_edited": ("CLIP edited", 2),
+    "edit_dino": ("DINOv2 to the source", 4),
     "inversion_psnr": ("inversion, dB", 2),
     "inversion_ssim": ("inversion SSIM", 4),
     "inversion_lpips": ("inversion LPIPS", 4),
@@ -36,7 +42,7 @@ COLUMNS = {  # figure -> heading, digits
 }
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}img{max-width:100%}.missing{color:#888}"""
+td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}img{max-width:100%}"""
 
 
 def write(
@@ -44,27 +50,28 @@ def write(
     title: str,
     about: Mapping[str, Any],
     summary: Summary,
-    pictures: Path,
-    claims: Sequence[Ordering] = (),
+    pictures: Mapping[str, Sequence[Path]],
+    claims: Sequence[Row] = (),
+    absent: Collection[str] = (),
 ) -> Path:
     """Writes the report, and beside it its plot and our own edits alone: plot.svg, edits.jpg.
 
-    pictures: a folder of PNG files for each method.
+    pictures: files for each method. claims: rows of `orderings`. absent: figures whose weights were not given.
     """
     plot = scatter(summary)
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>",
         f"<h1>{escape(title)}</h1><p>{escape(', '.join(f'{k} {v}' for k, v in about.items()))}</p>",
-        table(summary),
+        table(summary, "method", absent),
         plot,
         _claims(claims),
     ]
     for method, row in summary.items():
-        parts.append(f"<h2>{escape(method)}</h2>{table(row['kinds'], 'kind of edit')}")
-        files = sorted((pictures / method).glob("*.png"))
-        if not files:
+        kinds = table(row["kinds"], "kind of edit", absent) if len(row["kinds"]) > 1 else ""
+        parts.append(f"<h2>{escape(method)}</h2>{kinds}")
+        if not pictures.get(method):
             continue
-        jpeg = _jpeg(grid(files))
+        jpeg = _jpeg(grid(pictures[method]))
         parts.append(f"<figure>{_image(jpeg)}<figcaption>{CAPTION}</figcaption></figure>")
         if method == "icd":
             path.with_name("edits.jpg").write_bytes(jpeg)
@@ -73,31 +80,48 @@ def write(
     return path
 
 
-def _claims(claims: Sequence[Ordering]) -> str:
+def _claims(claims: Sequence[Row]) -> str:
     """Which of the paper's orderings these figures and the recorded studies show."""
     lines = [
-        f"<tr><td>{escape(one.claim)}<td>{'holds' if one.holds else 'does not hold'}<td>{escape(one.figures)}"
+        f"<tr><td>{escape(one['claim'])}<td>{'holds' if one['holds'] else 'does not hold'}<td>{escape(one['figures'])}"
         for one in claims
     ]
     return f"<h2>The paper's orderings</h2><table>{''.join(lines)}</table>" if lines else ""
 
 
-def table(rows: Mapping[str, Mapping[str, Any]], first: str = "method") -> str:
-    """Of the figures that were looked for; n/a is what an item lacks, or weights that were not given."""
-    columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
+def table(rows: Mapping[str, Row], first: str = "method", absent: Collection[str] = ()) -> str:
+    """HTML, a line for each row of the figures that were looked for."""
+    columns = _looked_for(rows)
     heads = "".join(f"<th>{COLUMNS[name][0]}" for name in columns)
     lines = [f"<tr><th>{first}{heads}"]
     for name, row in rows.items():
-        lines.append(f"<tr><td>{escape(name)}" + "".join(f"<td>{_number(row.get(c), COLUMNS[c][1])}" for c in columns))
+        lines.append(f"<tr><td>{escape(name)}" + "".join(f"<td>{_cell(row, c, absent)}" for c in columns))
     return f"<table>{''.join(lines)}</table>"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return (
-        '<span class=missing title="not known, or weights not given">n/a</span>'
-        if value is None
-        else f"{value:.{digits}f}"
-    )
+def markdown(rows: Mapping[str, Row], absent: Collection[str] = ()) -> str:
+    """The same for terminals and a README, turned: a line for each figure, which stays narrow."""
+    lines = [["figure", *rows]]
+    lines += [[COLUMNS[name][0], *(_cell(row, name, absent) for row in rows.values())] for name in _looked_for(rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in [lines[0], rule, *lines[1:]]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _looked_for(rows: Mapping[str, Row]) -> list[str]:
+    return [name for name in COLUMNS if any(name in row for row in rows.values())]
+
+
+def _cell(row: Row, figure: str, absent: Collection[str]) -> str:
+    """The figure; n/a is what the items lack, or weights that were not given."""
+    value = row.get(figure)
+    if value is None:
+        return NOT_GIVEN if figure in absent and figure in row else "n/a"
+    return f"{value:.{COLUMNS[figure][1]}f}"
 
 
 def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -18,12 +19,12 @@ from benchmarks.evaluation.diffusion import Diffusion, at_size
 from benchmarks.evaluation.methods import METHODS, Task
 from benchmarks.evaluation.suites import Edited, Item, Metric, mask_at
 from icd_engine.engine import Engine
+from icd_engine.settings import EditSettings
 
 ROWS = "rows.jsonl"
 PICTURES = 24  # items whose pictures are kept for the report
+LABELS = ("run", "method", "item", "kind", "picture")  # of a row, beside its figures
 Row = dict[str, Any]
-
-
 Method = Callable[[Item], Edited]
 
 
@@ -42,11 +43,13 @@ def icd(engine: Engine, **settings: Any) -> Method:
 
 def generated(engine: Engine, **settings: Any) -> Method:
     """A picture of the item's prompt, from noise of the seed that is its name."""
+    given = EditSettings.from_mapping(settings)
+    calls = engine._decode_calls(engine._settings(given, engine.bundle.size))
 
     def make(item: Item) -> Edited:
         started = time.perf_counter()
         (picture,) = engine.generate([item.target], seed=int(item.name), **settings)
-        return Edited(np.asarray(picture), None, len(engine.bundle.decode_times), time.perf_counter() - started)
+        return Edited(np.asarray(picture), None, calls, time.perf_counter() - started)
 
     return make
 
@@ -106,25 +109,38 @@ def run(
     folder: Path,
     metrics: Sequence[Metric] = (),
     progress: Callable[[str], Any] = lambda text: None,
+    about: str = "",
 ) -> list[Row]:
-    """All rows, in the order they were made. An interrupted run goes on where it stopped."""
+    """All rows of these items, those of an earlier run with other methods too, in the order they were made.
+
+    about: what else decides a figure (model, settings, weights). An interrupted run goes on where it stopped; rows in
+    the folder that are about something else, or of other prompts, stay there and do not count.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = read_rows(folder)
-    done = {(row["method"], row["item"]) for row in rows}
-    (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = read_rows(folder)
+    runs = [_run_of(item, about) for item in items]
+    rows = [row for row in found if row.get("run") in set(runs)]
+    done = {(row["method"], row["run"]) for row in rows}
+    (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     with (folder / ROWS).open("a", encoding="utf-8") as file:
-        for i, item in enumerate(items):
+        for i, (item, of) in enumerate(zip(items, runs, strict=True)):
             for name, method in methods.items():
-                if (name, item.name) in done:
+                if (name, of) in done:
                     continue
                 progress(f"{name}, {item.name} ({i + 1} of {len(items)})")
                 made = method(item)
-                rows.append({"method": name, "item": item.name, "kind": item.kind} | measure(item, made, metrics))
+                row: Row = {"run": of, "method": name, "item": item.name, "kind": item.kind}
+                if i < PICTURES:
+                    row["picture"] = _keep(folder, f"{name}/{item.name}-{of}.png", item, made)
+                rows.append(row | measure(item, made, metrics))
                 file.write(json.dumps(rows[-1]) + "\n")
                 file.flush()
-                if i < PICTURES:
-                    _keep(folder, item, name, made)
     return rows
+
+
+def _run_of(item: Item, about: str) -> str:
+    """Short name of an item under everything that its rows depend on besides the method."""
+    return hashlib.sha256(json.dumps([about, item.name, item.source, item.target]).encode()).hexdigest()[:12]
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -159,10 +175,12 @@ def _against(picture: np.ndarray, item: Item, made: Edited) -> dict[str, float |
         row["edit_psnr_to_truth"] = pixels.psnr(made.edited, item.truth)
         row["changed_share"] = pixels.changed_share(made.edited, picture, item.truth)
     if item.mask is not None:
+        row |= dict.fromkeys(("background_psnr", "background_ssim", "background_mse"))
         mask = mask_at(item.mask, made.edited.shape[1::-1])
-        row["background_psnr"] = pixels.psnr(made.edited, picture, ~mask)
-        frames = pixels.masked(made.edited, mask), pixels.masked(picture, mask)
-        row |= {"background_ssim": pixels.ssim(*frames), "background_mse": pixels.mse(*frames)}
+        if not mask.all():  # changes of style may change everything: there is no background then
+            frames = pixels.masked(made.edited, mask), pixels.masked(picture, mask)
+            row["background_psnr"] = pixels.psnr(made.edited, picture, ~mask)
+            row |= {"background_ssim": pixels.ssim(*frames), "background_mse": pixels.mse(*frames)}
     return row
 
 
@@ -184,7 +202,7 @@ def summary(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 
 def means(rows: Sequence[Row]) -> dict[str, float | None]:
     """Of every figure, over the rows that have it."""
-    names = dict.fromkeys(name for row in rows for name in row if name not in ("method", "item", "kind"))
+    names = dict.fromkeys(name for row in rows for name in row if name not in LABELS)
     found: dict[str, float | None] = {}
     for name in names:
         values = [row[name] for row in rows if row.get(name) is not None]
@@ -192,10 +210,11 @@ def means(rows: Sequence[Row]) -> dict[str, float | None]:
     return found
 
 
-def _keep(folder: Path, item: Item, method: str, made: Edited) -> None:
-    """Source, reconstruction and edit side by side, as far as there are any."""
+def _keep(folder: Path, name: str, item: Item, made: Edited) -> str:
+    """Source, reconstruction and edit side by side, as far as there are any; the path in the folder."""
     source = [at_size(item.picture(), made.edited.shape[1::-1])] if item.read is not None else []
     kept = [made.reconstruction] if made.reconstruction is not None else []
-    path = folder / "pictures" / method / f"{item.name}.png"
+    path = folder / "pictures" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate([*source, *kept, made.edited], axis=1)).save(path)
+    return path.relative_to(folder).as_posix()

@@ -87,9 +87,7 @@ def tradeoff(engine: Engine, items: Sequence[Item]) -> Rows:
     rows = []
     for form in forms:
         method = icd(engine, **form)
-        found = means(
-            [{"method": "", "item": "", "kind": ""} | measure(item, method(item), [success]) for item in items]
-        )
+        found = means([measure(item, method(item), [success]) for item in items])
         names = ("edit_success", "edit_psnr_to_truth", "changed_share", "background_psnr")
         rows.append(form | {name: found[name] for name in names})
     return rows
@@ -98,7 +96,7 @@ def tradeoff(engine: Engine, items: Sequence[Item]) -> Rows:
 def ablation(engine: Engine, items: Sequence[Item]) -> Rows:
     """The way there and back under no, dynamic and constant guidance, what noise is between, and edits by default."""
     success, edit = judged(), icd(engine)
-    found = means([{"method": "", "item": "", "kind": ""} | measure(item, edit(item), [success]) for item in items])
+    found = means([measure(item, edit(item), [success]) for item in items])
     return [
         {"network_calls": found["network_calls"]}
         | inversions(engine, items)

@@ -79,16 +79,12 @@ def tiny(count: int, seed: int) -> list[Item]:
 
 
 def prompts(path: Path | None, count: int, seed: int) -> list[Item]:
-    """Prompts to generate: one a line of a text file, or captions of freshly drawn scenes of the world. SettingsError.
-
-    Item i is made of noise of seed + i.
+    """Prompts to generate: one a line of a text file, the column `prompt` of a CSV, or captions of freshly drawn scenes
+    of the world. SettingsError. Item i is named seed + i, the seed of its noise.
     """
     if path is not None:
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is not a readable text file: {error}") from None
-        return [Item(f"{seed + i}", "prompt", line, line, None) for i, line in enumerate(lines[:count])]
+        texts = [row["prompt"] for row in _csv(path, ("prompt",))] if path.suffix.lower() == ".csv" else _lines(path)
+        return [Item(f"{seed + i}", "prompt", text, text, None) for i, text in enumerate(texts[:count])]
     from training import world
 
     captions = [world.sample_scene(np.random.default_rng([seed, i])).caption for i in range(count)]
@@ -96,10 +92,18 @@ def prompts(path: Path | None, count: int, seed: int) -> list[Item]:
     return [Item(f"{seed + i}", "scene", caption, caption, None, words=words[i]) for i, caption in enumerate(captions)]
 
 
-def judged() -> Metric:
-    """Whether a judge that has only seen true pictures names the word that was to change, and all the others.
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not a readable text file: {error}") from None
 
-    Of a generated scene, which word was to change means nothing: success is that every word is right.
+
+def judged() -> Metric:
+    """What a judge that has only seen true pictures reads in them.
+
+    Of an edit: whether the word that was to change is right, and all the others. Of a generated scene: the share of
+    right words, and each kind of word alone.
     """
     from training import tiny_judge
     from training.tiny_vae import to_pictures
@@ -108,30 +112,34 @@ def judged() -> Metric:
 
     def success(item: Item, made: Edited) -> dict[str, float | None]:
         seen, wanted = judge.words(to_pictures(np.array(made.edited[None])))[0], item.words or {}
-        right = {kind: seen[kind] == word for kind, word in wanted.items()}
-        if item.kind not in right:
-            return {"edit_success": float(all(right.values())), "words_right": float(np.mean(list(right.values())))}
-        others = [good for kind, good in right.items() if kind != item.kind]
-        return {"edit_success": float(right[item.kind]), "others_kept": float(all(others))}
+        right = {kind: float(seen[kind] == word) for kind, word in wanted.items()}
+        if item.read is None:
+            found: dict[str, float | None] = {f"{kind}_right": value for kind, value in right.items()}
+            return {"prompt_success": float(np.mean(list(right.values())))} | found
+        return {"edit_success": right.pop(item.kind), "others_kept": float(all(right.values()))}
 
     return success
 
 
 def pairs(path: Path) -> list[Item]:
     """A CSV of picture, source, target (and kind, if there): paths are relative to the file. SettingsError."""
+    return [
+        Item(f"{i:04d}", row.get("kind") or "pair", row["source"], row["target"], _reader(path.parent / row["picture"]))
+        for i, row in enumerate(_csv(path, ("picture", "source", "target")))
+    ]
+
+
+def _csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingsError(f"{path} is not a readable CSV file: {error}") from None
     for i, row in enumerate(rows, start=2):
-        for name in ("picture", "source", "target"):
+        for name in needed:
             if not row.get(name):
-                raise SettingsError(f"{path}, line {i}: no {name} (needed are picture, source, target)")
-    return [
-        Item(f"{i:04d}", row.get("kind") or "pair", row["source"], row["target"], _reader(path.parent / row["picture"]))
-        for i, row in enumerate(rows)
-    ]
+                raise SettingsError(f"{path}, line {i}: no {name} (needed: {', '.join(needed)})")
+    return rows
 
 
 def pie(folder: Path) -> list[Item]:
@@ -155,12 +163,12 @@ def _pie_item(folder: Path, name: str, entry: dict[str, Any]) -> Item:
 
 
 def pie_mask(runs: Sequence[int], side: int = PIE_SIDE) -> np.ndarray:
-    """Flat pairs of start and length, row by row, as bool [side, side]. The outermost pixels count as masked: the
-    annotations leave gaps there."""
+    """Flat pairs of start and length, row by row, as bool [side, side]. As in the published code, runs end with the
+    picture, and the outermost pixels count as masked: the annotations leave gaps there."""
     flat = np.zeros(side * side, dtype=bool)
     for start, length in zip(runs[::2], runs[1::2], strict=True):
-        if not 0 <= start <= start + length <= flat.size:
-            raise ValueError(f"a mask run of {length} from {start} leaves the picture")
+        if not (0 <= start < flat.size and length >= 0):
+            raise ValueError(f"a mask run of {length} from {start} is not in the picture")
         flat[start : start + length] = True
     mask = flat.reshape(side, side)
     mask[[0, -1], :] = mask[:, [0, -1]] = True

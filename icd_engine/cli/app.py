@@ -19,14 +19,16 @@ from icd_engine.cli.export import SETTINGS, export
 from icd_engine.cli.generate import generate
 from icd_engine.cli.invert import invert
 from icd_engine.cli.options import UsageError
+from icd_engine.cli.serve import serve
 from icd_engine.cli.terminal import print_error
+from icd_engine.cli.ui import ui
 from icd_engine.errors import IcdError
 
 BAD_INPUT, USAGE, INTERRUPTED = 1, 2, 130
 
 # Plain help: boxes would cut option names short in narrow terminals.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (edit, generate, invert, batch, convert, doctor, bench):
+for command in (edit, generate, invert, batch, serve, ui, convert, doctor, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command(context_settings=SETTINGS)(export)

@@ -17,10 +17,10 @@ def evaluate(
     ] = "tiny",
     path: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="PIE-Bench's folder, the CSV file of pairs, or prompts a line each."),
+        typer.Option(metavar="PATH", help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts, or one a line."),
     ] = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Items at most.")] = 100,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of scenes that are drawn.")] = 2025,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of drawn scenes and generated pictures.")] = 2025,
     model: options.Model = "tiny",
     methods: Annotated[
         str,
@@ -35,9 +35,13 @@ def evaluate(
     ] = None,
     clip: Annotated[Path | None, typer.Option(metavar="FOLDER", help="CLIP model, for its agreement.")] = None,
     dino: Annotated[Path | None, typer.Option(metavar="FOLDER", help="DINO model, for structure distance.")] = None,
-    dinov2: Annotated[Path | None, typer.Option(metavar="FOLDER", help="DINOv2 model, for inversions.")] = None,
+    dinov2: Annotated[Path | None, typer.Option(metavar="FOLDER", help="DINOv2 model, for likeness.")] = None,
     lpips: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="torchvision's AlexNet weights, for LPIPS.")
+        Path | None, typer.Option(metavar="FILE", help="torchvision's SqueezeNet, AlexNet or VGG16, for LPIPS.")
+    ] = None,
+    studies: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON of studies, for the paper's orderings.", show_default="the recorded"),
     ] = None,
     settings: Annotated[
         str | None, typer.Option(metavar="JSON", help="Settings of icd.", show_default=options.MODELS_OWN)
@@ -56,14 +60,15 @@ def evaluate(
 ) -> None:
     """Edit a suite of pictures, measure the edits, compare with other methods; runs from a checkout of the repository.
 
-    Writes a table, results.json and one self-contained page. An interrupted run goes on where it stopped.
+    Writes a table, results.json and one self-contained page. An interrupted run goes on where it stopped; another run
+    in the same folder starts anew. Weights of metrics are never downloaded: those not given leave n/a.
 
     \b
     Example:
       icd eval --suite tiny --json
       icd eval --suite tiny --count 24 --methods all --out out/methods
       icd eval --suite pie --path PIE-Bench_v1 --model icd-sd15 --clip clip-vit-large-patch14 --dino dino-vitb8
-      icd eval --suite generate --count 24
+      icd eval --suite generate --path prompts.txt
     """
     given = {
         "--suite": suite,
@@ -77,6 +82,7 @@ def evaluate(
         "--dino": dino,
         "--dinov2": dinov2,
         "--lpips": lpips,
+        "--studies": studies,
         "--settings": settings,
         "--out": out,
         "--device": device,

@@ -1,1 +1,1 @@
-"""The engine for many: manifests of pictures edited by workers on one machine or a cluster."""
+"""People and programs come in here: the page, the service, many pictures at once."""

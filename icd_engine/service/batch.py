@@ -156,7 +156,9 @@ def _answers(
 
     items = [{"first": span.start, "count": len(span)} for span in spans]
     read = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        read_pictures, fn_kwargs={"table": ray.put(table)}, num_cpus=READING_CPUS
+        read_pictures,  # pyright: ignore[reportArgumentType]  # Ray declares one argument, and passes fn_kwargs
+        fn_kwargs={"table": ray.put(table)},
+        num_cpus=READING_CPUS,
     )
     edited = read.map(
         Editor,  # pyright: ignore[reportArgumentType]
@@ -183,7 +185,7 @@ def _ray(address: str | None) -> Iterator[list[dict[str, float]]]:
 
     ours = not ray.is_initialized()
     if ours:
-        local = {} if address else {"include_dashboard": False}
+        local: dict[str, Any] = {} if address else {"include_dashboard": False}
         try:
             ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:

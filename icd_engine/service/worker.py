@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,6 @@ from icd_engine.service.manifest import Row
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
-    from icd_engine.results import EditRequest
 
 MARKS = ".attempts"
 MOST_ATTEMPTS = 3  # to edit a batch whose workers die
@@ -50,7 +48,8 @@ def read_pictures(span: Mapping[str, int], table: Any) -> dict[str, Any]:
     """
     import ray
 
-    rows = [Row(**values) for values in ray.get(table).slice(span["first"], span["count"]).to_pylist()]
+    manifest: Any = ray.get(table)
+    rows = [Row(**values) for values in manifest.slice(span["first"], span["count"]).to_pylist()]
     # One value, so that Ray never splits a batch.
     return {"first": span["first"], "loaded": pickle.dumps([(row, _picture(row.picture)) for row in rows])}
 
@@ -60,27 +59,6 @@ def _picture(path: str) -> Image.Image | Failure:
         return load_image(path)
     except Exception as error:  # a row must not end the run, whatever it is
         return failure(error)
-
-
-def edit_each(engine: Engine, requests: Sequence[EditRequest]) -> list[Image.Image | Failure]:
-    """The edited pictures of a batch. Where the batch fails, its halves are tried, down to the rows that fail alone."""
-    try:
-        return [result.image for result in engine.edit_many(requests)]
-    except Exception as error:
-        if type(error).__name__ == "AcceleratorError":
-            os._exit(1)  # a CUDA context after a fault: every further call would fail, only a new process helps
-        failed = failure(error)
-    if len(requests) == 1:
-        return [failed]
-    _free_memory()
-    half = len(requests) // 2
-    return edit_each(engine, requests[:half]) + edit_each(engine, requests[half:])
-
-
-def _free_memory() -> None:
-    torch = sys.modules.get("torch")  # exported folders run without it
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class Editor:
@@ -114,7 +92,8 @@ class Editor:
 
     def _edited(self, first: int, loaded: Sequence[tuple[Row, Image.Image | Failure]]) -> list[dict[str, Any]]:
         from icd_engine.engine import Engine
-        from icd_engine.results import EditRequest
+        from icd_engine.results import EditRequest, EditResult
+        from icd_engine.service.together import edit_each
 
         if self._engine is None:
             self._engine = Engine.from_pretrained(self._model, **self._options)
@@ -127,7 +106,10 @@ class Editor:
         outcomes = []
         for number, (row, picture) in enumerate(loaded, start=first):
             result = picture if isinstance(picture, Failure) else next(edited)
-            if isinstance(result, Image.Image):
-                save_image(result, self._out / f"{row.id}.png", provenance=self._provenance)
-            outcomes.append(outcome(number, row, result if isinstance(result, Failure) else None))
+            if isinstance(result, EditResult):
+                save_image(result.image, self._out / f"{row.id}.png", provenance=self._provenance)
+                failed = None
+            else:
+                failed = result if isinstance(result, Failure) else failure(result)
+            outcomes.append(outcome(number, row, failed))
         return outcomes

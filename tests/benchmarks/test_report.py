@@ -45,6 +45,34 @@ PUBLISHED = [
     | {"mode": "two networks", "s": 152.0, "load_s": 33.0, "peak_memory_mib": 4843.2}
     | {"stages_ms": {"encode": 40_000, "total": 119_000}},
 ]
+LOAD = {
+    "model": "tiny",
+    "device_type": "cuda",
+    "runner": "auto",
+    "dtype": "auto",
+    "alone_edits_per_s": 7.0,
+    "offered_per_s": 70.0,
+}
+LOAD |= {
+    "sent": 1400,
+    "answered": 160,
+    "rejected": 1240,
+    "lost": 0,
+    "others": 0,
+    "rejected_ms": {"p50": 2.0, "p99": 9.0},
+}
+LOAD |= {"memory_mib": [{"replica": 500, "ray": 300}, {"replica": 520, "ray": 300}], "recovery_s": 9.0, "drain_s": 1.5}
+BATCH = {
+    "model": "tiny",
+    "device_type": "cuda",
+    "runner": "auto",
+    "dtype": "auto",
+    "rows": 500,
+    "pictures": 495,
+    "errors": {"ImageError": 5},
+}
+BATCH |= {"seconds": 100.0, "pictures_per_s": 4.95, "worker_killed_at": 80, "driver_killed_at": 120}
+BATCH |= {"rest_seconds": 70.0, "bit_identical": True}
 OP = {"op": "geglu", "shape": "2x4096x2560", "dtype": "bfloat16", "device_type": "cuda"}
 OP |= {"op_ms": 0.02, "eager_ms": 0.05, "compiled_ms": None, "floor_ms": 0.015, "roofline_share": 0.75}
 
@@ -61,6 +89,8 @@ def folder(tmp_path):
     record.append(tmp_path, "export", EXPORT, WHERE)
     for result in PUBLISHED:
         record.append(tmp_path, "published", result, WHERE)
+    record.append(tmp_path, "load", LOAD, WHERE)
+    record.append(tmp_path, "batch", BATCH, WHERE)
     record.append(tmp_path, "ops", OP, WHERE)
     return tmp_path
 
@@ -84,6 +114,9 @@ def test_the_table_stands_between_the_markers(folder, readme):
     assert "| sd15, bfloat16, opset 20 | 400 | 7000 | 9.0 |" in text
     assert "| sd15, 512x512, bf16 | convert |  | 98 | 6900 |" in text
     assert "| sd15, 512x512, bf16 | edit, two networks | 33 | 119 | 4843 |" in text
+    flood = "| 7.00 | 70.0 | 1400 | 160 + 1240 + 0 + 0 |  | 2.0 / 9.0 | 800 / 820 / 820 | 9.0 | 1.5 |"
+    assert f"| tiny, auto, auto {flood}" in text
+    assert "| tiny, auto, auto | 500 | 495 + 5 | 100 | 4.95 | 80 | 120 | 70 | yes |" in text
     assert "| geglu 2x4096x2560, bfloat16 | 0.0200 | 0.0500 |  | 0.0150 | 75 % |" in text
     assert "![latency](latency.svg)" in text and "![throughput](throughput.svg)" in text
     assert report.main(folder, readme) == 0

@@ -501,7 +501,9 @@ def test_doctor_wants_no_torch_for_an_exported_folder(exported, sound, capsys):
 # --- the program -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["edit", "generate", "invert", "convert", "doctor", "bench", "eval"])
+@pytest.mark.parametrize(
+    "name", ["edit", "generate", "invert", "batch", "serve", "ui", "convert", "doctor", "bench", "eval"]
+)
 def test_every_command_has_help_with_an_example(name, capsys):
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out

@@ -420,6 +420,15 @@ def test_callbacks_see_every_hop(small_engine):
     assert result.latents.shape == (2, 4, 8, 8)
 
 
+def test_progress_leaves_the_source_branch_kept(small_engine):
+    inversion = small_engine.invert(picture(), SOURCE)
+    with recorded(small_engine) as seen:
+        first = inversion.edit(TARGET, progress=lambda hops: None)
+        again = inversion.edit(TARGET, progress=lambda hops: None)
+    assert seen["reverse"] == [2] * 4 + [1] * 4
+    assert_close(again.latents, first.latents)
+
+
 def test_callback_may_replace_latents(small_engine, inversion):
     result = inversion.edit(TARGET, callback_on_step_end=lambda step, t, x: x.clone().fill_(0.5) if t == 259 else None)
     start = torch.full((1, 4, 8, 8), 0.5)

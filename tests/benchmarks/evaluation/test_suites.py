@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.evaluation import suites
+from benchmarks.evaluation.suites import Edited
 from icd_engine.errors import ImageError, SettingsError
 
 ENTRY = {
@@ -38,10 +39,15 @@ def test_pie_bench(folder):
     assert item.mask[0].all() and item.mask[:, -1].all()  # the border counts as masked
 
 
-@pytest.mark.parametrize("runs", [[0], [0, 512 * 512 + 1], [-1, 2], [5, -6]], ids=str)
+@pytest.mark.parametrize("runs", [[0], [512 * 512, 1], [-1, 2], [5, -6]], ids=str)
 def test_runs_that_are_no_mask_are_refused(runs):
     with pytest.raises(ValueError):
         suites.pie_mask(runs)
+
+
+def test_a_run_ends_with_the_picture():
+    mask = suites.pie_mask([8 * 7 - 3, 99], side=8)
+    assert mask[1:-1, 1:-1].sum() == 2 and mask[6, 5:7].all()
 
 
 @pytest.mark.parametrize(
@@ -92,8 +98,26 @@ def test_prompts_from_a_file_and_from_the_world(tmp_path):
     assert [(item.name, item.target) for item in items] == [("7", "a cat"), ("8", "a dog")]
     with pytest.raises(ValueError, match="no picture"):
         items[0].picture()
+    (tmp_path / "p.csv").write_text('id,prompt\n1,"a cat, sitting"\n2,a dog\n')
+    assert [item.target for item in suites.prompts(tmp_path / "p.csv", 9, 0)] == ["a cat, sitting", "a dog"]
+    (tmp_path / "p.csv").write_text("id,text\n1,a cat\n")
+    with pytest.raises(SettingsError, match="line 2: no prompt"):
+        suites.prompts(tmp_path / "p.csv", 9, 0)
     drawn = suites.prompts(None, 3, seed=7)
     assert all(item.words["color"] in item.target for item in drawn)
     assert [item.target for item in drawn] == [item.target for item in suites.prompts(None, 3, seed=7)]
     with pytest.raises(SettingsError, match="not a readable text file"):
         suites.prompts(tmp_path / "none.txt", 3, seed=7)
+
+
+def test_the_judge_reads_true_pictures():
+    """Of an edit the word that changed and the others; of a prompt the share of its words."""
+    item = suites.tiny(1, seed=3)[0]
+    truth = Edited(item.truth, item.picture(), 8, 0.1)
+    judge = suites.judged()
+    assert judge(item, truth) == {"edit_success": 1.0, "others_kept": 1.0}
+    assert judge(item, Edited(item.picture(), item.picture(), 8, 0.1)) == {"edit_success": 0.0, "others_kept": 1.0}
+    prompt = suites.Item("0", "scene", item.target, item.target, None, words=item.words)
+    assert set(judge(prompt, truth).values()) == {1.0}
+    found = judge(prompt, Edited(item.picture(), None, 4, 0.1))
+    assert found["prompt_success"] == pytest.approx(0.8) and found["color_right"] == 0.0 and found["shape_right"] == 1.0

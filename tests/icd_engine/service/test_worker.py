@@ -1,7 +1,6 @@
-"""A worker's part of a batch: rows that fail are found by halving, and batches that kill are given up."""
+"""A worker's part of a batch: pictures and lines of the log, and batches that kill are given up."""
 
 import json
-import os
 import pickle
 
 import numpy as np
@@ -10,77 +9,16 @@ from PIL import Image
 
 from icd_engine.engine import Engine
 from icd_engine.errors import ImageError
-from icd_engine.results import EditRequest
 from icd_engine.service import worker
 from icd_engine.service.manifest import Row
-from icd_engine.service.worker import MARKS, MOST_ATTEMPTS, Editor, Failure, edit_each, failure
+from icd_engine.service.worker import MARKS, MOST_ATTEMPTS, Editor, Failure, failure
 
 SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
 
 
-def requests(*targets: str) -> list[EditRequest]:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return [EditRequest(pixels, SOURCE, target, {"seed": i}) for i, target in enumerate(targets)]
-
-
-def test_a_whole_batch_is_one_call(small_engine):
-    given = requests(TARGET, TARGET, TARGET)
-    expected = [np.asarray(result.image) for result in small_engine.edit_many(given)]
-    for picture, pixels in zip(edit_each(small_engine, given), expected, strict=True):
-        assert np.array_equal(np.asarray(picture), pixels)
-
-
-def test_only_the_row_that_fails_alone_is_an_error(small_engine):
-    given = requests(TARGET, TARGET, " ", TARGET, TARGET)
-    results = edit_each(small_engine, given)
-    assert [isinstance(result, Image.Image) for result in results] == [True, True, False, True, True]
-    assert results[2] == Failure("PromptError", "the prompt is empty")
-
-
-def test_a_batch_too_large_for_memory_is_halved(monkeypatch, small_engine):
-    sizes = []
-    real = Engine.edit_many
-
-    def edit_many(self, given):
-        sizes.append(len(given))
-        if len(given) > 2:
-            raise MemoryError("too much")
-        return real(self, given)
-
-    monkeypatch.setattr(Engine, "edit_many", edit_many)
-    results = edit_each(small_engine, requests(*[TARGET] * 5))
-    assert all(isinstance(result, Image.Image) for result in results)
-    assert sizes == [5, 2, 3, 1, 2]
-
-
-def test_a_row_too_large_for_memory_is_an_error(monkeypatch, small_engine):
-    def edit_many(self, given):
-        raise MemoryError("too\nmuch")
-
-    monkeypatch.setattr(Engine, "edit_many", edit_many)
-    assert edit_each(small_engine, requests(TARGET)) == [Failure("RunnerError", "MemoryError: too much")]
-
-
-def test_a_broken_cuda_context_ends_the_process(monkeypatch, small_engine):
-    class AcceleratorError(RuntimeError): ...
-
-    class Ended(Exception): ...
-
-    def edit_many(self, given):
-        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
-
-    def end(code: int):
-        raise Ended(code)
-
-    monkeypatch.setattr(Engine, "edit_many", edit_many)
-    monkeypatch.setattr(os, "_exit", end)
-    with pytest.raises(Ended):
-        edit_each(small_engine, requests(TARGET, TARGET))
-
-
 def test_an_error_keeps_its_name_and_is_one_line():
     assert failure(ImageError("no such\nfile")) == Failure("ImageError", "no such file")
-    assert failure(ValueError("x")) == Failure("RunnerError", "ValueError: x")
+    assert failure(MemoryError("too\nmuch")) == Failure("RunnerError", "MemoryError: too much")
 
 
 @pytest.fixture

@@ -1,0 +1,154 @@
+"""What `icd batch` makes of many pictures, whether or not its worker and then its driver are killed on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from benchmarks.checks import Refused
+
+ROOT = Path(__file__).resolve().parents[1]
+ICD = "import sys; from icd_engine.cli import main; sys.exit(main())"
+SOURCE, TARGET = "a small red circle on a plain blue background", "a small green circle on a plain blue background"
+SIDE = 128  # of the pictures, pixels
+PATIENCE = 240.0  # seconds for a run to get on
+LOST_SHARE, ENDED_SHARE = 0.16, 0.24  # of the rows, when the worker is killed and when the driver is
+
+
+def run(*, model: str, runner: str, device: str, dtype: str, pictures: int) -> dict[str, Any]:
+    """Two runs over the same manifest, one in a hundred files cut short; the second loses its worker and its driver.
+
+    Raises Refused where the two do not end with the very same pictures and lines.
+    """
+    options = {"model": model, "runner": runner, "device": device, "dtype": dtype}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        broken = range(3, pictures, 100)
+        manifest = write_manifest(folder, pictures, broken)
+        whole, disturbed = folder / "whole", folder / "disturbed"
+        finish(start(manifest, whole, **options))
+        lost_at = disturb(manifest, disturbed, pictures, **options)
+        finish(start(manifest, disturbed, **options))
+        check_same(whole, disturbed, pictures, len(broken))
+        undisturbed, resumed = (json.loads((out / "summary.json").read_text()) for out in (whole, disturbed))
+    return {
+        **options,
+        "rows": pictures,
+        "pictures": undisturbed["pictures"],
+        "errors": undisturbed["errors"],
+        "seconds": undisturbed["seconds"],
+        "pictures_per_s": undisturbed["pictures_per_second"],
+        "worker_killed_at": lost_at,
+        "driver_killed_at": resumed["resumed"],
+        "rest_seconds": resumed["seconds"],
+        "lost": 0,
+        "doubled": 0,
+        "bit_identical": True,
+    }
+
+
+def write_manifest(
+    folder: Path, rows: int, broken: Collection[int], source: str = SOURCE, target: str = TARGET
+) -> Path:
+    """edits.csv and its pictures, those of the rows in `broken` cut short."""
+    rng = np.random.default_rng(0)
+    with (folder / "edits.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "picture", "source", "target"])
+        for i in range(rows):
+            small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            small.resize((SIDE, SIDE)).save(folder / f"{i}.png")
+            if i in broken:
+                (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:60])
+            writer.writerow([f"row{i}", f"{i}.png", source, target])
+    return folder / "edits.csv"
+
+
+def start(manifest: Path, out: Path, **options: Any) -> subprocess.Popen:
+    """`icd batch` in a group of processes of its own, so that nothing of a killed run is left to a later one."""
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", ICD, "batch", str(manifest), "--out", str(out), "--quiet", *flags]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Raises Refused where the run does not end well."""
+    if process.wait() != 0:
+        raise Refused(f"icd batch ended with {process.returncode}")
+
+
+def disturb(manifest: Path, out: Path, rows: int, **options: Any) -> int:
+    """Begins a run, kills its worker, lets another take over, and kills the driver. The rows done at the first loss."""
+    process = start(manifest, out, **options)
+    wait_for(lambda: done(out) >= LOST_SHARE * rows)
+    lost_at = done(out)
+    for worker in editors(process):
+        worker.kill()
+    wait_for(lambda: done(out) >= max(ENDED_SHARE * rows, lost_at + 1))
+    kill(process)
+    if done(out) >= rows:
+        raise Refused("the run was over before it could be killed")
+    return lost_at
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL to the driver, and to Ray's processes that it started: it cannot stop them any more."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def editors(process: subprocess.Popen) -> list[psutil.Process]:
+    """The actors that edit, of this run alone."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return [one for one in below if any(name in " ".join(one.cmdline()) for name in ("Editor", "MapWorker"))]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Raises Refused after PATIENCE."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            raise Refused("the run does not get on")
+        time.sleep(0.05)
+
+
+def done(out: Path) -> int:
+    """Rows in the log, while a run is writing it."""
+    path = out / "results.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The log in the manifest's order."""
+    read = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    return sorted(read, key=lambda line: line["row"])
+
+
+def check_same(whole: Path, other: Path, rows: int, broken: int) -> None:
+    """Raises Refused unless both folders have every row once, and the same bytes."""
+    one, two = lines(whole), lines(other)
+    names = sorted(path.name for path in whole.glob("*.png"))
+    faults = {
+        "rows were lost or doubled": [line["row"] for line in one] != list(range(rows)),
+        "the logs differ": one != two,
+        "pictures are missing": len(names) != rows - broken or len(names) != sum("picture" in line for line in one),
+        "the runs have other pictures": names != sorted(path.name for path in other.glob("*.png")),
+        "pictures differ": any((whole / name).read_bytes() != (other / name).read_bytes() for name in names),
+    }
+    for text, found in faults.items():
+        if found:
+            raise Refused(f"{text} between an undisturbed and a disturbed batch")

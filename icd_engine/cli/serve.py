@@ -1,0 +1,106 @@
+"""`icd serve`: the engine behind HTTP, in OpenAI's shape, with a queue, limits and a clean end."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from icd_engine.bundles.bundle import read_bundle
+from icd_engine.cli import options
+from icd_engine.cli.listening import is_loopback, stop_signal
+from icd_engine.cli.terminal import print_error, print_note
+from icd_engine.service.limits import Limits
+from icd_engine.service.running import start, stop, wait_until_warm, watch
+
+TOKEN = "ICD_TOKEN"
+DEFAULTS = Limits()
+
+
+def serve(
+    model: options.Model = "tiny",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="To listen on; others than loopback need --token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="To listen on.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", envvar=TOKEN, help="What clients must send; others see it on the command line."),
+    ] = None,
+    replicas: Annotated[int, typer.Option(metavar="N", min=1, help="Engines, each with a GPU of its own.")] = 1,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Requests of one pass.")] = DEFAULTS.batch,
+    queue: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Requests that wait; one more is refused.")
+    ] = DEFAULTS.queue,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="From a request to its answer.")
+    ] = DEFAULTS.seconds,
+    max_body: Annotated[int, typer.Option(metavar="MIB", min=1, max=1024, help="Of a request.")] = DEFAULTS.body_bytes
+    >> 20,
+    max_megapixels: Annotated[
+        float, typer.Option(metavar="N", min=0.001, max=32, help="Of a picture.")
+    ] = DEFAULTS.pixels / 1e6,
+    inversions: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Kept pictures; those used last stay.")
+    ] = DEFAULTS.inversions,
+    inversion_ttl: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="A kept picture is forgotten after.")
+    ] = DEFAULTS.inversion_seconds,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    runner: options.RunnerName = "auto",
+    weights: options.Weights = "fused",
+    offload: options.Offload = False,
+    vae_tiling: options.VaeTiling = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Serve edits over HTTP until SIGTERM or Ctrl-C, which answer what is under way first.
+
+    POST /v1/images/edits as at OpenAI, plus source_prompt; /v1/inversions; /health, /ready, /metrics, /openapi.json.
+
+    \b
+    Example:
+      icd serve --model MODEL_FOLDER
+      curl 127.0.0.1:8000/v1/images/edits -F image=@cat.png -F source_prompt="a cat" -F prompt="a dog"
+    """
+    _check_address(host, token)
+    if device not in ("auto", "cpu", "cuda"):
+        raise options.usage_error("auto, cpu or cuda: CUDA_VISIBLE_DEVICES says which GPUs", "--device")
+    read_bundle(model)  # a wrong folder shows before anything is started
+    limits = Limits(
+        replicas=replicas,
+        batch=batch,
+        queue=queue,
+        seconds=timeout,
+        body_bytes=max_body << 20,
+        pixels=int(max_megapixels * 1e6),
+        inversions=inversions,
+        inversion_seconds=inversion_ttl,
+    )
+    engine = {"device": device, "dtype": dtype, "runner": runner}
+    engine |= {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
+    start(host, port, token, model, engine, limits)
+    stopped = stop_signal()
+    watch(host, port, _give_up)
+    try:
+        print_note(f"serving {model} on http://{host}:{port}, loading", quiet)
+        if wait_until_warm(stopped.is_set):
+            print_note("ready", quiet)
+        stopped.wait()
+        print_note("stopping: answering what is under way", quiet)
+    finally:
+        stop(limits.seconds)
+
+
+def _give_up() -> None:
+    """From another thread: the main one may wait for what is lost."""
+    print_error("the service no longer answers: start it anew")
+    os._exit(1)
+
+
+def _check_address(host: str, token: str | None) -> None:
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+        raise options.usage_error("must be printable ASCII, without spaces around it", "--token")
+    if token is None and not is_loopback(host):
+        raise options.usage_error(f"{host} can be reached from elsewhere: give --token or {TOKEN}", "--host")
