@@ -98,14 +98,14 @@ def read_bundle(name_or_path: str | Path, verify: bool | None = None) -> Bundle:
     Checks that every part is there and that icd.json is sound, and the SHA-256 of the listed files when `verify` is
     true; None means: when they are less than 256 MiB. Raises BundleError naming the file or the field.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise BundleError(f"a model is a name or the path of a folder, not {shown(name_or_path)}")
     if name_or_path == "tiny":
         folder = Path(str(resources.files("icd_engine.bundles") / "tiny"))
         if not folder.is_dir():
             raise BundleError("the embedded model 'tiny' is not part of this installation")
-    elif isinstance(name_or_path, str | os.PathLike):
-        folder = Path(name_or_path)
     else:
-        raise BundleError(f"a model is a name or the path of a folder, not {shown(name_or_path)}")
+        folder = Path(name_or_path)
     if not os.path.isdir(folder):  # Path.is_dir would raise for a name that is too long
         raise BundleError(f"no model folder at {folder} (and no embedded model of that name; there is 'tiny')")
     bundle = _load(folder, folder)

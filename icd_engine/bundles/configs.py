@@ -75,7 +75,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "projection_dim": _either(CHANNELS, NOTHING),
         "hidden_act": _one_of("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"),
         "layer_norm_eps": _above_zero(1),
-        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _either(TOKENS, NOTHING)),
+        "eos_token_id": TOKENS,  # where SDXL's pooled features are read
+        **dict.fromkeys(("bos_token_id", "pad_token_id"), _either(TOKENS, NOTHING)),
     },
     "vae": {
         **IMAGES,

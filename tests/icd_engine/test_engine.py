@@ -176,6 +176,11 @@ def test_generation_is_a_plain_decoding_of_noise(small_engine):
     assert [image.size for image in small_engine.generate(prompts[0])] == [(64, 64)]
 
 
+def test_generation_takes_the_models_seed(small_engine):
+    given, left_out = (small_engine.generate(TARGET, seed=seed, output_type="latent") for seed in (0, None))
+    assert torch.equal(given, left_out)
+
+
 # --- guidance ----------------------------------------------------------------------------------------------------
 
 
@@ -389,6 +394,12 @@ def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, 
     assert seen["forward"] == []
 
 
+@pytest.mark.parametrize("requests", [5, None, "ab", [5], [EditRequest(picture(), SOURCE, TARGET), None]], ids=str)
+def test_edit_many_takes_requests_alone(small_engine, requests):
+    with pytest.raises(SettingsError, match="edit_many takes a list of EditRequest"):
+        small_engine.edit_many(requests)
+
+
 def test_threads_on_one_engine_equal_serial_edits(small_engine):
     def run(request: EditRequest) -> Tensor:
         given = {name: getattr(request.settings, name) for name in EditSettings.__dataclass_fields__}
@@ -538,6 +549,25 @@ def test_generation_needs_a_prompt(small_engine):
 def test_unknown_device_dtype_or_runner(small_bundle, options, named):
     with pytest.raises(RunnerError, match=named):
         Engine.from_pretrained(small_bundle, **options)
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"device": []}, "device must be a name"),
+        ({"dtype": torch.float16}, "dtype must be a name, not torch.float16"),
+        ({"runner": {}}, "runner must be a name"),
+        ({"weights": None}, "weights must be a name, not None"),
+        ({"offload": "no"}, "offload must be True or False, not 'no'"),
+        ({"vae_tiling": 1}, "vae_tiling must be True or False, not 1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_options_of_another_kind(small_bundle, options, named):
+    with pytest.raises(RunnerError, match=named):
+        Engine.from_pretrained(small_bundle, **options)
+    with pytest.raises(RunnerError, match=named):
+        icd_engine.edit(picture(), SOURCE, TARGET, model=small_bundle, **options)
 
 
 def test_unknown_model(tmp_path):

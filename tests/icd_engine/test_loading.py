@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, RunnerError
 from icd_engine.loading import choose_device, choose_dtype, load_runner
 
@@ -110,6 +111,22 @@ def test_weights_beyond_half_precision_are_named(unsealed):
     assert load_runner(read_bundle(unsealed), "cpu").reverse.conv_in.bias.max() == 1e5
     with pytest.raises(BundleError, match=r"in float16: 'conv_in\.bias' holds NaN or infinity"):
         load_runner(read_bundle(unsealed), "cpu", "float16")
+
+
+def test_token_ids_beyond_the_text_encoder_are_refused(unsealed):
+    path = unsealed / "tokenizer" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["zebra</w>"] = 10_000
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(BundleError, match="token ids beyond the text encoder's vocab_size"):
+        Engine.from_pretrained(unsealed)
+
+
+def test_time_steps_that_the_schedule_lacks_are_refused(unsealed):
+    path = unsealed / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 500}))
+    with pytest.raises(BundleError, match=r"time step \d+ is not a whole number in 0\.\.499"):
+        Engine.from_pretrained(unsealed)
 
 
 def test_far_more_weights_than_the_file_holds_are_never_made(unsealed, monkeypatch):

@@ -108,6 +108,21 @@ def test_bad_input(inversion):
         inversion.search(TARGET, colour=1)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"edits": "x"}, "edits must be a whole number from 1, not 'x'"),
+        ({"edits": 1.5}, "edits must be a whole number from 1, not 1.5"),
+        ({"seconds": "x"}, "seconds must be a number, not 'x'"),
+        ({"seed": 77}, "seed is 1 in this inversion and cannot become 77"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be(inversion, options, named):
+    with pytest.raises(SettingsError, match=named):
+        inversion.search(TARGET, **options)
+
+
 def test_the_contact_sheet_shows_the_best_first(inversion):
     found = inversion.search(TARGET, edits=8)
     sheet = found.contact_sheet(most=7)

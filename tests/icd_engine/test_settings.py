@@ -63,6 +63,18 @@ def test_blend_is_kept_as_a_pair(given, kept):
     assert EditSettings(blend=given).blend == kept
 
 
+@pytest.mark.parametrize(
+    "value", [10**5000, [10**5000], object(), np.zeros((50, 50)), "x" * 10**5], ids=lambda v: type(v).__name__
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(value):
+    for given in (lambda: EditSettings(guidance_scale=value), lambda: EditSettings(control=value)):
+        with pytest.raises(SettingsError) as error:
+            given()
+        assert len(str(error.value)) < 300 and "\n" not in str(error.value) and " at 0x" not in str(error.value)
+    with pytest.raises(SettingsError, match=r"unknown setting|must map names"):
+        EditSettings.from_mapping({10**5000: value})
+
+
 def test_unknown_name_gets_the_nearest_known():
     with pytest.raises(SettingsError, match=r"'guidance_scal'.*did you mean 'guidance_scale'.*self_replace"):
         EditSettings.from_mapping({"guidance_scal": 3})

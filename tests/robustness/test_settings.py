@@ -20,17 +20,7 @@ from icd_engine.settings import EditSettings
 
 FIELDS = tuple(EditSettings.__dataclass_fields__)
 ANY_CHARACTERS = st.text(st.characters(codec=None), max_size=60)  # surrogates too
-SPECIAL = [
-    "<|startoftext|>",
-    "<|endoftext|>",
-    "<|unknown|>",
-    "🐶",
-    "👩\u200d👩\u200d👧",
-    "שלום",
-    "مرحبا",
-    "E\u0301",
-    "ﬁ",
-]
+SPECIAL = ["<|startoftext|>", "<|endoftext|>", "<|unknown|>", "🐶", "👩\u200d👩\u200d👧", "שלום", "مرحبا", "E\u0301"]
 SPECIAL += ["ﬁ", "ß", "ǅ", "\u200b", "\u202e", "\0", "\ud800", "\ufffd", "\t", "\u2028"]
 KNOWN_WORDS = ["a", "small", "red", "circle", "on", "plain", "blue", "background", "large", "green", "star", "dotted"]
 

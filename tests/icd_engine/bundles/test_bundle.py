@@ -90,6 +90,12 @@ def test_a_missing_folder_and_a_pickle_are_named(folder):
         read_bundle(folder / "nowhere")
 
 
+@pytest.mark.parametrize("model", [None, 5, [], b"tiny", torch.zeros(3), "x" * 5000, "\0"], ids=str)
+def test_what_names_no_folder_is_refused(model):
+    with pytest.raises(BundleError, match=r"no model folder at|a model is a name"):
+        read_bundle(model)
+
+
 def test_a_missing_embedded_model_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(module.resources, "files", lambda package: tmp_path)
     with pytest.raises(BundleError, match="'tiny' is not part of this installation"):

@@ -68,6 +68,7 @@ def test_what_is_no_count_of_anything_is_named(part, field, value):
         ("scheduler", {"beta_end": "x"}, "beta_end must be a number above 0, at most 1, not 'x'"),
         ("scheduler", {"prediction_type": "v_prediction"}, "prediction_type must be 'epsilon', not 'v_prediction'"),
         ("text_encoder", {"hidden_act": "tanh"}, "hidden_act must be 'quick_gelu' or .*, not 'tanh'"),
+        ("text_encoder", {"eos_token_id": None}, "eos_token_id must be a whole number in 0..1048576, not None"),
         ("text_encoder", {"num_attention_heads": 7}, "hidden_size cannot be divided by num_attention_heads"),
         ("tokenizer", {"pad_token": 5}, "pad_token must be a text or an object or null, not 5"),
         ("tokenizer", {"model_max_length": 78}, "model_max_length 78 is beyond the text encoder's 77"),

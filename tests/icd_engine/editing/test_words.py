@@ -170,9 +170,11 @@ def test_other_padding_token(tmp_path):
         ("{}", None, "tokenizer.json is not"),
         ("{}", "{", "tokenizer.json is not"),
         ('{"pad_token": "nowhere"}', "copy", "'nowhere'"),
+        ('{"pad_token": 5}', "copy", "padding token 5"),
+        ('{"pad_token": {"content": [1]}}', "copy", r"padding token \[1\]"),
         ('{"model_max_length": 2}', "copy", "at least 3"),
     ],
-    ids=["no-config", "list", "length", "no-file", "damaged", "pad-token", "short"],
+    ids=["no-config", "list", "length", "no-file", "damaged", "pad-token", "number", "list-token", "short"],
 )
 def test_bad_folder(tmp_path, config, tokenizer, message):
     if config is not None:
@@ -183,6 +185,33 @@ def test_bad_folder(tmp_path, config, tokenizer, message):
         (tmp_path / "tokenizer.json").write_text(tokenizer)
     with pytest.raises(BundleError, match=message):
         PromptTokenizer.from_folder(tmp_path)
+
+
+def test_a_panic_of_the_library_is_an_error(tmp_path):
+    """A template that names a token it does not know ends the library's Rust code, by what is no Exception."""
+    values = json.loads((FOLDER / "tokenizer.json").read_text())
+    values["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "nowhere", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not a readable tokenizer|cannot read the prompt ''"):
+        PromptTokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_a_vocabulary_without_its_unknown_word_is_an_error():
+    """Found out by the first word that it lacks."""
+    tokenizer = Tokenizer(models.WordLevel({"[B]": 0, "[E]": 1, "cat": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[B] $A [E]", special_tokens=[("[B]", 0), ("[E]", 1)]
+    )
+    prompts = PromptTokenizer(tokenizer)
+    assert prompts.encode("cat").ids[:3] == (0, 2, 1)
+    with pytest.raises(BundleError, match=r"the tokenizer cannot read the prompt 'a cat': .*UNK"):
+        prompts.encode("a cat")
 
 
 def test_tokenizer_without_begin_and_end():
