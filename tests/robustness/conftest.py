@@ -106,6 +106,10 @@ good inputs with something wrong in them. Each was either taken or came back as 
 would have failed the run. The process lived through all of them, and after each file of tests that has an engine a good
 edit was equal to the bit to the one before.
 
+What needs no thousands has tests of its own: memory that is short (`tests/icd_engine/test_shortage.py`), edits ended by
+Ctrl-C or a callback's error after every hop (`test_reporting.py`), a full disk, pickles, and eight threads that do
+everything at once, some of it wrong (`tests/robustness`).
+
 {tried.table()}
 
 Made by
