@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from icd_engine.engine import Engine
+    from icd_engine.provenance import Signature
     from icd_engine.results import EditRequest, EditResult, Inversion
 
-__all__ = ["EditRequest", "EditResult", "EditSettings", "Engine", "Inversion", "__version__", "edit"]
+__all__ = ["EditRequest", "EditResult", "EditSettings", "Engine", "Inversion", "Signature", "__version__", "edit"]
 
 _LAZY = {
     "Engine": "icd_engine.engine",
     "EditRequest": "icd_engine.results",
     "EditResult": "icd_engine.results",
     "Inversion": "icd_engine.results",
+    "Signature": "icd_engine.provenance",
 }
 _engines: dict[tuple[Any, ...], Engine] = {}
 _loading = Lock()

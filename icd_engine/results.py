@@ -16,7 +16,7 @@ from PIL import Image
 from icd_engine.atomic import write_whole
 from icd_engine.compositing import finish
 from icd_engine.errors import BundleError, ImageError, SettingsError, shown
-from icd_engine.images import MAX_PIXELS
+from icd_engine.images import MAX_PIXELS, save_image
 from icd_engine.settings import EditSettings
 
 if TYPE_CHECKING:
@@ -153,6 +153,19 @@ class EditResult:
     def image(self) -> Any:
         """The first (often only) edited picture."""
         return self.images[0]
+
+    def save(self, path: str | Path, target: int = 0, **marks: Any) -> Path:
+        """Writes the picture of one target; its file says that a model made it.
+
+        marks: provenance, signature and parent of `images.save_image`. Raises SettingsError where there is no such
+        picture, and what `save_image` raises.
+        """
+        pictures = self.images
+        if not isinstance(pictures, list) or not all(isinstance(one, Image.Image) for one in pictures):
+            raise SettingsError("only pictures of output_type 'pil' can be saved")
+        if not isinstance(target, int) or not 0 <= target < len(pictures):
+            raise SettingsError(f"target must be the number of one of {len(pictures)} pictures, not {shown(target)}")
+        return save_image(pictures[target], path, **marks)
 
     @cached_property
     def reconstruction(self) -> Image.Image:

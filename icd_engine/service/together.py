@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,12 +25,5 @@ def edit_each(
             os._exit(1)
         if len(requests) == 1:
             return [error]
-    _free_memory()
     half = len(requests) // 2
     return edit_each(engine, requests[:half], size) + edit_each(engine, requests[half:], size)
-
-
-def _free_memory() -> None:
-    torch = sys.modules.get("torch")  # exported folders run without it
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

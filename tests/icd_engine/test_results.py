@@ -47,6 +47,20 @@ def test_saved_inversion_edits_bit_equal(small_engine, inversion, saved):
     assert again.settings.seed == 11
 
 
+def test_saved_pictures_say_that_a_model_made_them(inversion, tmp_path):
+    result = inversion.edit([TARGET, "a fox sits on the mat"])
+    for target, options in ((0, {}), (1, {"provenance": False})):
+        path = result.save(tmp_path / "made" / f"{target}.png", target, **options)
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(result.images[target]))
+        assert (b"compositeWithTrainedAlgorithmicMedia" in path.read_bytes()) == (target == 0)
+    for wrong in (2, -1, "0"):
+        with pytest.raises(SettingsError, match="one of 2 pictures"):
+            result.save(tmp_path / "wrong.png", wrong)
+    with pytest.raises(SettingsError, match="'pil'"):
+        inversion.edit(TARGET, output_type="np").save(tmp_path / "wrong.png")
+    assert not (tmp_path / "wrong.png").exists()
+
+
 def test_one_of_several_inversions_saves_its_own(small_engine, tmp_path):
     from icd_engine.results import EditRequest
 
