@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ from icd_engine.sampling.schedule import Hop
 
 # Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch stops at 8.
 MOST_PROGRAMS = 256
-# On CUDA kernels are tuned; capturing graphs is left to GraphRunner.
-OPTIONS: dict[str, dict[str, Any]] = {"cpu": {}, "cuda": {"mode": "max-autotune-no-cudagraphs"}}
+# On CUDA kernels are tuned, as by mode "max-autotune-no-cudagraphs"; capturing graphs is left to GraphRunner.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "cuda": {"options": {"max_autotune": True, "coordinate_descent_tuning": True}},
+}
 
 
 class CompiledRunner(EagerRunner):
@@ -46,8 +50,10 @@ class CompiledRunner(EagerRunner):
         self._to_image = self._compile(self._to_image)
         self._to_pixels = self._compile(self._to_pixels)
 
-    def _compile(self, function: Callable) -> Callable:
-        program = torch.compile(function, fullgraph=True, dynamic=False, **OPTIONS[self.device.type])
+    def _compile(self, function: Any) -> Callable:
+        chosen = OPTIONS[self.device.type]
+        chosen = chosen | {"options": {**chosen.get("options", {}), "guard_filter_fn": _outside_of_modules}}
+        program = torch.compile(with_own_code(function), fullgraph=True, dynamic=False, **chosen)
         limits = {"recompile_limit": MOST_PROGRAMS, "accumulated_recompile_limit": MOST_PROGRAMS}
         # On the CPU weights become constants of the program, laid out for its convolutions. An option of torch.compile
         # would come too late: tracing already has to know.
@@ -85,6 +91,23 @@ class CompiledRunner(EagerRunner):
     def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
         padded = Padded(inputs)
         return padded.result(super().decode(padded.inputs, hops, of_rows(callback, padded.rows)), inputs)
+
+
+def with_own_code(method: MethodType) -> MethodType:
+    """The method on a copy of its code. Dynamo keeps programs by code object, so a network never gets another's."""
+    function: Any = method.__func__
+    code, own = function.__code__.replace(), function.__globals__
+    copied = FunctionType(code, own, function.__name__, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return MethodType(copied, method.__self__)
+
+
+def _outside_of_modules(guards: Sequence[Any]) -> list[bool]:
+    """Which of dynamo's guards are asked at every call: all but those inside of a network, thousands.
+
+    Networks are not changed once they are loaded, and `with_own_code` keeps them apart.
+    """
+    return ["._modules[" not in guard.name for guard in guards]
 
 
 def can_compile(device: torch.device) -> bool:

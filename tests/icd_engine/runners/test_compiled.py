@@ -5,6 +5,7 @@ function again: rows, inputs and what is reused are tested everywhere. With indu
 and gpu.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from icd_engine.results import EditRequest
 from icd_engine.runners import compiled
 from icd_engine.runners.buckets import SIZES, bucket, filled
 from icd_engine.runners.compiled import CompiledRunner, can_compile
-from icd_engine.runners.eager import Networks
+from icd_engine.runners.eager import EagerRunner, Networks
 from icd_engine.runners.graph import Captured, GraphRunner, Graphs
 
 SOURCE = "a cat sits on the mat"
@@ -126,6 +127,26 @@ def test_settings_compile_and_capture_nothing_anew(engine):
             kept.edit(TARGETS[1], guidance_scale=float(i), cross_replace=0.3)
     if isinstance(engine.runner, GraphRunner):
         assert engine.runner.graphs.captures == captures
+
+
+def test_programs_of_one_model_are_never_anothers(small_engine, monkeypatch):
+    """Guards do not look into networks, so only their code tells dynamo two of a kind apart."""
+    monkeypatch.setitem(compiled.OPTIONS, "cpu", {"backend": "eager"})
+    monkeypatch.setattr(compiled, "can_compile", lambda device: True)
+    own = networks(small_engine)
+    other = own._replace(forward=copy.deepcopy(own.forward), reverse=copy.deepcopy(own.reverse))
+    for network in (other.forward, other.reverse):
+        for weights in network.parameters():
+            weights.data.mul_(1.05)
+    pairs = [(CompiledRunner(of), EagerRunner(of)) for of in (own, other)]
+    results = []
+    for _ in range(2):  # the second time every program is there
+        for runners in pairs:
+            ours, theirs = (Engine(small_engine.bundle, one, small_engine.tokenizer) for one in runners)
+            results.append(ours.edit(picture(), SOURCE, TARGETS[0]))
+            assert_same(results[-1], theirs.edit(picture(), SOURCE, TARGETS[0]))
+    assert not torch.allclose(results[0].latents, results[1].latents, rtol=0.05)
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("settings", SWEEP, ids=lambda settings: "-".join(settings))
