@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ICD = "import sys; from icd_engine.cli import main; sys.exit(main())"
 SOURCE, TARGET = "a small red circle on a plain blue background", "a small green circle on a plain blue background"
 SIDE = 128  # of the pictures, pixels
+STDERR = 2
 PATIENCE = 240.0  # seconds for a run to get on
 LOST_SHARE, ENDED_SHARE = 0.16, 0.24  # of the rows, when the worker is killed and when the driver is
 
@@ -45,7 +46,9 @@ def run(*, model: str, runner: str, device: str, dtype: str, pictures: int) -> d
         check_same(whole, disturbed, pictures, len(broken))
         undisturbed, resumed = (json.loads((out / "summary.json").read_text()) for out in (whole, disturbed))
     return {
-        **options,
+        "model": model,
+        "runner": runner,
+        "dtype": dtype,
         "rows": pictures,
         "pictures": undisturbed["pictures"],
         "errors": undisturbed["errors"],
@@ -82,7 +85,8 @@ def start(manifest: Path, out: Path, **options: Any) -> subprocess.Popen:
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-c", ICD, "batch", str(manifest), "--out", str(out), "--quiet", *flags]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
+    # Ray prints, too, and stdout is the result's.
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=STDERR, start_new_session=True)
 
 
 def finish(process: subprocess.Popen) -> None:

@@ -31,6 +31,7 @@ REPLICA = "ray::ServeReplica:icd:Replica"  # as Ray names the process
 SOURCE, TARGET = "a small red circle on a plain blue background", "a small green circle on a plain blue background"
 LOST = 0  # in place of a status: no answer came
 PATIENCE = 180.0  # seconds a client waits
+STDERR = 2
 TIMES = 10.0  # what is sent, over what the service can do
 LIMITS = Limits()
 
@@ -47,7 +48,8 @@ class Service:
 
     def __enter__(self) -> Service:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self.process = psutil.Popen(self._command, env=os.environ | {"PYTHONPATH": path})
+        # Ray prints, too, and stdout is the result's.
+        self.process = psutil.Popen(self._command, env=os.environ | {"PYTHONPATH": path}, stdout=STDERR)
         try:
             self.wait_until_ready()
         except BaseException:
@@ -170,7 +172,9 @@ def run(*, model: str, runner: str, device: str, dtype: str, seconds: float) -> 
     with Service(*(text for name, value in options.items() for text in (f"--{name}", value))) as service:
         ready = round(time.perf_counter() - began, 1)
         return {
-            **options,
+            "model": model,
+            "runner": runner,
+            "dtype": dtype,
             "batch": LIMITS.batch,
             "capacity": LIMITS.capacity,
             "times": TIMES,
