@@ -11,25 +11,9 @@ from PIL import Image
 
 from icd_engine.errors import ImageError, PromptError
 from icd_engine.search import SEARCHED
-from icd_engine.service.fields import Form
 from icd_engine.service.session import Stopped, Visit
+from tests.icd_engine.service.test_fields import FORM, OTHER, SOURCE, TARGET
 
-SOURCE, TARGET, OTHER = "a cat sits on the mat", "a dog sits on the mat", "a red bird sits on the mat"
-FORM = Form(
-    source=SOURCE,
-    targets=TARGET,
-    seed=3,
-    guidance_scale=4.0,
-    tau=0.8,
-    cross_replace=0.4,
-    self_replace=0.3,
-    control="auto",
-    amplify_word="",
-    amplify_factor=2.0,
-    blend_source="",
-    blend_target="",
-    paste_back=False,
-)
 EDITED = b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
