@@ -11,6 +11,7 @@ from PIL import Image
 
 from icd_engine.errors import ImageError, PromptError
 from icd_engine.search import SEARCHED
+from icd_engine.service.fields import Form
 from icd_engine.service.session import Stopped, Visit
 from tests.icd_engine.service.test_fields import FORM, OTHER, SOURCE, TARGET
 
