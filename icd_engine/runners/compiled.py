@@ -51,8 +51,8 @@ class CompiledRunner(EagerRunner):
         self._to_pixels = self._compile(self._to_pixels)
 
     def _compile(self, function: Any) -> Callable:
-        chosen = OPTIONS[self.device.type]
-        chosen = chosen | {"options": {**chosen.get("options", {}), "guard_filter_fn": _outside_of_modules}}
+        chosen: dict[str, Any] = dict(OPTIONS[self.device.type])
+        chosen["options"] = {**chosen.get("options", {}), "guard_filter_fn": _outside_of_modules}
         program = torch.compile(with_own_code(function), fullgraph=True, dynamic=False, **chosen)
         limits = {"recompile_limit": MOST_PROGRAMS, "accumulated_recompile_limit": MOST_PROGRAMS}
         # On the CPU weights become constants of the program, laid out for its convolutions. An option of torch.compile
