@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from icd_engine.atomic import write_whole
 from icd_engine.errors import SettingsError
 
 RESULTS, SUMMARY, RUN = "results.jsonl", "summary.json", "run.json"
@@ -123,10 +124,7 @@ def _check_same(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with _writing(path):
-        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode(), SettingsError)
 
 
 @contextmanager
