@@ -25,28 +25,12 @@ from benchmarks.timing import peak_memory_mib
 from benchmarks.workload import make_cases
 from icd_engine.bundles.convert import convert
 from icd_engine.bundles.files import write_file
+from icd_engine.bundles.lora import LORA_MODULES
 from icd_engine.engine import Engine
 from icd_engine.loading import choose_device, choose_dtype
 from icd_engine.networks.unet import UNet
 
 RANK = 64
-# Suffixes of the modules that the published LoRA files update.
-UPDATED = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-    "proj_in",
-    "proj_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "conv1",
-    "conv2",
-    "conv_shortcut",
-    "downsamplers.0.conv",
-    "upsamplers.0.conv",
-    "time_emb_proj",
-)
 TEACHER = "cfg_distill.pt"
 LORAS = {"forward": "iCD-forward_19_259_519_779.safetensors", "reverse": "iCD-reverse_259_519_779_999.safetensors"}
 MODES: dict[str, dict[str, Any]] = {
@@ -107,7 +91,7 @@ def lora_updates(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[tupl
     generator = torch.Generator().manual_seed(seed)
     for key, shape in shapes.items():
         module = key.removesuffix(".weight")
-        if not key.endswith(".weight") or not module.endswith(UPDATED):
+        if not key.endswith(".weight") or not module.endswith(LORA_MODULES):
             continue
         out, inner, *kernel = shape
         for role, sides in (("A", (RANK, inner, *kernel)), ("B", (out, RANK, *[1] * len(kernel)))):

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from icd_engine.bundles.files import read_weights, write_file
-from icd_engine.bundles.lora import ALPHA
+from icd_engine.bundles.lora import ALPHA, LORA_MODULES
 from icd_engine.errors import BundleError
 from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.runners.contract import TIME_IDS
@@ -22,23 +22,6 @@ from training.loop import autocast
 Role = Literal["teacher", "forward", "reverse"]
 STUDENTS: tuple[Role, ...] = ("forward", "reverse")
 ADAPTER = "default"  # peft's name of the updates
-# Of the published models.
-LORA_MODULES = [
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-    "proj_in",
-    "proj_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "conv1",
-    "conv2",
-    "conv_shortcut",
-    "downsamplers.0.conv",
-    "upsamplers.0.conv",
-    "time_emb_proj",
-]
 
 
 def predict(
@@ -118,7 +101,7 @@ class Students(nn.Module):
             path.parent,
             unet_lora_layers=scaled,
             weight_name=path.name,
-            unet_lora_adapter_metadata={"r": self.rank, "lora_alpha": int(ALPHA), "target_modules": LORA_MODULES},
+            unet_lora_adapter_metadata={"r": self.rank, "lora_alpha": int(ALPHA), "target_modules": list(LORA_MODULES)},
         )
 
     @torch.no_grad()
@@ -147,6 +130,6 @@ def _updated(unet: UNet2DConditionModel, rank: int, alpha: float) -> UNet2DCondi
     twin = new_unet(unet.config, torch.device("meta"))
     twin.load_state_dict(unet.state_dict(), assign=True)
     twin.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_MODULES, lora_dropout=0.0)  # pyright: ignore[reportArgumentType]  # alpha may be a fraction
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(LORA_MODULES), lora_dropout=0.0)  # pyright: ignore[reportArgumentType]  # alpha may be a fraction
     twin.add_adapter(config, adapter_name=ADAPTER)
     return twin

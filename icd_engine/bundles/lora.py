@@ -16,6 +16,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ALPHA = 8.0  # of all released models; published files do not store it
+# Suffixes of the modules that the published files update.
+LORA_MODULES = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "conv1",
+    "conv2",
+    "conv_shortcut",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
+    "time_emb_proj",
+)
 KEY = re.compile(
     r"(?P<root>(?:unet\.)?base_model\.model\.|unet\.|lora_unet_)(?P<module>.+?)\."
     r"(?P<role>lora_A\.weight|lora_B\.weight|lora\.down\.weight|lora\.up\.weight"
