@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection
@@ -18,13 +16,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks import program
 from benchmarks.checks import Refused
+from benchmarks.program import SOURCE, TARGET
 
-ROOT = Path(__file__).resolve().parents[1]
-ICD = "import sys; from icd_engine.cli import main; sys.exit(main())"
-SOURCE, TARGET = "a small red circle on a plain blue background", "a small green circle on a plain blue background"
 SIDE = 128  # of the pictures, pixels
-STDERR = 2
 PATIENCE = 240.0  # seconds for a run to get on
 LOST_SHARE, ENDED_SHARE = 0.16, 0.24  # of the rows, when the worker is killed and when the driver is
 
@@ -80,16 +76,13 @@ def write_manifest(
     return folder / "edits.csv"
 
 
-def start(manifest: Path, out: Path, **options: Any) -> subprocess.Popen:
+def start(manifest: Path, out: Path, **options: Any) -> psutil.Popen:
     """`icd batch` in a group of processes of its own, so that nothing of a killed run is left to a later one."""
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", ICD, "batch", str(manifest), "--out", str(out), "--quiet", *flags]
-    # Ray prints, too, and stdout is the result's.
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=STDERR, start_new_session=True)
+    arguments = ["batch", str(manifest), "--out", str(out), "--quiet", *program.flags(options)]
+    return program.start(*arguments, start_new_session=True)
 
 
-def finish(process: subprocess.Popen) -> None:
+def finish(process: psutil.Popen) -> None:
     """Raises Refused where the run does not end well."""
     if process.wait() != 0:
         raise Refused(f"icd batch ended with {process.returncode}")
@@ -109,15 +102,15 @@ def disturb(manifest: Path, out: Path, rows: int, **options: Any) -> int:
     return lost_at
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(process: psutil.Popen) -> None:
     """SIGKILL to the driver, and to Ray's processes that it started: it cannot stop them any more."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def editors(process: subprocess.Popen) -> list[psutil.Process]:
+def editors(process: psutil.Popen) -> list[psutil.Process]:
     """The actors that edit, of this run alone."""
-    below = psutil.Process(process.pid).children(recursive=True)
+    below = process.children(recursive=True)
     return [one for one in below if any(name in " ".join(one.cmdline()) for name in ("Editor", "MapWorker"))]
 
 

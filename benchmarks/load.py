@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import signal
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import quantiles
 from types import TracebackType
 from typing import Any
@@ -23,15 +20,12 @@ import psutil
 from PIL import Image
 
 from benchmarks.checks import Refused
+from benchmarks.program import SOURCE, TARGET, flags, start
 from icd_engine.service.limits import Limits
 
-ROOT = Path(__file__).resolve().parents[1]
-ICD = "import sys; from icd_engine.cli import main; sys.exit(main())"
 REPLICA = "ray::ServeReplica:icd:Replica"  # as Ray names the process
-SOURCE, TARGET = "a small red circle on a plain blue background", "a small green circle on a plain blue background"
 LOST = 0  # in place of a status: no answer came
 PATIENCE = 180.0  # seconds a client waits
-STDERR = 2
 TIMES = 10.0  # what is sent, over what the service can do
 LIMITS = Limits()
 
@@ -44,12 +38,10 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self._command = [sys.executable, "-c", ICD, "serve", "--port", str(port), *options]
+        self._arguments = ["serve", "--port", str(port), *options]
 
     def __enter__(self) -> Service:
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        # Ray prints, too, and stdout is the result's.
-        self.process = psutil.Popen(self._command, env=os.environ | {"PYTHONPATH": path}, stdout=STDERR)
+        self.process = start(*self._arguments)
         try:
             self.wait_until_ready()
         except BaseException:
@@ -169,7 +161,7 @@ def run(*, model: str, runner: str, device: str, dtype: str, seconds: float) -> 
     """
     options = {"model": model, "runner": runner, "device": device, "dtype": dtype}
     began = time.perf_counter()
-    with Service(*(text for name, value in options.items() for text in (f"--{name}", value))) as service:
+    with Service(*flags(options)) as service:
         ready = round(time.perf_counter() - began, 1)
         return {
             "model": model,

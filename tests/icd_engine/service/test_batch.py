@@ -1,10 +1,10 @@
 """Batches on Ray Data: every row ends as a picture or as an error row, whatever dies on the way."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -26,7 +26,7 @@ def runs(monkeypatch):
     return batch
 
 
-def start(runs, manifest: Path, out: Path, model: Path) -> subprocess.Popen:
+def start(runs, manifest: Path, out: Path, model: Path) -> psutil.Popen:
     return runs.start(manifest, out, model=model, batch=2, device="cpu", runner="eager")
 
 
