@@ -12,7 +12,7 @@ from benchmarks.checks import EXACT, ROUNDED, exact_float32, require_equal
 from benchmarks.counting import edit_work, flops, reference_work
 from benchmarks.record import note
 from benchmarks.roofline import peak
-from benchmarks.subject import Subject, final_latents, open_subject
+from benchmarks.subject import Subject, fastest, final_latents, open_subject
 from benchmarks.timing import (
     Times,
     default_warmup,
@@ -40,9 +40,12 @@ def run(
 ) -> dict[str, Any]:
     """Milliseconds of a first edit (PIL picture in, PIL picture out), of a further edit, and of the baseline.
 
+    Runner and dtype "auto" are the fastest of the machine: `benchmarks.subject.fastest`.
+
     Compared before timing: the baseline and the engine against each other or against the eager float32 runner. Raises
     Refused where they differ, IcdError for what cannot be loaded. Without diffusers the baseline is left out.
     """
+    runner, dtype = fastest(runner, device, dtype)
     subject = open_subject(model, architecture, size, device=device, dtype=dtype, runner=runner)
     warmup = default_warmup(subject.device) if warmup is None else warmup
     cases = make_cases(warmup + repeats + 1, subject.size)

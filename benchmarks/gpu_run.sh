@@ -85,6 +85,9 @@ if [ "${QUICK:-0}" != 0 ]; then
     sd15=(--architecture small --repeats 1 --warmup 1) sdxl=(--architecture small-xl --repeats 1 --warmup 1)
     tiny=(--repeats 1 --warmup 1) ops=(--quick --no-compile --repeats 2) few=(--repeats 1 --warmup 1)
     alone=(--runner eager) batches=(--batches "1,2") train=(--architecture small --repeats 1)
+    # On a CPU every edit would compile its networks first, for minutes.
+    "$PYTHON" -c 'import sys, torch; sys.exit(torch.cuda.is_available())' &&
+        sd15+=("${alone[@]}") sdxl+=("${alone[@]}") tiny+=("${alone[@]}")
 else
     sd15=(--architecture sd15 --size 512 --repeats 30) sdxl=(--architecture sdxl --size 1024 --repeats 20)
     tiny=(--repeats 50) ops=(--repeats 30) few=(--repeats 5 --warmup 2)

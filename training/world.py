@@ -286,13 +286,19 @@ def sample_pairs(n: int, seed: int, kinds: Sequence[str] = ("color", "background
     """n random edits, the kinds in turn; equal arguments give equal pairs. Raises ValueError for an unknown kind."""
     _check_kinds(kinds)
     rng = np.random.default_rng(seed)
-    return [_sample_pair(rng, kinds[i % len(kinds)]) for i in range(n)]
+    edits = ((kinds[i % len(kinds)], sample_edit(rng, kinds[i % len(kinds)])) for i in range(n))
+    return [pair_of(*scenes, kind) for kind, scenes in edits]
 
 
-def _sample_pair(rng: np.random.Generator, kind: str) -> Pair:
+def sample_edit(rng: np.random.Generator, kind: str) -> tuple[Scene, Scene]:
+    """A random scene, and the same with another word of the kind."""
     scene = sample_scene(rng)
     words = scene.alternatives(kind)
-    edited = scene.edited(kind, words[rng.integers(len(words))])
+    return scene, scene.edited(kind, words[rng.integers(len(words))])
+
+
+def pair_of(scene: Scene, edited: Scene, kind: str) -> Pair:
+    """Both pictures and what differs."""
     picture, truth = draw_batch([scene, edited])
     return Pair(picture, truth, change_mask(picture, truth), scene.caption, edited.caption, kind)
 

@@ -53,21 +53,24 @@ class PhaseUpsample(Upsample):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        filters = phase_filters(self.conv.weight)
-        bias = None if self.conv.bias is None else self.conv.bias.repeat_interleave(4)
-        phases = F.conv2d(x, filters, bias, padding=1).unflatten(1, (-1, 2, 2))  # [B, C, 2, 2, H + 1, W + 1]
-        cut = [phases[:, :, i, j, i : i + height, j : j + width] for i in (0, 1) for j in (0, 1)]
-        doubled = F.pixel_shuffle(torch.stack(cut, dim=2).flatten(1, 2), 2)
-        return doubled.contiguous(memory_format=torch.channels_last) if x.is_cuda else doubled
+        bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
+        phases = F.conv2d(x, phase_filters(self.conv.weight), bias, padding=1).unflatten(1, (2, 2, -1))
+        # Interleaved with channels last, one write in memory's order: reading phases of channels-first maps pixel by
+        # pixel took half of a compiled decode's time on the CPU.
+        rows = []
+        for i in (0, 1):
+            cut = (phases[:, i, j, :, i : i + height, j : j + width].permute(0, 2, 3, 1) for j in (0, 1))
+            rows.append(torch.stack(tuple(cut), dim=3))  # [B, H, W, 2, C]
+        return torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def phase_filters(weight: Tensor) -> Tensor:
-    """[O, I, 3, 3] -> [4 O, I, 2, 2]: for every output channel even and odd rows, for each even and odd columns."""
+    """[O, I, 3, 3] -> [4 O, I, 2, 2]: filters of even and odd rows, in each of even and odd columns, in each all O."""
     summed = weight.float()
-    for dim in (2, 3):
+    for dim in (3, 2):
         first, middle, last = summed.split(1, dim)
         even, odd = torch.cat([first, middle + last], dim), torch.cat([first + middle, last], dim)
-        summed = torch.stack([even, odd], dim=1).flatten(0, 1)
+        summed = torch.cat([even, odd])
     return summed.to(weight.dtype)
 
 

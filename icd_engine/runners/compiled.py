@@ -23,15 +23,16 @@ from icd_engine.sampling.schedule import Hop
 
 # Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch stops at 8.
 MOST_PROGRAMS = 256
-# On CUDA kernels are tuned, as by mode "max-autotune-no-cudagraphs"; capturing graphs is left to GraphRunner.
+# On the CPU kernels are called from C++: small networks are mostly calls, and from Python they take a fifth longer. On
+# CUDA kernels are tuned, as by mode "max-autotune-no-cudagraphs"; capturing graphs is left to GraphRunner.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {},
+    "cpu": {"options": {"cpp_wrapper": True}},
     "cuda": {"options": {"max_autotune": True, "coordinate_descent_tuning": True}},
 }
 
 
 class CompiledRunner(EagerRunner):
-    """Rows are filled up to fixed batch sizes; the program of each is compiled when it first runs, up to minutes.
+    """Rows are filled up to fixed batch sizes; the program of each is compiled when it first runs, which takes minutes.
 
     Raises RunnerError where there is no compiler.
     """

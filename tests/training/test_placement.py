@@ -1,0 +1,33 @@
+"""The search finds back how a scene was moved, resized and turned."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from training import placement, world
+from training.placement import Placement
+
+SCENE = replace(world.sample_scene(np.random.default_rng(5)), shape="cross", size="large")
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        Placement(),
+        Placement(x=3.5, y=-2.0),
+        Placement(radius=-2.5),
+        Placement(rotation=6.0),
+        Placement(5.0, 4.0, 1.5, -3.0),
+    ],
+    ids=str,
+)
+def test_fit_finds_the_placement(moved):
+    assert placement.fit(world.draw(moved.of(SCENE)), SCENE) == moved
+
+
+def test_what_is_drawn_farther_off_scores_less():
+    rng = np.random.default_rng(0)
+    edits = [world.sample_edit(rng, "shape") for _ in range(12)]
+    shares = [placement.displaced(edits, offset, np.random.default_rng(1)) for offset in (0.0, 1.0, 4.0)]
+    assert shares[0] == 1.0 and shares[0] > shares[1] > shares[2]
