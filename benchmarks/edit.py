@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 
@@ -56,14 +58,12 @@ def run(
     result = {**subject.as_dict(), "threads": torch.get_num_threads(), "load_ms": subject.load_ms}
     result |= {"cold_ms": round(cold_ms, 1), "peak_memory_mib": peak_memory_mib(subject.device)}
 
-    other = _open_baseline(subject, baseline)
-    agreement = _check(subject, baseline, other, cases[-1]) | kept.check()
-    result |= {"baseline": baseline, "agreement": agreement}
+    other, agreement = _check(subject, cases[-1], _runnable(baseline), lambda: _open_baseline(subject, str(baseline)))
+    result |= {"baseline": baseline, "agreement": agreement | kept.check()}
     stages: list[EditResult] = []
     subjects = {"ours": lambda i: stages.append(subject.edit(cases[i])), "reedit": kept.edit}
     if other is not None:
-        plain = not WAYS[str(baseline)].maps
-        subjects["baseline"] = lambda i: other.edit(without_control(cases[i]) if plain else cases[i])
+        subjects["baseline"] = lambda i: other.edit(cases[i] if other.way.maps else without_control(cases[i]))
     times = interleave(subjects, subject.device, repeats, warmup)
     return result | _summary(subject, times, stages[warmup:]) | {"repeats": repeats, "warmup": warmup}
 
@@ -88,40 +88,50 @@ class _Kept:
         return self.inversion.edit(self.cases[i].target, **self.cases[i].settings)
 
 
-def _open_baseline(subject: Subject, baseline: str | None) -> DiffusersEdit | None:
-    if baseline is None:
-        return None
-    engine = subject.engine
-    try:
-        return DiffusersEdit(engine.bundle, engine.default_settings, baseline, subject.device, subject.dtype)
-    except ImportError:
+class _Checked(NamedTuple):
+    other: DiffusersEdit | None
+    differences: dict[str, float]
+
+
+def _runnable(baseline: str | None) -> str | None:
+    if baseline is not None and find_spec("diffusers") is None:
         note("diffusers is not installed: no baseline")
         return None
+    return baseline
 
 
-def _check(subject: Subject, baseline: str | None, other: DiffusersEdit | None, case: Case) -> dict[str, float]:
-    """Relative differences of final latents; Refused where one is too large.
+def _open_baseline(subject: Subject, baseline: str) -> DiffusersEdit:
+    engine = subject.engine
+    return DiffusersEdit(engine.bundle, engine.default_settings, baseline, subject.device, subject.dtype)
+
+
+def _check(subject: Subject, case: Case, baseline: str | None, open_other: Callable[[], DiffusersEdit]) -> _Checked:
+    """The baseline, and relative differences of final latents; Refused where one is too large.
 
     An exact engine is held to the published way directly. Every other one, and every baseline beside it, is held to
-    the eager float32 runner.
+    the eager float32 runner, which is gone before the baseline is loaded: at full size both are too much.
     """
-    direct = other is not None and other.way.maps and subject.exact
-    truth = subject.engine if direct else subject.truth()
+    way = None if baseline is None else WAYS[baseline]
+    told = case if way is None or way.maps else without_control(case)
     found: dict[str, float] = {}
     with exact_float32():
-        if other is not None:
-            told = case if other.way.maps else without_control(case)
+        got = final_latents(subject.edit(case))
+        if subject.exact and way is not None and way.maps:
+            expected = got
+        else:
+            truth = subject.truth()
             expected = final_latents(subject.edit(told, truth))
+            if truth is not subject.engine:
+                limit = EXACT if subject.exact else ROUNDED[subject.dtype]
+                wanted = expected if told is case else final_latents(subject.edit(case, truth))
+                found["engine"] = require_equal(f"the runner {subject.engine.runner.name!r}", got, wanted, limit)
+            del truth
+            gc.collect()
+        other = None if way is None else open_other()
+        if other is not None:
             limit = EXACT if other.dtype == torch.float32 else ROUNDED[other.dtype]
             found["baseline"] = require_equal(f"the baseline {baseline!r}", other.edit(told).latents, expected, limit)
-        if truth is not subject.engine:
-            expected = final_latents(subject.edit(case, truth))
-            limit = EXACT if subject.exact else ROUNDED[subject.dtype]
-            name = f"the runner {subject.engine.runner.name!r}"
-            found["engine"] = require_equal(name, final_latents(subject.edit(case)), expected, limit)
-    del truth
-    gc.collect()
-    return {name: float(f"{value:.2e}") for name, value in found.items()}
+    return _Checked(other, {name: float(f"{value:.2e}") for name, value in found.items()})
 
 
 def _summary(subject: Subject, times: dict[str, Times], edits: list[EditResult]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_the_reference_runs_twice_the_rows_and_decodes_three_pictures(reference,
 def test_a_wrong_baseline_is_refused(subject, reference, case, monkeypatch):
     monkeypatch.setattr(reference, "decode_hops", tuple(replace(hop, B=1.01 * hop.B) for hop in reference.decode_hops))
     with pytest.raises(Refused, match="the baseline 'reference' is off by"):
-        edit._check(subject, "reference", reference, case)
+        edit._check(subject, case, "reference", lambda: reference)
 
 
 def test_a_wrong_further_edit_is_refused(subject, case, monkeypatch):
