@@ -61,7 +61,10 @@ class PhaseUpsample(Upsample):
         for i in (0, 1):
             cut = (phases[:, i, j, :, i : i + height, j : j + width].permute(0, 2, 3, 1) for j in (0, 1))
             rows.append(torch.stack(tuple(cut), dim=3))  # [B, H, W, 2, C]
-        return torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        doubled = torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        # Eager maps keep the layout they came in: norms on the CPU would copy them there and back.
+        keep = x.is_contiguous() and not torch.compiler.is_compiling()
+        return doubled.contiguous() if keep else doubled
 
 
 def phase_filters(weight: Tensor) -> Tensor:
