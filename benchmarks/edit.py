@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -58,7 +57,7 @@ def run(
     result = {**subject.as_dict(), "threads": torch.get_num_threads(), "load_ms": subject.load_ms}
     result |= {"cold_ms": round(cold_ms, 1), "peak_memory_mib": peak_memory_mib(subject.device)}
 
-    other, agreement = _check(subject, cases[-1], _runnable(baseline), lambda: _open_baseline(subject, str(baseline)))
+    other, agreement = _check(subject, cases[-1], _runnable(baseline))
     result |= {"baseline": baseline, "agreement": agreement | kept.check()}
     stages: list[EditResult] = []
     subjects = {"ours": lambda i: stages.append(subject.edit(cases[i])), "reedit": kept.edit}
@@ -88,11 +87,6 @@ class _Kept:
         return self.inversion.edit(self.cases[i].target, **self.cases[i].settings)
 
 
-class _Checked(NamedTuple):
-    other: DiffusersEdit | None
-    differences: dict[str, float]
-
-
 def _runnable(baseline: str | None) -> str | None:
     if baseline is not None and find_spec("diffusers") is None:
         note("diffusers is not installed: no baseline")
@@ -105,7 +99,7 @@ def _open_baseline(subject: Subject, baseline: str) -> DiffusersEdit:
     return DiffusersEdit(engine.bundle, engine.default_settings, baseline, subject.device, subject.dtype)
 
 
-def _check(subject: Subject, case: Case, baseline: str | None, open_other: Callable[[], DiffusersEdit]) -> _Checked:
+def _check(subject: Subject, case: Case, baseline: str | None) -> tuple[DiffusersEdit | None, dict[str, float]]:
     """The baseline, and relative differences of final latents; Refused where one is too large.
 
     An exact engine is held to the published way directly. Every other one, and every baseline beside it, is held to
@@ -113,7 +107,7 @@ def _check(subject: Subject, case: Case, baseline: str | None, open_other: Calla
     """
     way = None if baseline is None else WAYS[baseline]
     told = case if way is None or way.maps else without_control(case)
-    found: dict[str, float] = {}
+    other, found = None, dict[str, float]()
     with exact_float32():
         got = final_latents(subject.edit(case))
         if subject.exact and way is not None and way.maps:
@@ -127,11 +121,11 @@ def _check(subject: Subject, case: Case, baseline: str | None, open_other: Calla
                 found["engine"] = require_equal(f"the runner {subject.engine.runner.name!r}", got, wanted, limit)
             del truth
             gc.collect()
-        other = None if way is None else open_other()
-        if other is not None:
+        if baseline is not None:
+            other = _open_baseline(subject, baseline)
             limit = EXACT if other.dtype == torch.float32 else ROUNDED[other.dtype]
             found["baseline"] = require_equal(f"the baseline {baseline!r}", other.edit(told).latents, expected, limit)
-    return _Checked(other, {name: float(f"{value:.2e}") for name, value in found.items()})
+    return other, {name: float(f"{value:.2e}") for name, value in found.items()}
 
 
 def _summary(subject: Subject, times: dict[str, Times], edits: list[EditResult]) -> dict[str, Any]:

@@ -58,46 +58,43 @@ def fit(picture: world.Array, scene: world.Scene) -> Placement:
     return best
 
 
-def displaced(edits: Sequence[tuple[world.Scene, world.Scene]], offset: float, rng: np.random.Generator) -> float:
+def displaced(
+    edited: Sequence[world.Scene], pairs: Sequence[world.Pair], offset: float, rng: np.random.Generator
+) -> float:
     """Mean share of rightly changed pixels of true edits drawn off by normal numbers of this deviation, px an axis."""
-    shares = []
-    for scene, edited in edits:
-        x, y = rng.normal(0.0, offset, 2).tolist()
-        shares.append(changed_share(world.draw(Placement(x, y).of(edited)), world.pair_of(scene, edited, KIND)))
-    return float(np.mean(shares))
+    placed = [Placement(*rng.normal(0.0, offset, 2).tolist()) for _ in edited]
+    return _share([world.draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)], pairs)
 
 
 def study(engine: Engine, count: int, seed: int) -> dict[str, Any]:
     """How far off new shapes are and what that explains; `count` shape edits by default settings."""
     rng = np.random.default_rng(seed)
-    edits = [world.sample_edit(rng, KIND) for _ in range(count)]
-    pairs = [world.pair_of(*scenes, KIND) for scenes in edits]
+    scenes, edited = zip(*(world.sample_edit(rng, KIND) for _ in range(count)), strict=True)
+    pairs = [world.pair_of(*both, KIND) for both in zip(scenes, edited, strict=True)]
     pictures = [np.asarray(result.image) for result in run_edits(engine, pairs, {})]
-    placed = [fit(picture, edited) for picture, (_, edited) in zip(pictures, edits, strict=True)]
-    drawn = [world.draw(place.of(edited)) for place, (_, edited) in zip(placed, edits, strict=True)]
+    placed = [fit(picture, scene) for picture, scene in zip(pictures, edited, strict=True)]
+    drawn = [world.draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)]
     off = np.array(placed)
     return {
         "pairs": count,
         "seed": seed,
-        "changed_share": _mean([changed_share(one, pair) for one, pair in zip(pictures, pairs, strict=True)]),
-        "changed_share_of_true_edits_so_placed": _mean(
-            [changed_share(one, pair) for one, pair in zip(drawn, pairs, strict=True)]
-        ),
-        "rms_off": {name: round(float(value), 2) for name, value in _named(np.sqrt(np.square(off).mean(0)))},
-        "mean_off": {name: round(float(value), 2) for name, value in _named(off.mean(0))},
+        "changed_share": _share(pictures, pairs),
+        "changed_share_of_true_edits_so_placed": _share(drawn, pairs),
+        "rms_off": _named(np.sqrt(np.square(off).mean(0))),
+        "mean_off": _named(off.mean(0)),
         "median_distance_px": round(float(np.median(np.hypot(off[:, 0], off[:, 1]))), 2),
         "changed_share_of_true_edits_drawn_off": {
-            f"{offset:g} px": round(displaced(edits, offset, np.random.default_rng(0)), 3) for offset in OFFSETS
+            f"{offset:g} px": displaced(edited, pairs, offset, np.random.default_rng(0)) for offset in OFFSETS
         },
     }
 
 
-def _named(values: np.ndarray) -> list[tuple[str, float]]:
-    return list(zip(Placement._fields, values.tolist(), strict=True))
+def _named(values: np.ndarray) -> dict[str, float]:
+    return dict(zip(Placement._fields, values.round(2).tolist(), strict=True))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 3)
+def _share(pictures: Sequence[world.Array], pairs: Sequence[world.Pair]) -> float:
+    return round(float(np.mean([changed_share(*both) for both in zip(pictures, pairs, strict=True)])), 3)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

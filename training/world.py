@@ -286,8 +286,8 @@ def sample_pairs(n: int, seed: int, kinds: Sequence[str] = ("color", "background
     """n random edits, the kinds in turn; equal arguments give equal pairs. Raises ValueError for an unknown kind."""
     _check_kinds(kinds)
     rng = np.random.default_rng(seed)
-    edits = ((kinds[i % len(kinds)], sample_edit(rng, kinds[i % len(kinds)])) for i in range(n))
-    return [pair_of(*scenes, kind) for kind, scenes in edits]
+    chosen = [kinds[i % len(kinds)] for i in range(n)]
+    return [pair_of(*sample_edit(rng, kind), kind) for kind in chosen]
 
 
 def sample_edit(rng: np.random.Generator, kind: str) -> tuple[Scene, Scene]:
