@@ -15,6 +15,7 @@ import torch
 
 from export.graphs import Graph
 from export.ports import Port
+from export.translations import TRANSLATIONS
 from icd_engine.errors import SettingsError
 
 OPSETS = {20: "the widest support", 23: "with Attention and GroupNormalization as single nodes"}
@@ -62,7 +63,9 @@ def to_onnx(graph: Graph, opset: int) -> ir.Model:
         program = torch.export.export(
             graph.module, (), graph.arguments(example), dynamic_shapes=graph.arguments(axes), strict=False
         )
-        exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=opset, custom_translation_table=TRANSLATIONS[opset], verbose=False
+        )
     assert exported is not None
     model = exported.model
     for values, ports in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
