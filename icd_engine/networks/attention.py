@@ -143,7 +143,6 @@ class SpatialTransformer(nn.Module):
         self, channels: int, heads: int, context_channels: int, *, depth: int, groups: int, linear_projection: bool
     ):
         super().__init__()
-        self.linear_projection = linear_projection
         self.norm = GroupNorm(groups, channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
@@ -153,12 +152,14 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, tape: Tape, shares_self: bool, feeds_blend: bool) -> Tensor:
         height, width = x.shape[-2:]
-        h = self.norm(x)
-        tokens = self.proj_in(to_tokens(h)) if self.linear_projection else to_tokens(self.proj_in(h))
+        tokens = project(self.proj_in, to_tokens(self.norm(x)))
         for block in self.transformer_blocks:
             tokens, maps = block(tokens, tape, shares_self, feeds_blend)
             if maps is not None:
                 tape.maps.append(maps.unflatten(-1, (height, width)))
-        if self.linear_projection:
-            return x + to_map(self.proj_out(tokens), height, width)
-        return x + self.proj_out(to_map(tokens, height, width))
+        return x + to_map(project(self.proj_out, tokens), height, width)
+
+
+def project(layer: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:
+    """A linear layer, or a 1x1 convolution, which is one too: [B, N, C] -> [B, N, C']."""
+    return F.linear(tokens, layer.weight.flatten(1), layer.bias)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from types import FunctionType, MethodType
 from typing import Any
@@ -29,6 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"options": {"cpp_wrapper": True}},
     "cuda": {"options": {"max_autotune": True, "coordinate_descent_tuning": True}},
 }
+# Of UNets whose matrix products inductor writes itself on the CPU: oneDNN takes some 30 us to begin one.
+SMALL = 30_000_000  # parameters
 
 
 class CompiledRunner(EagerRunner):
@@ -44,6 +47,7 @@ class CompiledRunner(EagerRunner):
         if not can_compile(self.device):
             needed = "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
             raise RunnerError(f"runner {self.name!r} needs {needed}: none was found")
+        self._small = sum(weights.numel() for weights in self.reverse.parameters()) <= SMALL
         self._programs: dict[int, Callable[..., UNetOutput]] = {
             id(unet): self._compile(unet.predict) for unet in (self.forward, self.reverse)
         }
@@ -53,16 +57,24 @@ class CompiledRunner(EagerRunner):
 
     def _compile(self, function: Any) -> Callable:
         chosen: dict[str, Any] = dict(OPTIONS[self.device.type])
-        chosen["options"] = {**chosen.get("options", {}), "guard_filter_fn": _outside_of_modules}
+        chosen["options"] = {**chosen.get("options", {}), "guard_filter_fn": _on_arguments}
         program = torch.compile(with_own_code(function), fullgraph=True, dynamic=False, **chosen)
         limits = {"recompile_limit": MOST_PROGRAMS, "accumulated_recompile_limit": MOST_PROGRAMS}
         # On the CPU weights become constants of the program, laid out for its convolutions. An option of torch.compile
         # would come too late: tracing already has to know.
         freezing = self.device.type == "cpu"
+        products = own_products if self.device.type == "cpu" and self._small else nullcontext
+        seen = set()
 
         def run(*arguments: Any) -> Any:
-            with torch._dynamo.config.patch(limits), torch._inductor.config.patch(freezing=freezing):
+            # Settings are patched where something is compiled, not at every call: that takes .3 ms.
+            layout = _layout(arguments)
+            if layout in seen:
                 return program(*arguments)
+            with torch._dynamo.config.patch(limits), torch._inductor.config.patch(freezing=freezing), products():
+                result = program(*arguments)
+            seen.add(layout)
+            return result
 
         return run
 
@@ -103,12 +115,39 @@ def with_own_code(method: MethodType) -> MethodType:
     return MethodType(copied, method.__self__)
 
 
-def _outside_of_modules(guards: Sequence[Any]) -> list[bool]:
-    """Which of dynamo's guards are asked at every call: all but those inside of a network, thousands.
+def _on_arguments(guards: Sequence[Any]) -> list[bool]:
+    """Which of dynamo's guards are asked at every call: not those on a network, thousands, and on functions it calls.
 
     Networks are not changed once they are loaded, and `with_own_code` keeps them apart.
     """
-    return ["._modules[" not in guard.name for guard in guards]
+    return ["._modules[" not in guard.name and "G[" not in guard.name for guard in guards]
+
+
+def _layout(value: Any) -> Any:
+    """Shapes and strides of tensors, everything else as it is: what a program is compiled for."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, value.stride()
+    return tuple(map(_layout, value)) if isinstance(value, (tuple, list)) else value
+
+
+@contextmanager
+def own_products() -> Iterator[None]:
+    """Inside, inductor writes a matrix product itself wherever it can, untimed: timing the ways takes minutes."""
+    from torch._inductor.select_algorithm import get_algorithm_selector_cache  # takes a second to import
+
+    with torch._inductor.config.patch(max_autotune_gemm=True, max_autotune_gemm_backends="ATEN,CPP"):
+        cache = get_algorithm_selector_cache()
+        cache.add_preprocessing_fn(_own_product)
+        try:
+            yield
+        finally:
+            cache.preprocessing_fns.remove(_own_product)
+
+
+def _own_product(choices: list[Any]) -> list[Any]:
+    if any(choice.name == "bmm" for choice in choices):
+        return [choice for choice in choices if choice.name == "bmm"]
+    return [choice for choice in choices if choice.name.startswith("cpp_")][:1] or choices
 
 
 def can_compile(device: torch.device) -> bool:
