@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-WIDTH, ROW, LEFT, RIGHT, TOP = 980, 26, 380, 80, 48  # pixels
+WIDTH, ROW, LEFT, RIGHT, TOP = 980, 26, 300, 80, 48  # pixels
 COLOURS = ("#3b6fb6", "#d9822b", "#4f9d57", "#a3499b", "#8a8a8a", "#c2b23c", "#53b3b8", "#b5524d")
 FLOOR = "#222222"
 # An engine that runs two stages as one leaves the first name out: its floor counts with the second.
@@ -41,7 +41,8 @@ def latency(records: Sequence[Record]) -> str:
         result = one["result"]
         stages = result["stages_ms"]
         scale = (WIDTH - LEFT - RIGHT) / (sum(stages.values()) or 1)
-        parts.append(_text(LEFT - 8, y + 12, _edit_name(one), anchor="end"))
+        parts.append(_text(LEFT - 8, y + 9, _measured(result), anchor="end"))
+        parts.append(_text(LEFT - 8, y + 21, one["device"], size=9, anchor="end"))
         parts += _bar(stages, colours, y, scale, 12)
         parts.append(_text(LEFT + sum(stages.values()) * scale + 4, y + 11, f"{sum(stages.values()):.1f} ms"))
         floors = merged_floors(result["floors_ms"], stages)
@@ -98,8 +99,11 @@ def throughput(records: Sequence[Record]) -> str:
 
 
 def _edit_name(one: Record) -> str:
-    result = one["result"]
-    return f"{result['model']} {result['size'][0]}, {result['runner']} {result['dtype']}, {one['device']}"[:60]
+    return f"{_measured(one['result'])}, {one['device']}"
+
+
+def _measured(result: Mapping[str, Any]) -> str:
+    return f"{result['model']} {result['size'][0]}, {result['runner']} {result['dtype']}"
 
 
 def _bar(values: Mapping[str, float], colours: Mapping[str, str], y: float, scale: float, height: float) -> list[str]:
