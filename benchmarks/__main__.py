@@ -1,4 +1,5 @@
-"""`python -m benchmarks WHAT`: runs one benchmark; JSON on stdout where asked for, everything else on stderr."""
+"""`python -m benchmarks WHAT`: runs one benchmark; JSON on stdout where asked for, everything else
+on stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ Results = Iterable[dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one benchmark. 0: measured. 1: refused or not loadable, one line on stderr. 2: the command line is wrong."""
+    """Runs one benchmark. 0: measured. 1: refused or not loadable, one line on stderr. 2: the
+    command line is wrong."""
     options = _parser().parse_args(arguments)
     if options.what == "report":
         from benchmarks import report
@@ -31,13 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     results = []
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # compilers and libraries print: stdout is the result's
+        # Compilers and libraries print: stdout is the result's
+        with contextlib.redirect_stdout(sys.stderr):
             device = _device(options.device)
             where = record.environment(device)
             for result in RUNS[options.what](options):  # kept one by one: a run may be cut short
                 results.append(result)
                 record.note(_line(options.what, result))
-                where["clocks"] = record.clocks(device)  # the device has just been busy: not those of its sleep
+                # The device has just been busy: not those of its sleep
+                where["clocks"] = record.clocks(device)
                 if options.record is not None:
                     record.append(options.record, options.what, result, where)
     except (IcdError, Refused) as error:
@@ -116,7 +120,9 @@ def _ops(options: argparse.Namespace) -> Results:
     from benchmarks import ops
 
     chosen = {"device": options.device, "dtype": options.dtype, "repeats": options.repeats}
-    return ops.run(only=options.only, quick=options.quick, compiled=not options.no_compile, **chosen)
+    return ops.run(
+        only=options.only, quick=options.quick, compiled=not options.no_compile, **chosen
+    )
 
 
 RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
@@ -149,25 +155,45 @@ def _shared(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("what", choices=[*RUNS, "report"])
-    parser.add_argument("--model", default="tiny", help="the embedded model tiny, or a model folder")
-    parser.add_argument("--architecture", help="random weights in a published shape instead: sd15, sdxl, small")
+    parser.add_argument(
+        "--model", default="tiny", help="the embedded model tiny, or a model folder"
+    )
+    parser.add_argument(
+        "--architecture", help="random weights in a published shape instead: sd15, sdxl, small"
+    )
     parser.add_argument("--size", type=_count, help="side of the pictures in pixels")
     parser.add_argument(
-        "--baseline", choices=("reference", "lean", "compiled"), help="what to compare the edit with, in the same run"
+        "--baseline",
+        choices=("reference", "lean", "compiled"),
+        help="what to compare the edit with, in the same run",
     )
     parser.add_argument("--runner", default="auto", help="how network calls are executed")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--threads", type=_count, help="of torch on the CPU (default: torch's choice)")
+    parser.add_argument(
+        "--threads", type=_count, help="of torch on the CPU (default: torch's choice)"
+    )
     parser.add_argument("--repeats", type=_count, default=10)
-    parser.add_argument("--warmup", type=int, help="unmeasured calls before (default: 2 on the CPU, 5 on CUDA)")
-    parser.add_argument("--batches", type=_counts, default=(1, 2, 4, 8, 16), help="of throughput: 1,2,4,8,16")
+    parser.add_argument(
+        "--warmup", type=int, help="unmeasured calls before (default: 2 on the CPU, 5 on CUDA)"
+    )
+    parser.add_argument(
+        "--batches", type=_counts, default=(1, 2, 4, 8, 16), help="of throughput: 1,2,4,8,16"
+    )
     parser.add_argument("--only", help="of ops: one operation; of distil: one stage")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load: how long the flood is")
-    parser.add_argument("--pictures", type=_count, default=500, help="of batch: rows of the manifest")
-    parser.add_argument("--quick", action="store_true", help="of ops: small shapes, to see that it runs")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="of load: how long the flood is"
+    )
+    parser.add_argument(
+        "--pictures", type=_count, default=500, help="of batch: rows of the manifest"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="of ops: small shapes, to see that it runs"
+    )
     parser.add_argument("--no-compile", action="store_true", help="of ops: leave torch.compile out")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -193,10 +219,13 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _line(what: str, result: dict[str, Any]) -> str:
-    """The numbers of a result in one line for people; stages, floors and peaks are for the record."""
+    """The numbers of a result in one line for people; stages, floors and peaks are for the
+    record."""
     shown = {name: value for name, value in result.items() if not isinstance(value, dict | list)}
     shown |= {f"difference of {name}": value for name, value in result.get("agreement", {}).items()}
-    return f"{what}: " + ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+    return f"{what}: " + ", ".join(
+        f"{name} {value}" for name, value in shown.items() if value is not None
+    )
 
 
 if __name__ == "__main__":

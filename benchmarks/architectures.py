@@ -1,4 +1,5 @@
-"""Published architectures without their weights: speed needs the shapes only, so random numbers serve."""
+"""Published architectures without their weights: speed needs the shapes only, so random numbers
+serve."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ CLIP_L = {
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
-    "bos_token_id": 0,  # the words below come first in the vocabulary, begin and end token before them
+    # The words below come first in the vocabulary, begin and end token before them
+    "bos_token_id": 0,
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
@@ -93,12 +95,21 @@ CLIP_BIG_G = CLIP_L | {
     "hidden_act": "gelu",
 }
 NARROW = {"block_out_channels": [16, 32, 32, 32], "norm_num_groups": 8}
-NARROW_UNET = NARROW | {"attention_head_dim": 2, "cross_attention_dim": 32, "time_cond_proj_dim": 64}
-NARROW_TEXT = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+NARROW_UNET = NARROW | {
+    "attention_head_dim": 2,
+    "cross_attention_dim": 32,
+    "time_cond_proj_dim": 64,
+}
+NARROW_TEXT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+}
 NARROW_XL_TEXT = NARROW_TEXT | {"hidden_size": 16, "num_hidden_layers": 2, "projection_dim": 32}
 
-# By name: the parts as their config.json, and the side of the pictures. "small" has the levels of sd15 and no width:
-# it shows that a benchmark runs, its times mean nothing.
+# By name: the parts as their config.json, and the side of the pictures. "small" has the levels of
+# sd15 and no width: it shows that a benchmark runs, its times mean nothing.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "sd15": {"unet": UNET_SD15, "vae": VAE_SD15, "text_encoder": CLIP_L, "size": 512},
     "sdxl": {
@@ -129,15 +140,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "size": 64,
     },
 }
-TEXT_ENCODERS: dict[str, type[TextEncoder]] = {"text_encoder": TextEncoder, "text_encoder_2": PooledTextEncoder}
+TEXT_ENCODERS: dict[str, type[TextEncoder]] = {
+    "text_encoder": TextEncoder,
+    "text_encoder_2": PooledTextEncoder,
+}
 MODEL_INDEX_SDXL = MODEL_INDEX | {
     "_class_name": "StableDiffusionXLPipeline",
     "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
     "tokenizer_2": ["transformers", "PreTrainedTokenizerFast"],
 }
-# Plain initialisation gives latents far below unit size and prompts that hardly matter, and predictions of unit size
-# would make the hops chaotic, so that bfloat16 and float32 gave two pictures. With these factors latents have unit
-# size, another control moves the result by some percent, and bfloat16 by half of that. The first that fits counts.
+# Plain initialisation gives latents far below unit size and prompts that hardly matter, and
+# predictions of unit size would make the hops chaotic, so that bfloat16 and float32 gave two
+# pictures. With these factors latents have unit size, another control moves the result by some
+# percent, and bfloat16 by half of that. The first that fits counts.
 GAINS = {
     "attn2.to_q": 2.0,
     "attn2.to_k": 2.0,
@@ -149,14 +164,17 @@ GAINS = {
 
 
 def architecture_bundle(name: str, size: int | None = None, *, cache: Path | None = None) -> Bundle:
-    """A whole bundle of random half-precision weights, written once to the cache folder and then read from it.
+    """A whole bundle of random half-precision weights, written once to the cache folder and then
+    read from it.
 
-    The encode and the decode network have equal weights: one is drawn, and half the memory serves a baseline. size:
-    side of the pictures in pixels. BundleError for an unknown architecture.
+    The encode and the decode network have equal weights: one is drawn, and half the memory serves a
+    baseline. size: side of the pictures in pixels. BundleError for an unknown architecture.
     """
     parts = ARCHITECTURES.get(name)
     if parts is None:
-        raise BundleError(f"no bundle of architecture {name!r} can be made (known: {', '.join(ARCHITECTURES)})")
+        raise BundleError(
+            f"no bundle of architecture {name!r} can be made (known: {', '.join(ARCHITECTURES)})"
+        )
     size = size or parts["size"]
     out = (cache or cache_folder()) / f"{name}-{size}-{FORMAT}"
     try:
@@ -170,7 +188,9 @@ def architecture_bundle(name: str, size: int | None = None, *, cache: Path | Non
             "size": [size, size],
             "blend_downscale": 4,
             "share_downscale": 2,
-            "defaults": EditSettings(guidance_scale=7.0, tau=0.8, cross_replace=0.4, self_replace=0.6, seed=0),
+            "defaults": EditSettings(
+                guidance_scale=7.0, tau=0.8, cross_replace=0.4, self_replace=0.6, seed=0
+            ),
             "origin": {"made": "of random weights, for benchmarks"},
         }
         return write_bundle(out, record, _files(parts), overwrite=True)
@@ -179,7 +199,11 @@ def architecture_bundle(name: str, size: int | None = None, *, cache: Path | Non
 def cache_folder() -> Path:
     """Where random bundles are kept: $ICD_BENCHMARK_CACHE, or a folder of the user's cache."""
     given = os.environ.get("ICD_BENCHMARK_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icd_benchmarks"
+    return (
+        Path(given)
+        if given
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icd_benchmarks"
+    )
 
 
 def _files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -214,19 +238,27 @@ def base_files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _sharp(vae: dict[str, Tensor], latents: int) -> dict[str, Tensor]:
     """A VAE whose posterior is as narrow as a trained one's: SDXL takes samples of it."""
-    vae["quant_conv.weight"][latents:], vae["quant_conv.bias"][latents:] = 0.0, -10.0  # log-variance
+    # Log-variance
+    vae["quant_conv.weight"][latents:] = 0.0
+    vae["quant_conv.bias"][latents:] = -10.0
     return vae
 
 
 def _tokenizer(folder: str) -> Iterator[tuple[str, Any]]:
-    """That of the embedded model: its closed vocabulary is the first rows of the text encoder's table."""
+    """That of the embedded model: its closed vocabulary is the first rows of the text encoder's
+    table."""
     yield f"{folder}/tokenizer.json", tiny_text.tokenizer().to_str(pretty=True)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": tiny_text.END, "model_max_length": 77}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": tiny_text.END,
+        "model_max_length": 77,
+    }
     yield f"{folder}/tokenizer_config.json", json.dumps(settings, indent=1)
 
 
 def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Seeded half-precision weights for a network's shapes (it may be on the meta device): variance 1 / (3 fan-in)."""
+    """Seeded half-precision weights for a network's shapes (it may be on the meta device): variance
+    1 / (3 fan-in)."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for key, like in network.state_dict().items():

@@ -1,4 +1,5 @@
-"""What `icd batch` makes of many pictures, whether or not its worker and then its driver are killed on the way."""
+"""What `icd batch` makes of many pictures, whether or not its worker and then its driver are killed
+on the way."""
 
 from __future__ import annotations
 
@@ -22,11 +23,14 @@ from benchmarks.program import SOURCE, TARGET
 
 SIDE = 128  # of the pictures, pixels
 PATIENCE = 240.0  # seconds for a run to get on
-LOST_SHARE, ENDED_SHARE = 0.16, 0.24  # of the rows, when the worker is killed and when the driver is
+# Of the rows, when the worker is killed and when the driver is
+LOST_SHARE = 0.16
+ENDED_SHARE = 0.24
 
 
 def run(*, model: str, runner: str, device: str, dtype: str, pictures: int) -> dict[str, Any]:
-    """Two runs over the same manifest, one in a hundred files cut short; the second loses its worker and its driver.
+    """Two runs over the same manifest, one in a hundred files cut short; the second loses its
+    worker and its driver.
 
     Raises Refused where the two do not end with the very same pictures and lines.
     """
@@ -35,12 +39,15 @@ def run(*, model: str, runner: str, device: str, dtype: str, pictures: int) -> d
         folder = Path(name)
         broken = range(3, pictures, 100)
         manifest = write_manifest(folder, pictures, broken)
-        whole, disturbed = folder / "whole", folder / "disturbed"
+        whole = folder / "whole"
+        disturbed = folder / "disturbed"
         finish(start(manifest, whole, **options))
         lost_at = disturb(manifest, disturbed, pictures, **options)
         finish(start(manifest, disturbed, **options))
         check_same(whole, disturbed, pictures, len(broken))
-        undisturbed, resumed = (json.loads((out / "summary.json").read_text()) for out in (whole, disturbed))
+        undisturbed, resumed = (
+            json.loads((out / "summary.json").read_text()) for out in (whole, disturbed)
+        )
     return {
         "model": model,
         "runner": runner,
@@ -77,7 +84,8 @@ def write_manifest(
 
 
 def start(manifest: Path, out: Path, **options: Any) -> psutil.Popen:
-    """`icd batch` in a group of processes of its own, so that nothing of a killed run is left to a later one."""
+    """`icd batch` in a group of processes of its own, so that nothing of a killed run is left to a
+    later one."""
     arguments = ["batch", str(manifest), "--out", str(out), "--quiet", *program.flags(options)]
     return program.start(*arguments, start_new_session=True)
 
@@ -89,7 +97,10 @@ def finish(process: psutil.Popen) -> None:
 
 
 def disturb(manifest: Path, out: Path, rows: int, **options: Any) -> int:
-    """Begins a run, kills its worker, lets another take over, and kills the driver. The rows done at the first loss."""
+    """Begins a run, kills its worker, lets another take over, and kills the driver.
+
+    The rows done at the first loss.
+    """
     process = start(manifest, out, **options)
     wait_for(lambda: done(out) >= LOST_SHARE * rows)
     lost_at = done(out)
@@ -103,7 +114,8 @@ def disturb(manifest: Path, out: Path, rows: int, **options: Any) -> int:
 
 
 def kill(process: psutil.Popen) -> None:
-    """SIGKILL to the driver, and to Ray's processes that it started: it cannot stop them any more."""
+    """SIGKILL to the driver, and to Ray's processes that it started: it cannot stop them any
+    more."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -111,7 +123,11 @@ def kill(process: psutil.Popen) -> None:
 def editors(process: psutil.Popen) -> list[psutil.Process]:
     """The actors that edit, of this run alone."""
     below = process.children(recursive=True)
-    return [one for one in below if any(name in " ".join(one.cmdline()) for name in ("Editor", "MapWorker"))]
+    return [
+        one
+        for one in below
+        if any(name in " ".join(one.cmdline()) for name in ("Editor", "MapWorker"))
+    ]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -137,14 +153,18 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def check_same(whole: Path, other: Path, rows: int, broken: int) -> None:
     """Raises Refused unless both folders have every row once, and the same bytes."""
-    one, two = lines(whole), lines(other)
+    one = lines(whole)
+    two = lines(other)
     names = sorted(path.name for path in whole.glob("*.png"))
     faults = {
         "rows were lost or doubled": [line["row"] for line in one] != list(range(rows)),
         "the logs differ": one != two,
-        "pictures are missing": len(names) != rows - broken or len(names) != sum("picture" in line for line in one),
+        "pictures are missing": len(names) != rows - broken
+        or len(names) != sum("picture" in line for line in one),
         "the runs have other pictures": names != sorted(path.name for path in other.glob("*.png")),
-        "pictures differ": any((whole / name).read_bytes() != (other / name).read_bytes() for name in names),
+        "pictures differ": any(
+            (whole / name).read_bytes() != (other / name).read_bytes() for name in names
+        ),
     }
     for text, found in faults.items():
         if found:

@@ -1,8 +1,9 @@
-"""Counted work: FLOPs and bytes of the networks and of a whole edit, from their configurations alone.
+"""Counted work: FLOPs and bytes of the networks and of a whole edit, from their configurations
+alone.
 
-What the architecture asks for, whatever an implementation does: an optimised engine is held to the same count as a
-wasteful one. A multiplication with its addition is two FLOPs. Norms, activations and additions are not counted as
-FLOPs, and as bytes they count as fused into their neighbours.
+What the architecture asks for, whatever an implementation does: an optimised engine is held to the
+same count as a wasteful one. A multiplication with its addition is two FLOPs. Norms, activations
+and additions are not counted as FLOPs, and as bytes they count as fused into their neighbours.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Work:
-    """One convolution, linear layer or attention: its FLOPs, and the elements it reads and writes once each."""
+    """One convolution, linear layer or attention: its FLOPs, and the elements it reads and writes
+    once each."""
 
     kind: str  # "conv", "linear" or "attention"
     flops: int
@@ -35,13 +37,17 @@ def traffic(work: Iterable[Work], itemsize: int) -> int:
 
 
 def floor_ms(work: Iterable[Work], itemsize: int, peak_flops: float, bandwidth: float) -> float:
-    """Milliseconds of the per-layer roofline: each layer takes the longer of computing and moving its data."""
+    """Milliseconds of the per-layer roofline: each layer takes the longer of computing and moving
+    its data."""
     return 1000 * sum(max(w.flops / peak_flops, itemsize * w.elements / bandwidth) for w in work)
 
 
-def conv(rows: int, height: int, width: int, inner: int, outer: int, kernel: int = 3, stride: int = 1) -> Work:
+def conv(
+    rows: int, height: int, width: int, inner: int, outer: int, kernel: int = 3, stride: int = 1
+) -> Work:
     """`height` and `width` are those of the output."""
-    pixels, weights = rows * height * width, inner * outer * kernel**2
+    pixels = rows * height * width
+    weights = inner * outer * kernel**2
     return Work("conv", 2 * pixels * weights, pixels * (inner * stride**2 + outer) + weights)
 
 
@@ -51,29 +57,38 @@ def linear(rows: int, inner: int, outer: int) -> Work:
 
 def attention(rows: int, queries: int, keys: int, channels: int) -> Work:
     """Q K^T and P V over all heads; no map leaves the chip."""
-    return Work("attention", 4 * rows * queries * keys * channels, 2 * rows * (queries + keys) * channels)
+    return Work(
+        "attention", 4 * rows * queries * keys * channels, 2 * rows * (queries + keys) * channels
+    )
 
 
-# --- the UNet --------------------------------------------------------------------------------------------------
+# --- the UNet -------------------------------------------------------------------------------------
 
 
-def unet_work(config: Config, height: int, width: int, rows: int = 1, tokens: int = TOKENS) -> list[Work]:
+def unet_work(
+    config: Config, height: int, width: int, rows: int = 1, tokens: int = TOKENS
+) -> list[Work]:
     """One call on latents [rows, 4, height, width], from diffusers' unet/config.json."""
     widths: Sequence[int] = config["block_out_channels"]
-    levels, layers = len(widths), config["layers_per_block"]
+    levels = len(widths)
+    layers = config["layers_per_block"]
     depths = _per_level(config.get("transformer_layers_per_block", 1), levels)
     time = 4 * widths[0]
 
     def block(inner: int, outer: int, level: int, text: bool) -> list[Work]:
-        h, w = height >> level, width >> level
+        h = height >> level
+        w = width >> level
         work = [*_residual(rows, h, w, inner, outer), linear(rows, time, outer)]
-        return work + (_transformer(config, rows, h * w, outer, depths[level], tokens) if text else [])
+        return work + (
+            _transformer(config, rows, h * w, outer, depths[level], tokens) if text else []
+        )
 
     work = [
         *_time_embedding(config, rows, widths[0], time),
         conv(rows, height, width, config["in_channels"], widths[0]),
     ]
-    channels, kept = widths[0], [widths[0]]
+    channels = widths[0]
+    kept = [widths[0]]
     for level, outer in enumerate(widths):
         for _ in range(layers):
             work += block(channels, outer, level, "CrossAttn" in config["down_block_types"][level])
@@ -82,11 +97,15 @@ def unet_work(config: Config, height: int, width: int, rows: int = 1, tokens: in
         if level + 1 < levels:
             work.append(conv(rows, height >> level + 1, width >> level + 1, outer, outer, stride=2))
             kept.append(outer)
-    work += block(channels, channels, levels - 1, True) + block(channels, channels, levels - 1, False)
+    work += block(channels, channels, levels - 1, True) + block(
+        channels, channels, levels - 1, False
+    )
     for i, outer in enumerate(reversed(widths)):
         level = levels - 1 - i
         for _ in range(layers + 1):
-            work += block(channels + kept.pop(), outer, level, "CrossAttn" in config["up_block_types"][i])
+            work += block(
+                channels + kept.pop(), outer, level, "CrossAttn" in config["up_block_types"][i]
+            )
             channels = outer
         if level:
             work.append(conv(rows, height >> level - 1, width >> level - 1, outer, outer))
@@ -112,8 +131,11 @@ def _time_embedding(config: Config, rows: int, inner: int, outer: int) -> list[W
     return work
 
 
-def _transformer(config: Config, rows: int, pixels: int, channels: int, depth: int, tokens: int) -> list[Work]:
-    """Projection in, `depth` blocks of self-attention, cross-attention and feed-forward, projection out."""
+def _transformer(
+    config: Config, rows: int, pixels: int, channels: int, depth: int, tokens: int
+) -> list[Work]:
+    """Projection in, `depth` blocks of self-attention, cross-attention and feed-forward, projection
+    out."""
     n = rows * pixels
     context = linear(rows * tokens, config["cross_attention_dim"], channels)
     square = linear(n, channels, channels)
@@ -126,33 +148,45 @@ def _transformer(config: Config, rows: int, pixels: int, channels: int, depth: i
         linear(n, channels, 8 * channels),
         linear(n, 4 * channels, channels),
     ]
-    projection = Work("linear" if config.get("use_linear_projection") else "conv", square.flops, square.elements)
+    projection = Work(
+        "linear" if config.get("use_linear_projection") else "conv", square.flops, square.elements
+    )
     return [projection, *block * depth, projection]
 
 
-# --- the VAE and the text encoder ------------------------------------------------------------------------------
+# --- the VAE and the text encoder -----------------------------------------------------------------
 
 
 def vae_encoder_work(config: Config, height: int, width: int, rows: int = 1) -> list[Work]:
     """Pictures [rows, 3, height, width] to latents, from diffusers' vae/config.json."""
-    widths, latent = config["block_out_channels"], config["latent_channels"]
-    work, channels = [conv(rows, height, width, config["in_channels"], widths[0])], widths[0]
+    widths = config["block_out_channels"]
+    latent = config["latent_channels"]
+    work = [conv(rows, height, width, config["in_channels"], widths[0])]
+    channels = widths[0]
     for level, outer in enumerate(widths):
         for _ in range(config["layers_per_block"]):
             work += _residual(rows, height >> level, width >> level, channels, outer)
             channels = outer
         if level + 1 < len(widths):
             work.append(conv(rows, height >> level + 1, width >> level + 1, outer, outer, stride=2))
-    h, w = height >> len(widths) - 1, width >> len(widths) - 1
+    h = height >> len(widths) - 1
+    w = width >> len(widths) - 1
     work += _vae_middle(config, rows, h, w, channels)
-    return [*work, conv(rows, h, w, channels, 2 * latent), conv(rows, h, w, 2 * latent, 2 * latent, kernel=1)]
+    return [
+        *work,
+        conv(rows, h, w, channels, 2 * latent),
+        conv(rows, h, w, 2 * latent, 2 * latent, kernel=1),
+    ]
 
 
 def vae_decoder_work(config: Config, height: int, width: int, rows: int = 1) -> list[Work]:
     """Latents to pictures [rows, 3, height, width]."""
-    widths, latent = config["block_out_channels"], config["latent_channels"]
-    lowest, channels = len(widths) - 1, widths[-1]
-    h, w = height >> lowest, width >> lowest
+    widths = config["block_out_channels"]
+    latent = config["latent_channels"]
+    lowest = len(widths) - 1
+    channels = widths[-1]
+    h = height >> lowest
+    w = width >> lowest
     work = [conv(rows, h, w, latent, latent, kernel=1), conv(rows, h, w, latent, channels)]
     work += _vae_middle(config, rows, h, w, channels)
     for level in range(lowest, -1, -1):
@@ -169,12 +203,17 @@ def _vae_middle(config: Config, rows: int, height: int, width: int, channels: in
     if not config.get("mid_block_add_attention", True):
         return work
     pixels = height * width
-    return [*work, *[linear(rows * pixels, channels, channels)] * 4, attention(rows, pixels, pixels, channels)]
+    return [
+        *work,
+        *[linear(rows * pixels, channels, channels)] * 4,
+        attention(rows, pixels, pixels, channels),
+    ]
 
 
 def text_work(config: Config, prompts: int = 1, tokens: int = TOKENS) -> list[Work]:
     """CLIP's text encoder, from text_encoder/config.json."""
-    channels, n = config["hidden_size"], prompts * tokens
+    channels = config["hidden_size"]
+    n = prompts * tokens
     layer = [
         *[linear(n, channels, channels)] * 4,
         attention(prompts, tokens, tokens, channels),
@@ -190,7 +229,7 @@ def prompt_work(configs: Mapping[str, Config], prompts: int) -> list[Work]:
     return [work for config in encoders for work in text_work(config, prompts)]
 
 
-# --- a whole edit ----------------------------------------------------------------------------------------------
+# --- a whole edit ---------------------------------------------------------------------------------
 
 
 def edit_work(
@@ -202,14 +241,16 @@ def edit_work(
     targets: int = 1,
     kept: bool = False,
 ) -> dict[str, list[Work]]:
-    """What an edit needs, by stage: one source row and one row a target, one picture a target decoded.
+    """What an edit needs, by stage: one source row and one row a target, one picture a target
+    decoded.
 
-    configs: those of a bundle's text encoders, vae and unet. kept: a further edit of a kept inversion, whose source row
-    is known. The stages are those of `EditResult.timings`.
+    configs: those of a bundle's text encoders, vae and unet. kept: a further edit of a kept
+    inversion, whose source row is known. The stages are those of `EditResult.timings`.
     """
     width, height = size
     downscale = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
-    h, w = height // downscale, width // downscale
+    h = height // downscale
+    w = width // downscale
     first = {
         "text": prompt_work(configs, 1),
         "vae_encode": vae_encoder_work(configs["vae"], height, width),
@@ -224,13 +265,16 @@ def edit_work(
 
 
 def reference_work(configs: Mapping[str, Config], size: tuple[int, int]) -> list[Work]:
-    """What the public reference computes for the same edit: twice the rows, three pictures decoded."""
+    """What the public reference computes for the same edit: twice the rows, three pictures
+    decoded."""
     width, height = size
     downscale = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
-    h, w = height // downscale, width // downscale
+    h = height // downscale
+    w = width // downscale
     return [
         *prompt_work(configs, 4),
         *vae_encoder_work(configs["vae"], height, width),
-        *4 * (unet_work(configs["unet"], h, w, 2) + unet_work(configs["unet"], h, w, 4)),  # 4 + 4 hops
+        # 4 + 4 hops
+        *4 * (unet_work(configs["unet"], h, w, 2) + unet_work(configs["unet"], h, w, 4)),
         *vae_decoder_work(configs["vae"], height, width, 3),
     ]

@@ -1,4 +1,5 @@
-"""The whole edit: first edits, further edits of a kept inversion, and a baseline, turn by turn in one run."""
+"""The whole edit: first edits, further edits of a kept inversion, and a baseline, turn by turn in
+one run."""
 
 from __future__ import annotations
 
@@ -39,12 +40,14 @@ def run(
     repeats: int = 10,
     warmup: int | None = None,
 ) -> dict[str, Any]:
-    """Milliseconds of a first edit (PIL picture in, PIL picture out), of a further edit, and of the baseline.
+    """Milliseconds of a first edit (PIL picture in, PIL picture out), of a further edit, and of the
+    baseline.
 
     Runner and dtype "auto" are the fastest of the machine: `benchmarks.subject.fastest`.
 
-    Compared before timing: the baseline and the engine against each other or against the eager float32 runner. Raises
-    Refused where they differ, IcdError for what cannot be loaded. Without diffusers the baseline is left out.
+    Compared before timing: the baseline and the engine against each other or against the eager
+    float32 runner. Raises Refused where they differ, IcdError for what cannot be loaded. Without
+    diffusers the baseline is left out.
     """
     runner, dtype = fastest(runner, device, dtype)
     subject = open_subject(model, architecture, size, device=device, dtype=dtype, runner=runner)
@@ -62,18 +65,26 @@ def run(
     stages: list[EditResult] = []
     subjects = {"ours": lambda i: stages.append(subject.edit(cases[i])), "reedit": kept.edit}
     if other is not None:
-        subjects["baseline"] = lambda i: other.edit(cases[i] if other.way.maps else without_control(cases[i]))
+        subjects["baseline"] = lambda i: other.edit(
+            cases[i] if other.way.maps else without_control(cases[i])
+        )
     times = interleave(subjects, subject.device, repeats, warmup)
-    return result | _summary(subject, times, stages[warmup:]) | {"repeats": repeats, "warmup": warmup}
+    return (
+        result | _summary(subject, times, stages[warmup:]) | {"repeats": repeats, "warmup": warmup}
+    )
 
 
 class _Kept:
-    """A kept inversion and further targets for it; its first edit is over, so that whatever it keeps is kept."""
+    """A kept inversion and further targets for it; its first edit is over, so that whatever it
+    keeps is kept."""
 
     def __init__(self, subject: Subject, case: Case, count: int):
-        self.subject, self.cases = subject, further_cases(case, count)
+        self.subject = subject
+        self.cases = further_cases(case, count)
         seed = case.settings["seed"]
-        self.inversion = subject.engine.invert(case.picture, case.source, seed=seed, size=subject.size)
+        self.inversion = subject.engine.invert(
+            case.picture, case.source, seed=seed, size=subject.size
+        )
         self.inversion.edit(case.target, **case.settings)
 
     def check(self) -> dict[str, float]:
@@ -96,18 +107,24 @@ def _runnable(baseline: str | None) -> str | None:
 
 def _open_baseline(subject: Subject, baseline: str) -> DiffusersEdit:
     engine = subject.engine
-    return DiffusersEdit(engine.bundle, engine.default_settings, baseline, subject.device, subject.dtype)
+    return DiffusersEdit(
+        engine.bundle, engine.default_settings, baseline, subject.device, subject.dtype
+    )
 
 
-def _check(subject: Subject, case: Case, baseline: str | None) -> tuple[DiffusersEdit | None, dict[str, float]]:
+def _check(
+    subject: Subject, case: Case, baseline: str | None
+) -> tuple[DiffusersEdit | None, dict[str, float]]:
     """The baseline, and relative differences of final latents; Refused where one is too large.
 
-    An exact engine is held to the published way directly. Every other one, and every baseline beside it, is held to
-    the eager float32 runner, which is gone before the baseline is loaded: at full size both are too much.
+    An exact engine is held to the published way directly. Every other one, and every baseline
+    beside it, is held to the eager float32 runner, which is gone before the baseline is loaded: at
+    full size both are too much.
     """
     way = None if baseline is None else WAYS[baseline]
     told = case if way is None or way.maps else without_control(case)
-    other, found = None, dict[str, float]()
+    other = None
+    found = dict[str, float]()
     with exact_float32():
         got = final_latents(subject.edit(case))
         if subject.exact and way is not None and way.maps:
@@ -118,27 +135,40 @@ def _check(subject: Subject, case: Case, baseline: str | None) -> tuple[Diffuser
             if truth is not subject.engine:
                 limit = EXACT if subject.exact else ROUNDED[subject.dtype]
                 wanted = expected if told is case else final_latents(subject.edit(case, truth))
-                found["engine"] = require_equal(f"the runner {subject.engine.runner.name!r}", got, wanted, limit)
+                found["engine"] = require_equal(
+                    f"the runner {subject.engine.runner.name!r}", got, wanted, limit
+                )
             del truth
             gc.collect()
         if baseline is not None:
             other = _open_baseline(subject, baseline)
             limit = EXACT if other.dtype == torch.float32 else ROUNDED[other.dtype]
-            found["baseline"] = require_equal(f"the baseline {baseline!r}", other.edit(told).latents, expected, limit)
+            found["baseline"] = require_equal(
+                f"the baseline {baseline!r}", other.edit(told).latents, expected, limit
+            )
     return other, {name: float(f"{value:.2e}") for name, value in found.items()}
 
 
 def _summary(subject: Subject, times: dict[str, Times], edits: list[EditResult]) -> dict[str, Any]:
     """Times, ratios, stages, and the share of the roofline that the counted work reaches."""
-    ours, reedit, baseline = times["ours"], times["reedit"], times.get("baseline")
-    stages = {name: _median([edit.timings[name] for edit in edits]) for name in edits[0].timings if name != "total"}
+    ours = times["ours"]
+    reedit = times["reedit"]
+    baseline = times.get("baseline")
+    stages = {
+        name: _median([edit.timings[name] for edit in edits])
+        for name in edits[0].timings
+        if name != "total"
+    }
     decode_ms = _median([_decode_ms(edit) for edit in edits])
     empty = {name: None for name in Times([1.0]).as_dict("baseline")}
     configs = subject.engine.bundle.configs
-    bundle, most = subject.engine.bundle, peak(subject.device, subject.dtype)
+    bundle = subject.engine.bundle
+    most = peak(subject.device, subject.dtype)
     hops: Any = {"encode_hops": len(bundle.encode_times), "decode_hops": len(bundle.decode_times)}
     first = edit_work(configs, subject.size, **hops)
-    further = [w for work in edit_work(configs, subject.size, kept=True, **hops).values() for w in work]
+    further = [
+        w for work in edit_work(configs, subject.size, kept=True, **hops).values() for w in work
+    ]
     decode_part = sum(flops(first[name]) for name in ("text_target", "decode", "vae_decode"))
     floors = {name: most.floor_ms(work, subject.dtype.itemsize) for name, work in first.items()}
     further_floor = most.floor_ms(further, subject.dtype.itemsize)
@@ -150,7 +180,9 @@ def _summary(subject: Subject, times: dict[str, Times], edits: list[EditResult])
         "decode_ms": decode_ms,
         "reedit_share": round(reedit.p50 / decode_ms, 3),
         # The same two by counted work alone: what equally good kernels would give.
-        "counted_ratio": round(flops(reference_work(configs, subject.size)) / sum(map(flops, first.values())), 3),
+        "counted_ratio": round(
+            flops(reference_work(configs, subject.size)) / sum(map(flops, first.values())), 3
+        ),
         "counted_reedit_share": round(flops(further) / decode_part, 3),
         "stages_ms": stages,
         "floors_ms": {name: round(ms, 4) for name, ms in floors.items()},

@@ -1,4 +1,5 @@
-"""Exported graphs: what an export takes and how exact it is, and onnxruntime against torch on the same edits."""
+"""Exported graphs: what an export takes and how exact it is, and onnxruntime against torch on the
+same edits."""
 
 from __future__ import annotations
 
@@ -49,16 +50,25 @@ def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) ->
     cases = make_cases(warmup + repeats + 1, subject.size)
     with exported(subject.engine.bundle, subject.dtype, str(subject.device)) as other:
         limit = EXACT if subject.exact else ROUNDED[subject.dtype]
-        theirs, ours = subject.edit(cases[-1]), subject.edit(cases[-1], other.engine)
-        distance = require_equal("onnxruntime's edit", final_latents(ours), final_latents(theirs), limit)
+        theirs = subject.edit(cases[-1])
+        ours = subject.edit(cases[-1], other.engine)
+        distance = require_equal(
+            "onnxruntime's edit", final_latents(ours), final_latents(theirs), limit
+        )
         edits = {
             "torch": lambda i: subject.edit(cases[i]),
             "onnx": lambda i: subject.edit(cases[i], other.engine),
-            "torch_further": lambda i: theirs.inversion.edit(cases[i].target, seed=theirs.inversion.seed),
-            "onnx_further": lambda i: ours.inversion.edit(cases[i].target, seed=ours.inversion.seed),
+            "torch_further": lambda i: theirs.inversion.edit(
+                cases[i].target, seed=theirs.inversion.seed
+            ),
+            "onnx_further": lambda i: ours.inversion.edit(
+                cases[i].target, seed=ours.inversion.seed
+            ),
         }
         times = interleave(edits, subject.device, repeats, warmup)
-    measured = {key: value for name, one in times.items() for key, value in one.as_dict(name).items()}
+    measured = {
+        key: value for name, one in times.items() for key, value in one.as_dict(name).items()
+    }
     return {
         **subject.as_dict(),
         "provider": other.engine.runner.device,
@@ -73,27 +83,39 @@ def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) ->
 
 
 def run_export(**options: Any) -> dict[str, Any]:
-    """What an export takes, and one encode and one decode hop of it at the model's own size against torch's.
+    """What an export takes, and one encode and one decode hop of it at the model's own size against
+    torch's.
 
-    One after the other, so that the networks are in memory once: `peak_memory_mib` is what an export needs.
+    One after the other, so that the networks are in memory once: `peak_memory_mib` is what an
+    export needs.
     """
     model, architecture, size = (options.pop(name) for name in ("model", "architecture", "size"))
     bundle = read_bundle(model) if architecture is None else architecture_bundle(architecture, size)
     dtype = choose_dtype(options["dtype"], options["device"])
     hops = {"encode_hop": _encode_hop, "decode_hop": _decode_hop}
     with exported(bundle, dtype, options["device"]) as other:
-        got, about = {name: _timed(partial(hop, other.engine)) for name, hop in hops.items()}, other.about
+        got = {name: _timed(partial(hop, other.engine)) for name, hop in hops.items()}
+        about = other.about
         peak = peak_memory_mib(torch.device("cpu"))
         del other  # its sessions, before torch's networks are loaded
     gc.collect()
     subject = open_subject(model, architecture, size, **options)
-    result = {**subject.as_dict(), "threads": torch.get_num_threads(), **about, "peak_memory_mib": peak}
+    result = {
+        **subject.as_dict(),
+        "threads": torch.get_num_threads(),
+        **about,
+        "peak_memory_mib": peak,
+    }
     for name, hop in hops.items():
         expected, torch_ms = _timed(partial(hop, subject.engine))
         array, ms = got[name]
         limit = EXACT if subject.exact else ROUNDED[subject.dtype]
         distance = require_equal(name, torch.as_tensor(array), torch.as_tensor(expected), limit)
-        result |= {f"{name}_ms": ms, f"{name}_torch_ms": torch_ms, f"{name}_error": float(f"{distance:.2e}")}
+        result |= {
+            f"{name}_ms": ms,
+            f"{name}_torch_ms": torch_ms,
+            f"{name}_error": float(f"{distance:.2e}"),
+        }
     return result
 
 
@@ -113,7 +135,9 @@ def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[Export
             "graphs": len(manifest["graphs"]),
             "export_s": round(export_ms / 1000, 1),
             "onnx_load_ms": load_ms,
-            "disk_mib": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20, 1),
+            "disk_mib": round(
+                sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20, 1
+            ),
         }
         note(f"exported in {about['export_s']} s, {about['disk_mib']} MiB, loaded in {load_ms} ms")
         yield Exported(engine, about)
@@ -124,11 +148,14 @@ def _export(bundle: Bundle, folder: Path, precision: str) -> dict[str, Any]:
         from export.folder import export_bundle
     except ImportError as error:
         raise Refused(f"exporting needs the extra onnx: {error}") from None
-    return export_bundle(bundle, folder, precision=precision, verify=False, report=lambda *about: note(str(about)))
+    return export_bundle(
+        bundle, folder, precision=precision, verify=False, report=lambda *about: note(str(about))
+    )
 
 
 def _beside(bundle: Bundle) -> Path | None:
-    """Where gigabytes may lie: beside a bundle in the benchmarks' cache, else the system's place for such things."""
+    """Where gigabytes may lie: beside a bundle in the benchmarks' cache, else the system's place
+    for such things."""
     return bundle.path.parent if bundle.path.parent == cache_folder() else None
 
 
@@ -136,14 +163,18 @@ def _encode_hop(engine: Engine) -> Any:
     """One encode hop of one picture's latents."""
     tokens = engine.tokenizer.encode("a small red circle on a plain blue background")
     latents = engine.runner.tensor(_noise(engine, 1))
-    return engine.runner.host(engine.runner.encode(latents, engine._encoded([tokens]), engine._encode_hops[:1], None))
+    return engine.runner.host(
+        engine.runner.encode(latents, engine._encoded([tokens]), engine._encode_hops[:1], None)
+    )
 
 
 def _decode_hop(engine: Engine) -> Any:
     """One decode hop of a source and a target row, attention control and blend words included."""
-    source, target = "a small red circle on a plain blue background", "a small green circle on a plain blue background"
+    source = "a small red circle on a plain blue background"
+    target = "a small green circle on a plain blue background"
     settings = engine._settings(_settings(), engine.bundle.size)
-    tokens, runner = engine.tokenizer.encode(source), engine.runner
+    tokens = engine.tokenizer.encode(source)
+    runner = engine.runner
     plans = engine._plans(tokens, target, settings)
     plan = [plan for _, plan in plans]
     inputs = DecodeInputs(

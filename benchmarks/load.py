@@ -51,7 +51,10 @@ class Service:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self.process.is_running():
             self.stop()
@@ -79,7 +82,11 @@ class Service:
 
     def replicas(self) -> list[psutil.Process]:
         """The processes that own an engine."""
-        return [process for process in self.process.children(recursive=True) if _title(process).startswith(REPLICA)]
+        return [
+            process
+            for process in self.process.children(recursive=True)
+            if _title(process).startswith(REPLICA)
+        ]
 
     def memory_mib(self) -> dict[str, int]:
         """Of their own, by part of the service: what processes share is counted in none."""
@@ -109,10 +116,13 @@ class Clients:
     def __init__(self, url: str, size: int = 128):
         pixels = np.linspace(0, 255, size, dtype=np.uint8)
         file = io.BytesIO()
-        Image.fromarray(np.stack(np.broadcast_arrays(pixels, pixels[:, None], 128), -1).astype(np.uint8)).save(
-            file, "PNG"
-        )
-        self._picture, self._url, self._sent, self._start = file.getvalue(), url, 0, time.perf_counter()
+        Image.fromarray(
+            np.stack(np.broadcast_arrays(pixels, pixels[:, None], 128), -1).astype(np.uint8)
+        ).save(file, "PNG")
+        self._picture = file.getvalue()
+        self._url = url
+        self._sent = 0
+        self._start = time.perf_counter()
         self._http = httpx.AsyncClient(timeout=PATIENCE, limits=httpx.Limits(max_connections=None))
 
     async def __aenter__(self) -> Clients:
@@ -126,7 +136,8 @@ class Clients:
         fields = {"source_prompt": SOURCE, "prompt": TARGET, "seed": str(self._sent)}
         began = time.perf_counter()
         try:
-            url, files = f"{self._url}/v1/images/edits", {"image": ("a.png", self._picture)}
+            url = f"{self._url}/v1/images/edits"
+            files = {"image": ("a.png", self._picture)}
             status = (await self._http.post(url, data=fields, files=files)).status_code
         except httpx.HTTPError:
             status = LOST
@@ -142,11 +153,16 @@ class Clients:
                 answers.append(await self.edit())
             return answers
 
-        return [answer for answers in await asyncio.gather(*(client() for _ in range(clients))) for answer in answers]
+        return [
+            answer
+            for answers in await asyncio.gather(*(client() for _ in range(clients)))
+            for answer in answers
+        ]
 
     async def open(self, rate: float, seconds: float) -> list[Answer]:
         """So many requests a second, whatever becomes of them."""
-        start, tasks = time.perf_counter(), []
+        start = time.perf_counter()
+        tasks = []
         for i in range(round(rate * seconds)):
             await asyncio.sleep(max(0.0, start + i / rate - time.perf_counter()))
             tasks.append(asyncio.create_task(self.edit()))
@@ -156,8 +172,8 @@ class Clients:
 def run(*, model: str, runner: str, device: str, dtype: str, seconds: float) -> dict[str, Any]:
     """Floods, loses and ends one service. Raises Refused where it does not start.
 
-    seconds: of the flood. sent = answered + rejected + lost + others; memory is what each part of the service has for
-    itself, once a second.
+    seconds: of the flood. sent = answered + rejected + lost + others; memory is what each part of
+    the service has for itself, once a second.
     """
     options = {"model": model, "runner": runner, "device": device, "dtype": dtype}
     began = time.perf_counter()
@@ -182,14 +198,16 @@ async def flood(service: Service, *, batch: int, times: float, seconds: float) -
     async with Clients(service.url) as clients:
         await clients.closed(batch, 2)
         rate = len(await clients.closed(batch, seconds / 2)) / (seconds / 2)
-        memory, ended = [service.memory_mib()], asyncio.Event()
+        memory = [service.memory_mib()]
+        ended = asyncio.Event()
 
         async def weigh() -> None:
             while not ended.is_set():
                 await asyncio.sleep(1)
                 memory.append(await asyncio.to_thread(service.memory_mib))
 
-        weighing, began = asyncio.create_task(weigh()), time.perf_counter()
+        weighing = asyncio.create_task(weigh())
+        began = time.perf_counter()
         answers = await clients.open(rate * times, seconds)
         took = time.perf_counter() - began
         ended.set()
@@ -210,12 +228,16 @@ async def recovery(service: Service, *, every: float = 0.25) -> dict[str, Any]:
         under_way = [asyncio.create_task(clients.edit()) for _ in range(4)]
         await asyncio.sleep(0.1)
         killed.kill()
-        began, after = time.perf_counter(), [await clients.edit()]
+        began = time.perf_counter()
+        after = [await clients.edit()]
         while after[-1].status != 200:
             await asyncio.sleep(every)
             after.append(await clients.edit())
         took = round(time.perf_counter() - began, 2)
-        return {"recovery_s": took, "recovery_statuses": _statuses([*await asyncio.gather(*under_way), *after])}
+        return {
+            "recovery_s": took,
+            "recovery_statuses": _statuses([*await asyncio.gather(*under_way), *after]),
+        }
 
 
 async def drain(service: Service, *, requests: int) -> dict[str, Any]:
@@ -230,24 +252,41 @@ async def drain(service: Service, *, requests: int) -> dict[str, Any]:
         answers = list(await asyncio.gather(*tasks))
         code = await stopping
     took = round(time.perf_counter() - began, 2)
-    return {"drain_statuses": _statuses(answers), "drain_late": late.status, "drain_s": took, "exit_code": code}
+    return {
+        "drain_statuses": _statuses(answers),
+        "drain_late": late.status,
+        "drain_s": took,
+        "exit_code": code,
+    }
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, Any]:
     """sent = answered + rejected + lost + others, and how long each took."""
     by = {"answered": 200, "rejected": 503, "lost": LOST}
-    counts = {name: sum(answer.status == status for answer in answers) for name, status in by.items()}
-    shown: dict[str, Any] = {"sent": len(answers), **counts, "others": len(answers) - sum(counts.values())}
+    counts = {
+        name: sum(answer.status == status for answer in answers) for name, status in by.items()
+    }
+    shown: dict[str, Any] = {
+        "sent": len(answers),
+        **counts,
+        "others": len(answers) - sum(counts.values()),
+    }
     for name in ("answered", "rejected"):
         times = sorted(1000 * answer.seconds for answer in answers if answer.status == by[name])
         if len(times) > 1:
             cuts = quantiles(times, n=100, method="inclusive")
-            shown[f"{name}_ms"] = {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1), "max": round(times[-1], 1)}
+            shown[f"{name}_ms"] = {
+                "p50": round(cuts[49], 1),
+                "p99": round(cuts[98], 1),
+                "max": round(times[-1], 1),
+            }
     return shown
 
 
 def _statuses(answers: Sequence[Answer]) -> dict[str, int]:
-    return dict(Counter("lost" if answer.status == LOST else str(answer.status) for answer in answers))
+    return dict(
+        Counter("lost" if answer.status == LOST else str(answer.status) for answer in answers)
+    )
 
 
 def _title(process: psutil.Process) -> str:

@@ -1,6 +1,8 @@
-"""Prompt-to-prompt the way it was published: attention maps in memory, edited by a processor, stored for local blend.
+"""Prompt-to-prompt the way it was published: attention maps in memory, edited by a processor,
+stored for local blend.
 
-Only a baseline does this. The engine computes the same edit without a map (icd_engine/networks/attention.py).
+Only a baseline does this. The engine computes the same edit without a map
+(icd_engine/networks/attention.py).
 """
 
 from __future__ import annotations
@@ -37,12 +39,16 @@ class Control:
             edited = torch.einsum("hpw,wn->hpn", source, self.replace_mapper)
         else:
             assert self.refine_from is not None and self.refine_aligned is not None
-            edited = source[..., self.refine_from] * self.refine_aligned + target * (1 - self.refine_aligned)
+            edited = source[..., self.refine_from] * self.refine_aligned + target * (
+                1 - self.refine_aligned
+            )
         edited = edited * self.equalizer
         return edited * self.alpha[k] + target * (1 - self.alpha[k])
 
 
-def make_control(source: Tokens, target: Tokens, settings: EditSettings, steps: int, device: torch.device) -> Control:
+def make_control(
+    source: Tokens, target: Tokens, settings: EditSettings, steps: int, device: torch.device
+) -> Control:
     """From resolved settings: replace for prompts of equal word counts, else refine."""
     mapper = found = aligned = words = None
     if len(source.words) == len(target.words):
@@ -73,7 +79,8 @@ class Layer:
 
 @dataclass
 class Controller:
-    """Edits and stores the maps of the rows [source, target], the last two of every batch, during one decode."""
+    """Edits and stores the maps of the rows [source, target], the last two of every batch, during
+    one decode."""
 
     control: Control | None = None  # None: the maps are made and left alone, as while encoding
     step: int = 0
@@ -81,7 +88,10 @@ class Controller:
     total: dict[str, Tensor] = field(default_factory=dict)
 
     def start(self, control: Control | None) -> None:
-        self.control, self.step, self.new, self.total = control, 0, {}, {}
+        self.control = control
+        self.step = 0
+        self.new = {}
+        self.total = {}
 
     def see(self, name: str, layer: Layer, probabilities: Tensor, heads: int) -> None:
         """Edits the maps [rows * heads, N, M] in place."""
@@ -110,7 +120,12 @@ class Controller:
         if self.control is None or self.control.words is None:
             return latents
         maps = torch.stack([self.total[name] for name, layer in layers.items() if layer.blends])
-        looked = (maps * self.control.words[:, None, None]).sum(-1).mean((0, 2)).unflatten(-1, (height, width))
+        looked = (
+            (maps * self.control.words[:, None, None])
+            .sum(-1)
+            .mean((0, 2))
+            .unflatten(-1, (height, width))
+        )
         pooled = F.max_pool2d(looked[:, None], 3, stride=1, padding=1)
         mask = F.interpolate(pooled, size=latents.shape[-2:])
         mask = mask / mask.amax((2, 3), keepdim=True) > THRESHOLD
@@ -122,13 +137,25 @@ class MapsProcessor:
     """A diffusers attention processor that makes the whole map and shows it to the controller."""
 
     def __init__(self, name: str, layer: Layer, controller: Controller):
-        self.name, self.layer, self.controller = name, layer, controller
+        self.name = name
+        self.layer = layer
+        self.controller = controller
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any):
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        **_: Any,
+    ):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = (
             attn.head_to_batch_dim(project(x))
-            for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+            for project, x in (
+                (attn.to_q, hidden_states),
+                (attn.to_k, context),
+                (attn.to_v, context),
+            )
         )
         probabilities = attn.get_attention_scores(q, k)
         self.controller.see(self.name, self.layer, probabilities, attn.heads)
@@ -142,9 +169,9 @@ def find_layers(unet: Any, blend_downscale: int, share_downscale: int) -> dict[s
     layers = {}
     for name in unet.attn_processors:
         place, number = name.split(".")[:2]
-        level = {"down_blocks": lambda i: i, "up_blocks": lambda i: lowest - i}.get(place, lambda i: lowest)(
-            int(number) if number.isdecimal() else 0
-        )
+        level = {"down_blocks": lambda i: i, "up_blocks": lambda i: lowest - i}.get(
+            place, lambda i: lowest
+        )(int(number) if number.isdecimal() else 0)
         cross = ".attn2." in name
         blends = cross and place != "mid_block" and 2**level == blend_downscale
         layers[name] = Layer(cross=cross, small=2**level >= share_downscale, blends=blends)

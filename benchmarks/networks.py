@@ -1,4 +1,5 @@
-"""One UNet call and the halves of the VAE, alone: eager and compiled and, on CUDA, each replayed from a graph."""
+"""One UNet call and the halves of the VAE, alone: eager and compiled and, on CUDA, each replayed
+from a graph."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ from icd_engine.networks.vae import VAE
 
 TOKENS = 77
 ROWS = (1, 2)
-RUNNERS = {"cpu": ("eager", "compiled"), "cuda": ("eager", "eager-graph", "compiled", "compiled-graph")}
+RUNNERS = {
+    "cpu": ("eager", "compiled"),
+    "cuda": ("eager", "eager-graph", "compiled", "compiled-graph"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,19 @@ def run(
     repeats: int = 10,
     warmup: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Results of the UNet at 1 and 2 rows, or of the VAE's halves, one by one. part: "unet" or "vae".
+    """Results of the UNet at 1 and 2 rows, or of the VAE's halves, one by one. part: "unet" or
+    "vae".
 
-    runner: one of RUNNERS, or "auto" for all of the device's; here they are plain torch.compile and plain CUDA graphs.
-    Raises Refused where a result differs from the eager network's in float32.
+    runner: one of RUNNERS, or "auto" for all of the device's; here they are plain torch.compile and
+    plain CUDA graphs. Raises Refused where a result differs from the eager network's in float32.
     """
-    place, precision = choose_device(device), choose_dtype(dtype, device)
+    place = choose_device(device)
+    precision = choose_dtype(dtype, device)
     known = RUNNERS[place.type]
     if architecture not in ARCHITECTURES or runner not in ("auto", *known):
-        raise Refused(f"architecture must be one of {', '.join(ARCHITECTURES)}, runner auto, {', '.join(known)}")
+        raise Refused(
+            f"architecture must be one of {', '.join(ARCHITECTURES)}, runner auto, {', '.join(known)}"
+        )
     pieces = (_unet_pieces if part == "unet" else _vae_pieces)(architecture, size, place, precision)
     for name in known if runner == "auto" else (runner,):
         for piece in pieces:
@@ -79,12 +87,17 @@ def _measure(
     exact = dtype == torch.float32 and device.type == "cpu"
     if not (exact and runner == "eager"):
         with exact_float32():
-            expected = piece.call(copy.deepcopy(piece.network).float(), [x.float() for x in piece.inputs])
-        require_equal(f"{piece.name} by {runner}", got, expected, EXACT if exact else ROUNDED[dtype])
+            expected = piece.call(
+                copy.deepcopy(piece.network).float(), [x.float() for x in piece.inputs]
+            )
+        require_equal(
+            f"{piece.name} by {runner}", got, expected, EXACT if exact else ROUNDED[dtype]
+        )
         del expected
     times = measure(lambda i: call(), device, repeats, warmup)
     most = peak(device, dtype)
-    floor, took = most.floor_ms(piece.work, dtype.itemsize), times.as_dict("call")
+    floor = most.floor_ms(piece.work, dtype.itemsize)
+    took = times.as_dict("call")
     return {
         "piece": piece.name,
         "runner": runner,
@@ -103,7 +116,9 @@ def _measure(
 def _prepared(piece: Piece, runner: str, device: torch.device) -> Callable[[], Tensor]:
     """The call with everything done that is done once: compilation, capture."""
     # Not max-autotune: it takes minutes of every run and is for the engine's runners to choose.
-    call: Any = torch.compile(piece.call, dynamic=False) if runner.startswith("compiled") else piece.call
+    call: Any = (
+        torch.compile(piece.call, dynamic=False) if runner.startswith("compiled") else piece.call
+    )
     if not runner.endswith("graph"):
         return lambda: call(piece.network, piece.inputs)
     stream = torch.cuda.Stream(device)
@@ -133,15 +148,22 @@ def _made(network: Callable[[], nn.Module], device: torch.device, dtype: torch.d
     return made.to(dtype).eval().requires_grad_(False)
 
 
-def _unet_pieces(architecture: str, size: int | None, device: torch.device, dtype: torch.dtype) -> list[Piece]:
+def _unet_pieces(
+    architecture: str, size: int | None, device: torch.device, dtype: torch.dtype
+) -> list[Piece]:
     parts = ARCHITECTURES[architecture]
-    config, side = parts["unet"], (size or parts["size"]) // 8
+    config = parts["unet"]
+    side = (size or parts["size"]) // 8
     unet = _made(lambda: UNet(config), device, dtype)
-    pooled = config.get("projection_class_embeddings_input_dim", 0) - 6 * config.get("addition_time_embed_dim", 0)
+    pooled = config.get("projection_class_embeddings_input_dim", 0) - 6 * config.get(
+        "addition_time_embed_dim", 0
+    )
 
     def call(network: UNet, inputs: Sequence[Tensor]) -> Tensor:
         latents, t, prompt, guidance, *added = inputs
-        return network(latents, t, prompt, guidance, None, AddedConditions(*added) if added else None).eps
+        return network(
+            latents, t, prompt, guidance, None, AddedConditions(*added) if added else None
+        ).eps
 
     pieces = []
     for rows in ROWS:
@@ -151,21 +173,40 @@ def _unet_pieces(architecture: str, size: int | None, device: torch.device, dtyp
         guidance = torch.randn(rows, config["time_cond_proj_dim"], device=device).to(dtype)
         inputs = [latents, t, prompt, guidance]
         if "addition_embed_type" in config:
-            sizes = torch.tensor([[8.0 * side, 8.0 * side, 0, 0, 8.0 * side, 8.0 * side]] * rows, device=device)
+            sizes = torch.tensor(
+                [[8.0 * side, 8.0 * side, 0, 0, 8.0 * side, 8.0 * side]] * rows, device=device
+            )
             inputs += [torch.randn(rows, pooled, device=device).to(dtype), sizes]
         name = f"UNet, {rows} row{'s' if rows > 1 else ''}"
         pieces.append(Piece(name, unet, call, inputs, unet_work(config, side, side, rows, TOKENS)))
     return pieces
 
 
-def _vae_pieces(architecture: str, size: int | None, device: torch.device, dtype: torch.dtype) -> list[Piece]:
+def _vae_pieces(
+    architecture: str, size: int | None, device: torch.device, dtype: torch.dtype
+) -> list[Piece]:
     parts = ARCHITECTURES[architecture]
-    config, side = parts["vae"], size or parts["size"]
+    config = parts["vae"]
+    side = size or parts["size"]
     vae = _made(lambda: VAE(config), device, torch.float32 if dtype == torch.float16 else dtype)
     dtype = vae.decoder.conv_in.weight.dtype
     pictures = (2 * torch.rand(1, 3, side, side, device=device) - 1).to(dtype)
-    latents = torch.randn(1, config["latent_channels"], side // 8, side // 8, device=device).to(dtype)
+    latents = torch.randn(1, config["latent_channels"], side // 8, side // 8, device=device).to(
+        dtype
+    )
     return [
-        Piece("VAE encoder", vae, lambda n, x: n.to_latents(x[0]), [pictures], vae_encoder_work(config, side, side)),
-        Piece("VAE decoder", vae, lambda n, x: n.to_image(x[0]), [latents], vae_decoder_work(config, side, side)),
+        Piece(
+            "VAE encoder",
+            vae,
+            lambda n, x: n.to_latents(x[0]),
+            [pictures],
+            vae_encoder_work(config, side, side),
+        ),
+        Piece(
+            "VAE decoder",
+            vae,
+            lambda n, x: n.to_image(x[0]),
+            [latents],
+            vae_decoder_work(config, side, side),
+        ),
     ]

@@ -1,4 +1,5 @@
-"""The operations of csrc_triton at the shapes an SD1.5 edit of 512x512 pictures gives them: rows [source, target]."""
+"""The operations of csrc_triton at the shapes an SD1.5 edit of 512x512 pictures gives them: rows
+[source, target]."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROWS, HEADS, TOKENS = 2, 8, 77
+ROWS = 2
+HEADS = 8
+TOKENS = 77
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sides of latents and pictures, the device and the dtype of activations; quick is an eighth of each side."""
+    """Sides of latents and pictures, the device and the dtype of activations; quick is an eighth of
+    each side."""
 
     device: torch.device
     dtype: torch.dtype
@@ -36,15 +40,18 @@ class Shapes:
         return self.normal(rows, channels, side, side).contiguous(memory_format=layout)
 
     def heads(self, rows: int, length: int, size: int) -> Tensor:
-        """[rows, heads, length, size] as a projection leaves it: heads are the innermost but one in memory."""
+        """[rows, heads, length, size] as a projection leaves it: heads are the innermost but one in
+        memory."""
         return self.normal(rows, length, HEADS * size).unflatten(-1, (HEADS, size)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class Call:
-    """The public call and its definition over the same positional arguments, and the FLOPs of its products.
+    """The public call and its definition over the same positional arguments, and the FLOPs of its
+    products.
 
-    eager: what one writes in PyTorch without the operation, in the working dtype; None where that is the definition.
+    eager: what one writes in PyTorch without the operation, in the working dtype; None where that
+    is the definition.
     """
 
     op: Callable[..., Any]
@@ -65,15 +72,25 @@ class OpCase:
 
 
 def parts(op: str, *names: str) -> list[Callable[..., Any]]:
-    """Functions of csrc_triton/<op>, and of its reference where the name says so. ImportError if it is not there."""
-    modules = [f"csrc_triton.{op}.reference" if name.endswith("_reference") else f"csrc_triton.{op}" for name in names]
-    return [getattr(import_module(module), name) for module, name in zip(modules, names, strict=True)]
+    """Functions of csrc_triton/<op>, and of its reference where the name says so.
+
+    ImportError if it is not there.
+    """
+    modules = [
+        f"csrc_triton.{op}.reference" if name.endswith("_reference") else f"csrc_triton.{op}"
+        for name in names
+    ]
+    return [
+        getattr(import_module(module), name) for module, name in zip(modules, names, strict=True)
+    ]
 
 
 def boundary_step(shapes: Shapes, guided: bool) -> Call:
     op, reference = parts("boundary_step", "boundary_step", "boundary_step_reference")
     latents = shapes.map(ROWS, 4, 64).float().contiguous()
-    A, B, w = (torch.tensor(pair, device=shapes.device) for pair in ([3.1, 3.1], [-2.1, -2.1], [0.0, 7.0]))
+    A, B, w = (
+        torch.tensor(pair, device=shapes.device) for pair in ([3.1, 3.1], [-2.1, -2.1], [0.0, 7.0])
+    )
     second = [shapes.map(ROWS, 4, 64), w] if guided else []
     return Call(op, reference, [latents, shapes.map(ROWS, 4, 64), A, B, *second])
 
@@ -84,12 +101,17 @@ def local_blend(shapes: Shapes) -> Call:
     maps = [torch.rand(1, shapes.side(16), shapes.side(16), device=shapes.device) for _ in range(2)]
     rows = torch.zeros(1, dtype=torch.int64, device=shapes.device)
     active = torch.ones(1, dtype=torch.bool, device=shapes.device)
-    return Call(lambda x, s, t, row, on: op(x, s, t, row, use_blend=on), reference, [latents, *maps, rows, active])
+    return Call(
+        lambda x, s, t, row, on: op(x, s, t, row, use_blend=on),
+        reference,
+        [latents, *maps, rows, active],
+    )
 
 
 def group_norm_silu(shapes: Shapes, rows: int, channels: int, side: int, skip: int = 0) -> Call:
     op, reference = parts("group_norm_silu", "group_norm_silu", "group_norm_silu_reference")
-    x, kept = shapes.map(rows, channels, side), shapes.map(rows, skip, side) if skip else None
+    x = shapes.map(rows, channels, side)
+    kept = shapes.map(rows, skip, side) if skip else None
     weight, bias = (shapes.normal(channels + skip) for _ in range(2))
     arguments = [x, weight, bias] if kept is None else [x, weight, bias, kept]
 
@@ -128,13 +150,16 @@ def geglu(shapes: Shapes, side: int, channels: int) -> Call:
         value, gate = hidden.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
-    return Call(op, reference, [shapes.normal(ROWS, shapes.side(side) ** 2, 8 * channels)], eager=eager)
+    return Call(
+        op, reference, [shapes.normal(ROWS, shapes.side(side) ** 2, 8 * channels)], eager=eager
+    )
 
 
 def edited_attention(shapes: Shapes, side: int, size: int, words: bool = False) -> Call:
     op, reference = parts("edited_attention", "edited_attention", "edited_attention_reference")
     n = shapes.side(side) ** 2
-    q, source_q = shapes.heads(1, n, size), shapes.heads(1, n, size)
+    q = shapes.heads(1, n, size)
+    source_q = shapes.heads(1, n, size)
     k, gained, source_k, mixed, source_v = (shapes.heads(1, TOKENS, size) for _ in range(5))
     rows = torch.zeros(1, dtype=torch.int64, device=shapes.device)
     columns = [shapes.normal(3, 1, TOKENS, dtype=torch.float32).abs()] if words else []
@@ -143,10 +168,14 @@ def edited_attention(shapes: Shapes, side: int, size: int, words: bool = False) 
     def call(*given: Tensor) -> tuple[Tensor, Tensor | None]:
         return op(*given[:7], source_v=given[7], columns=given[8] if words else None)
 
-    def eager(q, k, gained, source_q, source_k, mixed, rows, source_v, columns=None) -> list[Tensor]:
-        """PyTorch's fused attention once for every set of values; a map is a column more of them."""
+    def eager(
+        q, k, gained, source_q, source_k, mixed, rows, source_v, columns=None
+    ) -> list[Tensor]:
+        """PyTorch's fused attention once for every set of values; a map is a column more of
+        them."""
         if columns is not None:
-            shared, own = columns[:2].permute(1, 2, 0)[:, None].to(q.dtype), columns[2][:, None, :, None].to(q.dtype)
+            shared = columns[:2].permute(1, 2, 0)[:, None].to(q.dtype)
+            own = columns[2][:, None, :, None].to(q.dtype)
             mixed = torch.cat([mixed, shared.expand(-1, HEADS, -1, -1)], dim=-1)
             gained = torch.cat([gained, own.expand(-1, HEADS, -1, -1)], dim=-1)
         shared = F.scaled_dot_product_attention(source_q[rows], source_k[rows], mixed)
@@ -161,7 +190,8 @@ def edited_attention(shapes: Shapes, side: int, size: int, words: bool = False) 
 
 def from_pixels(shapes: Shapes) -> Call:
     op, reference = parts("pixels", "from_pixels", "from_pixels_reference")
-    side, dtype = shapes.side(512), shapes.dtype
+    side = shapes.side(512)
+    dtype = shapes.dtype
     pixels = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, device=shapes.device)
     return Call(lambda x: op(x, dtype), lambda x: reference(x, dtype), [pixels])
 
@@ -177,7 +207,9 @@ CASES = [
     OpCase("local_blend", "2x4x64x64", local_blend),
     OpCase("group_norm_silu", "2x320x64x64", lambda s: group_norm_silu(s, 2, 320, 64)),
     OpCase("group_norm_silu", "2x1280x16x16", lambda s: group_norm_silu(s, 2, 1280, 16)),
-    OpCase("group_norm_silu", "2x(640+320)x64x64", lambda s: group_norm_silu(s, 2, 640, 64, skip=320)),
+    OpCase(
+        "group_norm_silu", "2x(640+320)x64x64", lambda s: group_norm_silu(s, 2, 640, 64, skip=320)
+    ),
     OpCase("group_norm_silu", "1x128x512x512", lambda s: group_norm_silu(s, 1, 128, 512)),
     OpCase("group_norm_silu", "1x512x64x64", lambda s: group_norm_silu(s, 1, 512, 64)),
     OpCase("layer_norm", "2x4096x320 + residual", lambda s: layer_norm(s, 64, 320)),
@@ -186,7 +218,11 @@ CASES = [
     OpCase("geglu", "2x256x10240", lambda s: geglu(s, 16, 1280)),
     OpCase("edited_attention", "4096x77, 8 heads of 40", lambda s: edited_attention(s, 64, 40)),
     OpCase("edited_attention", "1024x77, 8 heads of 80", lambda s: edited_attention(s, 32, 80)),
-    OpCase("edited_attention", "256x77, 8 heads of 160, words", lambda s: edited_attention(s, 16, 160, words=True)),
+    OpCase(
+        "edited_attention",
+        "256x77, 8 heads of 160, words",
+        lambda s: edited_attention(s, 16, 160, words=True),
+    ),
     OpCase("pixels", "from 1x512x512x3", from_pixels),
     OpCase("pixels", "to 1x512x512x3", to_pixels),
 ]

@@ -1,4 +1,5 @@
-"""Two plots as SVG, drawn here: latency by stage against the floor, and throughput over the batch."""
+"""Two plots as SVG, drawn here: latency by stage against the floor, and throughput over the
+batch."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ WIDTH, ROW, LEFT, RIGHT, TOP = 980, 26, 300, 80, 48  # pixels
 COLOURS = ("#3b6fb6", "#d9822b", "#4f9d57", "#a3499b", "#8a8a8a", "#c2b23c", "#53b3b8", "#b5524d")
 FLOOR = "#222222"
 # An engine that runs two stages as one leaves the first name out: its floor counts with the second.
-MERGED = {"text": "vae_encode", "vae_encode": "encode", "text_target": "decode", "vae_decode": "decode"}
+MERGED = {
+    "text": "vae_encode",
+    "vae_encode": "encode",
+    "text_target": "decode",
+    "vae_decode": "decode",
+}
 
 
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -31,10 +37,18 @@ def write(records: Sequence[Record], folder: Path) -> list[Path]:
 
 
 def latency(records: Sequence[Record]) -> str:
-    """A pair of bars for every edit, drawn as shares of its own latency: the stages, and below them their floors."""
+    """A pair of bars for every edit, drawn as shares of its own latency: the stages, and below them
+    their floors."""
     names = list(dict.fromkeys(stage for one in records for stage in one["result"]["stages_ms"]))
     colours = dict(zip(names, COLOURS * (len(names) // len(COLOURS) + 1), strict=False))
-    parts = [_text(12, 20, "Latency of a first edit by stage (upper bar) and its roofline floor (lower bar)", size=14)]
+    parts = [
+        _text(
+            12,
+            20,
+            "Latency of a first edit by stage (upper bar) and its roofline floor (lower bar)",
+            size=14,
+        )
+    ]
     parts += _legend(colours, 38)
     y = TOP + 10
     for one in records:
@@ -44,16 +58,26 @@ def latency(records: Sequence[Record]) -> str:
         parts.append(_text(LEFT - 8, y + 9, _measured(result), anchor="end"))
         parts.append(_text(LEFT - 8, y + 21, one["device"], size=9, anchor="end"))
         parts += _bar(stages, colours, y, scale, 12)
-        parts.append(_text(LEFT + sum(stages.values()) * scale + 4, y + 11, f"{sum(stages.values()):.1f} ms"))
+        parts.append(
+            _text(LEFT + sum(stages.values()) * scale + 4, y + 11, f"{sum(stages.values()):.1f} ms")
+        )
         floors = merged_floors(result["floors_ms"], stages)
         parts += _bar(floors, colours, y + 13, scale, 6)
-        parts.append(_text(LEFT + sum(floors.values()) * scale + 4, y + 21, f"{sum(floors.values()):.1f}", size=9))
+        parts.append(
+            _text(
+                LEFT + sum(floors.values()) * scale + 4,
+                y + 21,
+                f"{sum(floors.values()):.1f}",
+                size=9,
+            )
+        )
         y += ROW + 10
     return _svg(parts, y + 6)
 
 
 def merged_floors(floors: Mapping[str, float], stages: Mapping[str, float]) -> dict[str, float]:
-    """Floors by the stages that were measured: that of a missing stage joins the stage that ran it."""
+    """Floors by the stages that were measured: that of a missing stage joins the stage that ran
+    it."""
     found: dict[str, float] = {}
     for stage, floor in floors.items():
         name = stage
@@ -64,17 +88,24 @@ def merged_floors(floors: Mapping[str, float], stages: Mapping[str, float]) -> d
 
 
 def throughput(records: Sequence[Record]) -> str:
-    """Edits per second over the batch, a line for every model, runner and device, each as a share of its best."""
+    """Edits per second over the batch, a line for every model, runner and device, each as a share
+    of its best."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for one in records:
         result = one["result"]
         lines.setdefault(_edit_name(one), []).append((result["batch"], result["edits_per_s"]))
-    height, bottom, left = 300, 40, 60
+    height = 300
+    bottom = 40
+    left = 60
     largest = max(batch for points in lines.values() for batch, _ in points)
-    right, span = WIDTH - 20, max(1.0, math.log2(largest))
+    right = WIDTH - 20
+    span = max(1.0, math.log2(largest))
     parts = [
         _text(
-            12, 20, "Throughput over the batch, each line as a share of its best (edits per second beside it)", size=14
+            12,
+            20,
+            "Throughput over the batch, each line as a share of its best (edits per second beside it)",
+            size=14,
         )
     ]
     for share in (0.0, 0.5, 1.0):
@@ -85,15 +116,24 @@ def throughput(records: Sequence[Record]) -> str:
         x = left + 20 + math.log2(batch) / span * (right - left - 120)
         parts.append(_text(x, height + 18, f"{batch}", anchor="middle"))
     for i, (name, points) in enumerate(lines.items()):
-        colour, best = COLOURS[i % len(COLOURS)], max(rate for _, rate in points) or 1.0
+        colour = COLOURS[i % len(COLOURS)]
+        best = max(rate for _, rate in points) or 1.0
         places = [
-            (left + 20 + math.log2(batch) / span * (right - left - 120), height - rate / best * (height - 90), rate)
+            (
+                left + 20 + math.log2(batch) / span * (right - left - 120),
+                height - rate / best * (height - 90),
+                rate,
+            )
             for batch, rate in sorted(points)
         ]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y, _ in places]
-        parts += [_text(x + 5, y - 5, f"{rate:.3g}", size=10, colour=colour) for x, y, rate in places]
+        parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y, _ in places
+        ]
+        parts += [
+            _text(x + 5, y - 5, f"{rate:.3g}", size=10, colour=colour) for x, y, rate in places
+        ]
         parts.append(_text(left, height + bottom + 16 * i, name, colour=colour))
     return _svg(parts, height + bottom + 16 * len(lines))
 
@@ -106,7 +146,9 @@ def _measured(result: Mapping[str, Any]) -> str:
     return f"{result['model']} {result['size'][0]}, {result['runner']} {result['dtype']}"
 
 
-def _bar(values: Mapping[str, float], colours: Mapping[str, str], y: float, scale: float, height: float) -> list[str]:
+def _bar(
+    values: Mapping[str, float], colours: Mapping[str, str], y: float, scale: float, height: float
+) -> list[str]:
     parts, x = [], float(LEFT)
     for name, value in values.items():
         width = max(0.0, value * scale)
@@ -128,10 +170,11 @@ def _legend(colours: Mapping[str, str], y: float) -> list[str]:
     return parts
 
 
-def _text(x: float, y: float, text: str, *, size: int = 11, anchor: str = "start", colour: str = "#222222") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
-    )
+def _text(
+    x: float, y: float, text: str, *, size: int = 11, anchor: str = "start", colour: str = "#222222"
+) -> str:
+    look = f'font-size="{size}" text-anchor="{anchor}" fill="{colour}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(text)}</text>'
 
 
 def _svg(parts: Sequence[str], height: float) -> str:

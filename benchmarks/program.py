@@ -12,11 +12,13 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 CODE = "import sys; from icd_engine.cli import main; sys.exit(main())"
 STDERR = 2
-SOURCE, TARGET = "a small red circle on a plain blue background", "a small green circle on a plain blue background"
+SOURCE = "a small red circle on a plain blue background"
+TARGET = "a small green circle on a plain blue background"
 
 
 def start(*arguments: str, **options: Any) -> psutil.Popen:
-    """Runs `icd` with these arguments. What it prints goes to stderr: stdout is the result's, and Ray prints, too.
+    """Runs `icd` with these arguments. What it prints goes to stderr: stdout is the result's, and
+    Ray prints, too.
 
     options: of Popen.
     """

@@ -1,7 +1,9 @@
-"""Published files at full size, with random weights: what converting, loading and one edit take, and their memory.
+"""Published files at full size, with random weights: what converting, loading and one edit take,
+and their memory.
 
-The files are those of the authors: a diffusers folder, a guidance-distilled teacher as a float32 state dict, and two
-LoRA files of rank 64. Each step runs in a process of its own, whose peak memory is therefore its own.
+The files are those of the authors: a diffusers folder, a guidance-distilled teacher as a float32
+state dict, and two LoRA files of rank 64. Each step runs in a process of its own, whose peak memory
+is therefore its own.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ from icd_engine.networks.unet import UNet
 
 RANK = 64
 TEACHER = "cfg_distill.pt"
-LORAS = {"forward": "iCD-forward_19_259_519_779.safetensors", "reverse": "iCD-reverse_259_519_779_999.safetensors"}
+LORAS = {
+    "forward": "iCD-forward_19_259_519_779.safetensors",
+    "reverse": "iCD-reverse_259_519_779_999.safetensors",
+}
 MODES: dict[str, dict[str, Any]] = {
     "two networks": {},
     "weights switch": {"weights": "switch"},
@@ -43,14 +48,21 @@ PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf1
 
 
 def run(
-    *, architecture: str, size: int | None = None, runner: str = "auto", device: str = "auto", dtype: str = "auto"
+    *,
+    architecture: str,
+    size: int | None = None,
+    runner: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Iterator[dict[str, Any]]:
     """Seconds and peak memory of converting, and of loading and one edit in each memory mode.
 
     The picture is `size` pixels wide and high. Refused, IcdError.
     """
     if architecture not in ARCHITECTURES:
-        raise Refused(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {architecture!r}")
+        raise Refused(
+            f"architecture must be one of {', '.join(ARCHITECTURES)}, not {architecture!r}"
+        )
     side = size or ARCHITECTURES[architecture]["size"]
     precision = PRECISIONS[choose_dtype(dtype, device)]
     about = {"model": f"{architecture} (random weights)", "size": [side, side], "dtype": precision}
@@ -64,7 +76,11 @@ def run(
         for mode, options in MODES.items():
             if "offload" in options and choose_device(device).type == "cpu":
                 continue  # it would change nothing
-            yield about | {"mode": mode} | apart(_edit, folder / "bundle", side, device, dtype, runner, options)
+            yield (
+                about
+                | {"mode": mode}
+                | apart(_edit, folder / "bundle", side, device, dtype, runner, options)
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,9 +93,15 @@ def write_published(architecture: str, folder: Path) -> dict[str, Any]:
     config = {key: value for key, value in parts["unet"].items() if key != "time_cond_proj_dim"}
     write_file(folder / "base", "unet/config.json", config)
     with torch.device("meta"):
-        base, teacher = UNet(config), UNet(parts["unet"])
-    write_file(folder / "base", "unet/diffusion_pytorch_model.safetensors", random_weights(base, seed=3))
-    torch.save({key: value.float() for key, value in random_weights(teacher, seed=4).items()}, folder / TEACHER)
+        base = UNet(config)
+        teacher = UNet(parts["unet"])
+    write_file(
+        folder / "base", "unet/diffusion_pytorch_model.safetensors", random_weights(base, seed=3)
+    )
+    torch.save(
+        {key: value.float() for key, value in random_weights(teacher, seed=4).items()},
+        folder / TEACHER,
+    )
     shapes = {key: tuple(value.shape) for key, value in teacher.state_dict().items()}
     for seed, name in enumerate(LORAS.values()):
         write_file(folder, name, dict(lora_updates(shapes, seed)))
@@ -101,11 +123,15 @@ def lora_updates(shapes: dict[str, tuple[int, ...]], seed: int) -> Iterator[tupl
 
 def _convert(folder: Path, precision: str) -> dict[str, Any]:
     forward, reverse = (folder / LORAS[role] for role in ("forward", "reverse"))
-    bundle = convert(folder / "base", folder / TEACHER, forward, reverse, folder / "bundle", precision=precision)
+    bundle = convert(
+        folder / "base", folder / TEACHER, forward, reverse, folder / "bundle", precision=precision
+    )
     return {"family": bundle.family}
 
 
-def _edit(bundle: Path, side: int, device: str, dtype: str, runner: str, options: dict[str, Any]) -> dict[str, Any]:
+def _edit(
+    bundle: Path, side: int, device: str, dtype: str, runner: str, options: dict[str, Any]
+) -> dict[str, Any]:
     """Loads the bundle and runs one edit with attention control and local blend."""
     started = time.perf_counter()
     engine = Engine.from_pretrained(bundle, device=device, dtype=dtype, runner=runner, **options)
@@ -116,9 +142,17 @@ def _edit(bundle: Path, side: int, device: str, dtype: str, runner: str, options
         raise Refused("the edit's latents are not finite")
     stages = {name: round(ms) for name, ms in result.timings.items()}
     peak = (
-        {"device_peak_memory_mib": peak_memory_mib(engine.runner.device)} if "cuda" in engine.runner.device.type else {}
+        {"device_peak_memory_mib": peak_memory_mib(engine.runner.device)}
+        if "cuda" in engine.runner.device.type
+        else {}
     )
-    return {"load_s": load_s, "runner": engine.runner.name, "calls": result.network_calls, "stages_ms": stages, **peak}
+    return {
+        "load_s": load_s,
+        "runner": engine.runner.name,
+        "calls": result.network_calls,
+        "stages_ms": stages,
+        **peak,
+    }
 
 
 def apart(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -129,7 +163,9 @@ def apart(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any
     return result
 
 
-def _measured(step: Callable[..., dict[str, Any]], arguments: tuple, threads: int) -> dict[str, Any]:
+def _measured(
+    step: Callable[..., dict[str, Any]], arguments: tuple, threads: int
+) -> dict[str, Any]:
     torch.set_num_threads(threads)
     started = time.perf_counter()
     result = step(*arguments)

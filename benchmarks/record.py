@@ -1,4 +1,5 @@
-"""One JSON line for every measurement: what was measured, on what, with which versions, at which commit."""
+"""One JSON line for every measurement: what was measured, on what, with which versions, at which
+commit."""
 
 from __future__ import annotations
 
@@ -17,8 +18,24 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "triton", "diffusers", "transformers", "numpy", "onnx", "onnxscript", "onnxruntime")
-CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "temperature.gpu", "driver_version")
+PACKAGES = (
+    "torch",
+    "triton",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+)
+CLOCKS = (
+    "clocks.sm",
+    "clocks.mem",
+    "clocks.max.sm",
+    "power.draw",
+    "temperature.gpu",
+    "driver_version",
+)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -37,7 +54,9 @@ def append(folder: Path, benchmark: str, result: dict[str, Any], where: dict[str
     """Adds one line to the device's file in `folder` and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(where['device'])}.jsonl"
-    line = json.dumps({"benchmark": benchmark, **where, "result": result}, sort_keys=False, allow_nan=False)
+    line = json.dumps(
+        {"benchmark": benchmark, **where, "result": result}, sort_keys=False, allow_nan=False
+    )
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
     return path
@@ -59,7 +78,8 @@ def slug(name: str) -> str:
 
 
 def commit() -> str:
-    """The commit, with "-dirty" where tracked files differ from it; records themselves do not count.
+    """The commit, with "-dirty" where tracked files differ from it; records themselves do not
+    count.
 
     A copy without its history takes $ICD_COMMIT, else it is "unknown".
     """
@@ -77,7 +97,9 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cores = f"{os.cpu_count()} cores"
     try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+        )
     except OSError:
         match = None
     return f"{match[1].strip() if match else platform.processor() or platform.machine()}, {cores}"

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.report`: the README's performance table and two plots, from records only."""
+"""`python -m benchmarks.report`: the README's performance table and two plots, from records
+only."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 
 from benchmarks import plots, record
 
-BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
+BEGIN = "<!-- performance -->"
+END = "<!-- /performance -->"
 KEYS = (
     "model",
     "size",
@@ -29,7 +31,8 @@ Record = dict[str, Any]
 
 
 def main(folder: Path | None = None, readme: Path = record.ROOT / "README.md") -> int:
-    """Writes the table into `readme`, the plots beside the records. 1 where there is nothing to write or no place."""
+    """Writes the table into `readme`, the plots beside the records. 1 where there is nothing to
+    write or no place."""
     folder = folder or record.RESULTS
     records = latest(record.read(folder))
     if not records:
@@ -43,16 +46,20 @@ def main(folder: Path | None = None, readme: Path = record.ROOT / "README.md") -
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     linked = "\n\n".join(
-        f"![{path.stem}]({Path(os.path.relpath(path, readme.parent)).as_posix()})" for path in pictures
+        f"![{path.stem}]({Path(os.path.relpath(path, readme.parent)).as_posix()})"
+        for path in pictures
     )
-    readme.write_text(f"{before}{BEGIN}\n{section(records)}\n{linked}\n{END}{after}", encoding="utf-8")
+    readme.write_text(
+        f"{before}{BEGIN}\n{section(records)}\n{linked}\n{END}{after}", encoding="utf-8"
+    )
     for path in (readme, *pictures):
         record.note(f"wrote {path}")
     return 0
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The last record of everything that was measured on every device, in the order of first appearance."""
+    """The last record of everything that was measured on every device, in the order of first
+    appearance."""
     kept: dict[tuple, Record] = {}
     for one in records:
         kept[_key(one)] = one
@@ -61,11 +68,17 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 def _key(one: Record) -> tuple:
     result = one["result"]
-    return (one["benchmark"], one["device"], one["threads"], *(str(result.get(name)) for name in KEYS))
+    return (
+        one["benchmark"],
+        one["device"],
+        one["threads"],
+        *(str(result.get(name)) for name in KEYS),
+    )
 
 
 def section(records: Sequence[Record]) -> str:
-    """One table for each device and kind of benchmark, with the commit and versions each was measured with."""
+    """One table for each device and kind of benchmark, with the commit and versions each was
+    measured with."""
     parts = []
     for device in dict.fromkeys(one["device"] for one in records):
         here = [one for one in records if one["device"] == device]
@@ -84,7 +97,9 @@ def _conditions(records: Sequence[Record]) -> str:
         "": (one["date"][:10] for one in records),
         "torch": (one["versions"].get("torch") for one in records),
         "triton": (one["versions"].get("triton") for one in records),
-        "threads": (one["threads"] for one in records if one["result"].get("device_type") != "cuda"),
+        "threads": (
+            one["threads"] for one in records if one["result"].get("device_type") != "cuda"
+        ),
     }
     texts = []
     for name, values in seen.items():
@@ -100,11 +115,15 @@ def _edit_row(result: Record) -> dict[str, str]:
         "first edit p50 / p99, ms": f"{_ms(result['ours_ms'])} / {_ms(result['ours_p99_ms'])}",
         "on the device, ms": _ms(result["ours_device_ms"]),
         "further edit, ms": _ms(result["reedit_ms"]),
-        "of a first edit's decode part (counted)": _share(result["reedit_share"], result.get("counted_reedit_share")),
+        "of a first edit's decode part (counted)": _share(
+            result["reedit_share"], result.get("counted_reedit_share")
+        ),
         "share of roofline": f"{100 * result['roofline_share']:.0f} %",
         "cold, s": f"{result['cold_ms'] / 1000:.1f}",
         "memory, MiB": f"{result['peak_memory_mib']:.0f}",
-        "baseline, ms": "" if result["ratio"] is None else f"{result['baseline']} {_ms(result['baseline_ms'])}",
+        "baseline, ms": ""
+        if result["ratio"] is None
+        else f"{result['baseline']} {_ms(result['baseline_ms'])}",
         "times faster": "" if result["ratio"] is None else f"{result['ratio']:.2f}",
     }
 
@@ -171,7 +190,10 @@ def _distil_row(result: Record) -> dict[str, str]:
 def _load_row(result: Record) -> dict[str, str]:
     memory = [sum(parts.values()) for parts in result["memory_mib"]]
     times = {name: result.get(f"{name}_ms") for name in ("answered", "rejected")}
-    shown = {name: "" if ms is None else f"{_ms(ms['p50'])} / {_ms(ms['p99'])}" for name, ms in times.items()}
+    shown = {
+        name: "" if ms is None else f"{_ms(ms['p50'])} / {_ms(ms['p99'])}"
+        for name, ms in times.items()
+    }
     return {
         "service": f"{result['model']}, {result['runner']}, {result['dtype']}",
         "edits/s": f"{result['alone_edits_per_s']:.2f}",
@@ -251,8 +273,12 @@ def _markdown(rows: Sequence[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: benchmarks/results")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="default: benchmarks/results"
+    )
     parser.add_argument("--readme", type=Path, default=record.ROOT / "README.md")
     options = parser.parse_args()
     sys.exit(main(options.results, options.readme))

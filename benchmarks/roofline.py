@@ -1,4 +1,5 @@
-"""What a device can do at most: measured peaks of known ones, a probe in the same run for any other."""
+"""What a device can do at most: measured peaks of known ones, a probe in the same run for any
+other."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import torch
 from benchmarks.counting import Work, floor_ms
 
 HALF = (torch.bfloat16, torch.float16)
-# FLOP/s of a large half-precision matrix product and bytes/s of a large copy (read and written), both measured.
+# FLOP/s of a large half-precision matrix product and bytes/s of a large copy (read and written),
+# both measured.
 KNOWN = {"NVIDIA H200": (790e12, 4.3e12)}
 PROBE_SECONDS = 0.5
 
@@ -55,11 +57,16 @@ def probe(device: torch.device, dtype: torch.dtype) -> Peak:
     target = torch.empty_like(source)
     product = _best_seconds(lambda: torch.mm(a, b, out=out), device)
     copy = _best_seconds(lambda: target.copy_(source), device)
-    return Peak(2 * n**3 / product, 2 * count / copy, source="probed in this run: one matrix product, one copy")
+    return Peak(
+        2 * n**3 / product,
+        2 * count / copy,
+        source="probed in this run: one matrix product, one copy",
+    )
 
 
 def _best_seconds(call, device: torch.device) -> float:
-    best, stop = float("inf"), time.perf_counter() + PROBE_SECONDS
+    best = float("inf")
+    stop = time.perf_counter() + PROBE_SECONDS
     while time.perf_counter() < stop or best == float("inf"):
         started = time.perf_counter()
         call()

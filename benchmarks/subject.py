@@ -1,4 +1,5 @@
-"""The engine that is measured: opened on a device, asked for edits, beside the runner that defines its answers."""
+"""The engine that is measured: opened on a device, asked for edits, beside the runner that defines
+its answers."""
 
 from __future__ import annotations
 
@@ -33,15 +34,19 @@ class Subject:
 
     @property
     def exact(self) -> bool:
-        """Whether it computes in float32 without TF32, so that only the order of sums tells it from another."""
+        """Whether it computes in float32 without TF32, so that only the order of sums tells it from
+        another."""
         return self.dtype == torch.float32 and self.device.type == "cpu"
 
     def truth(self) -> Engine:
-        """The same model on the same device by the runner that defines the others' answers, in float32."""
+        """The same model on the same device by the runner that defines the others' answers, in
+        float32."""
         if self.exact and self.engine.runner.name == "eager":
             return self.engine
         path = self.engine.bundle.path
-        return Engine.from_pretrained(path, device=str(self.device), dtype="float32", runner="eager")
+        return Engine.from_pretrained(
+            path, device=str(self.device), dtype="float32", runner="eager"
+        )
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -54,8 +59,9 @@ class Subject:
 
 
 def fastest(runner: str, device: str, dtype: str) -> tuple[str, str]:
-    """(runner, dtype) where either is "auto": not the engine's choice, which is kind to the first edit, but the
-    fastest after it. On the CPU that is compiled code, in bfloat16 if the processor multiplies its matrices (AMX).
+    """(runner, dtype) where either is "auto": not the engine's choice, which is kind to the first
+    edit, but the fastest after it. On the CPU that is compiled code, in bfloat16 if the processor
+    multiplies its matrices (AMX).
     """
     place = choose_device(device)
     if place.type == "cpu":
@@ -76,14 +82,20 @@ def open_subject(
     dtype: str = "auto",
     runner: str = "auto",
 ) -> Subject:
-    """The engine of a bundle, or of an architecture with random weights in its place. IcdError as the engine's."""
-    place, precision = choose_device(device), choose_dtype(dtype, device)
+    """The engine of a bundle, or of an architecture with random weights in its place.
+
+    IcdError as the engine's.
+    """
+    place = choose_device(device)
+    precision = choose_dtype(dtype, device)
     path = model if architecture is None else architecture_bundle(architecture, size).path
     name = model if architecture is None else f"{architecture} (random weights)"
     started = time.perf_counter()
     engine = Engine.from_pretrained(path, device=device, dtype=dtype, runner=runner)
     load_ms = round(1000 * (time.perf_counter() - started), 1)
-    return Subject(engine, name, place, precision, (size, size) if size else engine.bundle.size, load_ms)
+    return Subject(
+        engine, name, place, precision, (size, size) if size else engine.bundle.size, load_ms
+    )
 
 
 def final_latents(result: EditResult) -> Tensor:

@@ -1,4 +1,7 @@
-"""The operations under pytest-benchmark: `pytest benchmarks/test_ops.py`. Not collected by the default test run."""
+"""The operations under pytest-benchmark: `pytest benchmarks/test_ops.py`.
+
+Not collected by the default test run.
+"""
 
 import pytest
 import torch
@@ -7,14 +10,17 @@ from benchmarks.op_cases import CASES, OpCase, Shapes
 from benchmarks.ops import check
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SHAPES = Shapes(DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32, quick=DEVICE.type == "cpu")
+SHAPES = Shapes(
+    DEVICE, torch.bfloat16 if DEVICE.type == "cuda" else torch.float32, quick=DEVICE.type == "cpu"
+)
 
 
 @pytest.mark.parametrize("way", ["op", "eager", "compiled"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 @torch.inference_mode()
 def test_op(benchmark, case: OpCase, way: str):
-    """One call, waited for; on CUDA launches are included (`python -m benchmarks ops` has device time alone)."""
+    """One call, waited for; on CUDA launches are included (`python -m benchmarks ops` has device
+    time alone)."""
     try:
         call = case.make(SHAPES)
     except ImportError as error:

@@ -1,4 +1,5 @@
-"""Edits per second over the batch: different pictures, prompts and seeds through `Engine.edit_many`."""
+"""Edits per second over the batch: different pictures, prompts and seeds through
+`Engine.edit_many`."""
 
 from __future__ import annotations
 
@@ -27,20 +28,28 @@ def run(
     warmup: int | None = None,
     batches: Sequence[int] = (1, 2, 4, 8, 16),
 ) -> Iterator[dict[str, Any]]:
-    """A result for every batch size. Raises Refused unless a batch gives what the same edits give one by one."""
+    """A result for every batch size.
+
+    Raises Refused unless a batch gives what the same edits give one by one.
+    """
     subject = open_subject(model, architecture, size, device=device, dtype=dtype, runner=runner)
     warmup = default_warmup(subject.device) if warmup is None else warmup
-    calls, largest = warmup + repeats, max(batches)
+    calls = warmup + repeats
+    largest = max(batches)
     cases = make_cases(min(calls * largest, 512), subject.size)
     pair = cases[:2]
     together = subject.engine.edit_many([case.request for case in pair], size=subject.size)
     for case, result in zip(pair, together, strict=True):
         limit = EXACT if subject.exact else ROUNDED[subject.dtype]
-        require_equal("an edit in a batch", final_latents(result), final_latents(subject.edit(case)), limit)
+        require_equal(
+            "an edit in a batch", final_latents(result), final_latents(subject.edit(case)), limit
+        )
 
     configs = subject.engine.bundle.configs
     most = peak(subject.device, subject.dtype)
-    floor = sum(most.floor_ms(w, subject.dtype.itemsize) for w in edit_work(configs, subject.size).values())
+    floor = sum(
+        most.floor_ms(w, subject.dtype.itemsize) for w in edit_work(configs, subject.size).values()
+    )
     for batch in batches:
 
         def edit(i: int, batch: int = batch) -> None:

@@ -1,8 +1,9 @@
 """Times of calls: warmed up, interleaved, wall and device, as quantiles; peak memory.
 
-Warm-up policy: every subject is called `warmup` times unmeasured before any is measured (2 on the CPU, 5 on CUDA),
-which is where compilation, graph capture and allocators' growth happen; what the very first call took is reported
-apart as cold. Subjects then take turns, repeat by repeat, so that a disturbance of the machine meets all of them.
+Warm-up policy: every subject is called `warmup` times unmeasured before any is measured (2 on the
+CPU, 5 on CUDA), which is where compilation, graph capture and allocators' growth happen; what the
+very first call took is reported apart as cold. Subjects then take turns, repeat by repeat, so that
+a disturbance of the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-Subject = Callable[[int], object]  # called with a running number, so that no two calls need have the same input
+# Called with a running number, so that no two calls need have the same input
+Subject = Callable[[int], object]
 
 
 @dataclass
 class Times:
-    """Milliseconds of one subject's calls. device: between CUDA events around the call, empty on the CPU."""
+    """Milliseconds of one subject's calls. device: between CUDA events around the call, empty on
+    the CPU."""
 
     wall: list[float] = field(default_factory=list)
     device: list[float] = field(default_factory=list)
@@ -33,7 +36,8 @@ class Times:
         return quantile(self.wall, 0.5)
 
     def as_dict(self, name: str = "") -> dict[str, float | None]:
-        """{name}_ms (the median), its _p99_ms (the largest, below 100 repeats), _min_ms, and _device_ms (median)."""
+        """{name}_ms (the median), its _p99_ms (the largest, below 100 repeats), _min_ms, and
+        _device_ms (median)."""
         return {
             f"{name}_ms": round(self.p50, 4),
             f"{name}_p99_ms": round(quantile(self.wall, 0.99), 4),
@@ -52,7 +56,8 @@ def default_warmup(device: torch.device) -> int:
 
 
 def timed(call: Callable[[], object], device: torch.device) -> tuple[float, float | None]:
-    """(wall, device) milliseconds of one call, the device idle before it and waited for after it."""
+    """(wall, device) milliseconds of one call, the device idle before it and waited for after
+    it."""
     if device.type != "cuda":
         started = time.perf_counter()
         call()
@@ -71,7 +76,8 @@ def timed(call: Callable[[], object], device: torch.device) -> tuple[float, floa
 def interleave(
     subjects: Mapping[str, Subject], device: torch.device, repeats: int, warmup: int | None = None
 ) -> dict[str, Times]:
-    """Calls every subject in turn, `repeats` times after the warm-up, with numbers that never repeat."""
+    """Calls every subject in turn, `repeats` times after the warm-up, with numbers that never
+    repeat."""
     warmup = default_warmup(device) if warmup is None else warmup
     for i in range(warmup):
         for subject in subjects.values():
@@ -86,7 +92,9 @@ def interleave(
     return times
 
 
-def measure(subject: Subject, device: torch.device, repeats: int, warmup: int | None = None) -> Times:
+def measure(
+    subject: Subject, device: torch.device, repeats: int, warmup: int | None = None
+) -> Times:
     """`interleave` for one subject."""
     return interleave({"subject": subject}, device, repeats, warmup)["subject"]
 
@@ -99,7 +107,8 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Most memory so far: allocated on the device since `reset_peak_memory`, or resident in this process."""
+    """Most memory so far: allocated on the device since `reset_peak_memory`, or resident in this
+    process."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     own = re.search(r"^VmHWM:\s*(\d+) kB", _status(), re.MULTILINE)

@@ -1,4 +1,5 @@
-"""What the edit benchmarks edit: pictures and prompts of the embedded model's world, no two repeats alike."""
+"""What the edit benchmarks edit: pictures and prompts of the embedded model's world, no two repeats
+alike."""
 
 from __future__ import annotations
 
@@ -30,10 +31,12 @@ class Case:
 
 
 def make_cases(count: int, size: tuple[int, int]) -> list[Case]:
-    """Edits of the colour word with prompt-to-prompt, amplification and local blend, no two of the same source prompt.
+    """Edits of the colour word with prompt-to-prompt, amplification and local blend, no two of the
+    same source prompt.
 
-    Prompts, pictures and seeds differ, so that an engine which keeps what it knows of a prompt gains by that only what
-    it would gain in use. Every model can read the words: the random bundles have the embedded model's vocabulary.
+    Prompts, pictures and seeds differ, so that an engine which keeps what it knows of a prompt
+    gains by that only what it would gain in use. Every model can read the words: the random bundles
+    have the embedded model's vocabulary.
     """
     cases: dict[str, Case] = {}
     for seed in itertools.count():
@@ -49,14 +52,21 @@ def make_cases(count: int, size: tuple[int, int]) -> list[Case]:
 
 
 def further_cases(case: Case, count: int) -> list[Case]:
-    """The same picture and source towards other colours, shapes and textures; from the 140th on they come again."""
+    """The same picture and source towards other colours, shapes and textures; from the 140th on
+    they come again."""
     words = world.parse_caption(case.source)
     colours = [word for word in world.COLORS if word not in (words["color"], words["background"])]
     found = []
     for texture, shape, colour in itertools.product(world.TEXTURES, world.SHAPES, colours):
         target = CAPTION.format(**words | {"texture": texture, "shape": shape, "color": colour})
         blend = (words["shape"], shape)
-        found.append(replace(case, target=target, settings=case.settings | {"blend": blend, "amplify": {colour: 2.0}}))
+        found.append(
+            replace(
+                case,
+                target=target,
+                settings=case.settings | {"blend": blend, "amplify": {colour: 2.0}},
+            )
+        )
     return list(itertools.islice(itertools.cycle(found), count))
 
 

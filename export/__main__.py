@@ -22,26 +22,43 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")],
+    model: Annotated[
+        str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="FOLDER")],
-    opset: Annotated[int, typer.Option(help="20, or 23 with Attention and GroupNormalization.", metavar="N")] = 20,
-    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Of UNets and text encoder.")] = "fp32",
+    opset: Annotated[
+        int, typer.Option(help="20, or 23 with Attention and GroupNormalization.", metavar="N")
+    ] = 20,
+    precision: Annotated[
+        Literal["fp32", "fp16"], typer.Option(help="Of UNets and text encoder.")
+    ] = "fp32",
     layout: Annotated[
         Literal["optimum", "triton"],
-        typer.Option(help="Folders as optimum has them, or a model repository of NVIDIA Triton Inference Server."),
+        typer.Option(
+            help="Folders as optimum has them, or a model repository of NVIDIA Triton Inference Server."
+        ),
     ] = "optimum",
     unrolled: Annotated[
-        bool, typer.Option("--unrolled", help="Also write all encode hops and all decode hops as one graph each.")
+        bool,
+        typer.Option(
+            "--unrolled", help="Also write all encode hops and all decode hops as one graph each."
+        ),
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Run every graph by onnxruntime and compare it with torch.")
+        bool,
+        typer.Option(
+            "--verify/--no-verify", help="Run every graph by onnxruntime and compare it with torch."
+        ),
     ] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an exported folder at --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an exported folder at --out.")
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write a model as ONNX graphs that edit pictures without torch.
 
-    Prints the path of the folder, which is written whole or not at all. Needs the extra onnx or onnx-gpu.
+    Prints the path of the folder, which is written whole or not at all. Needs the extra onnx or
+    onnx-gpu.
 
     \b
     Example:
@@ -52,7 +69,9 @@ def export(
     try:
         from export.folder import export_bundle
     except ImportError as error:
-        raise RunnerError(f"exporting needs pip install 'icd-engine[onnx]' (or onnx-gpu): {error}") from None
+        raise RunnerError(
+            f"exporting needs pip install 'icd-engine[onnx]' (or onnx-gpu): {error}"
+        ) from None
 
     bundle = read_bundle(model)
     with _bar(quiet) as report:
@@ -68,7 +87,11 @@ def export(
             report=report,
         )
     for name, entry in manifest["graphs"].items():
-        error = "not checked" if entry["error"] is None else f"differs from torch by {entry['error']:.1e}"
+        error = (
+            "not checked"
+            if entry["error"] is None
+            else f"differs from torch by {entry['error']:.1e}"
+        )
         print_note(f"{name:<14}{entry['file']:<36}{error}", quiet)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print_note(f"{'size on disk':<14}{in_units(size)}", quiet)
@@ -79,15 +102,24 @@ def export(
 def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], Any]]:
     """Which graph is being written, as a bar on a terminal and as lines elsewhere."""
     if quiet or not sys.stderr.isatty():
-        yield lambda name, done, total: print_note(f"exporting {name} ({done + 1} of {total})", quiet)
+        yield lambda name, done, total: print_note(
+            f"exporting {name} ({done + 1} of {total})", quiet
+        )
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("exporting {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("exporting {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
-        yield lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
+        yield lambda name, done, total: bar.update(
+            task, description=name, completed=done, total=total
+        )
 
 
 if __name__ == "__main__":

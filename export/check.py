@@ -11,16 +11,19 @@ from torch import Tensor
 from export.graphs import Graph
 from icd_engine.errors import BundleError
 
-# Largest difference, relative to the largest value. In half precision torch and onnxruntime round at different places,
-# and a hop has some hundred roundings of 2^-11 on its way.
+# Largest difference, relative to the largest value. In half precision torch and onnxruntime round
+# at different places, and a hop has some hundred roundings of 2^-11 on its way.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}
-# Networks that magnify roundings are allowed more: so many times what one rounding of the inputs does in torch, for the
-# root of the few hundred roundings on the way from input to output.
+# Networks that magnify roundings are allowed more: so many times what one rounding of the inputs
+# does in torch, for the root of the few hundred roundings on the way from input to output.
 ROUNDINGS = 20
 
 
 def check(graph: Graph, path: Path) -> float:
-    """The largest relative difference to torch over all outputs and sizes. BundleError where the file is wrong."""
+    """The largest relative difference to torch over all outputs and sizes.
+
+    BundleError where the file is wrong.
+    """
     import onnx
     import onnxruntime
 
@@ -32,24 +35,32 @@ def check(graph: Graph, path: Path) -> float:
             f"{graph.name}: the exported graph is not valid: {' '.join(str(error).split())[:300]}"
         ) from None
     half = any(parameter.dtype == torch.float16 for parameter in graph.module.parameters())
-    dtype, worst = torch.float16 if half else torch.float32, 0.0
+    dtype = torch.float16 if half else torch.float32
+    worst = 0.0
     for sizes in graph.sizes:
         inputs = graph.example(sizes)
         if half and "use_blend" in inputs:
-            # A rounding moves a word map across the threshold: the masks of half precision cannot be compared.
+            # A rounding moves a word map across the threshold: the masks of half precision cannot
+            # be compared.
             inputs["use_blend"] = torch.zeros_like(inputs["use_blend"])
         expected = graph.run(inputs)
-        got = session.run(list(graph.outputs), {name: value.numpy() for name, value in inputs.items()})
+        got = session.run(
+            list(graph.outputs), {name: value.numpy() for name, value in inputs.items()}
+        )
         for name, array in zip(graph.outputs, got, strict=True):
             theirs = expected[name].float().numpy()
             ours = np.asarray(array, dtype=np.float32)
             if ours.shape != theirs.shape:
-                raise BundleError(f"{graph.name}: {name} is {list(ours.shape)}, but {list(theirs.shape)} in torch")
+                raise BundleError(
+                    f"{graph.name}: {name} is {list(ours.shape)}, but {list(theirs.shape)} in torch"
+                )
             distance = relative(ours, theirs)
             if not distance <= TOLERANCE[dtype]:
                 limit = ROUNDINGS * sensitivity(graph, inputs, expected, name, dtype)
                 if not distance <= limit:
-                    about = f"by {distance:.1e} in {name}, more than {max(limit, TOLERANCE[dtype]):.0e}"
+                    about = (
+                        f"by {distance:.1e} in {name}, more than {max(limit, TOLERANCE[dtype]):.0e}"
+                    )
                     raise BundleError(f"{graph.name}: onnxruntime differs from torch {about}")
             worst = max(worst, distance)
     return worst
@@ -61,7 +72,11 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def sensitivity(
-    graph: Graph, inputs: dict[str, Tensor], expected: dict[str, Tensor], name: str, dtype: torch.dtype
+    graph: Graph,
+    inputs: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    name: str,
+    dtype: torch.dtype,
 ) -> float:
     """What one rounding of every input changes in an output of the module."""
     generator = torch.Generator().manual_seed(0)

@@ -31,7 +31,15 @@ SERVED = (
     "decode",
 )
 # What an exported folder keeps of the bundle as it is.
-COPIED = ("tokenizer", "tokenizer_2", "scheduler", "model_index.json", "demo.png", "demo.json", "LICENSE")
+COPIED = (
+    "tokenizer",
+    "tokenizer_2",
+    "scheduler",
+    "model_index.json",
+    "demo.png",
+    "demo.json",
+    "LICENSE",
+)
 
 
 def export_bundle(
@@ -48,11 +56,12 @@ def export_bundle(
 ) -> dict[str, Any]:
     """Writes the exported folder and returns its manifest.
 
-    layout "optimum": standard parts and editing graphs beside them, sharing weights; `Engine.from_pretrained` runs it.
-    "triton": a model repository of NVIDIA's inference server in out/models. unrolled adds graphs of whole loops.
-    precision "fp16" halves UNets and text encoder. verify runs every graph by onnxruntime against torch.
-    Raises SettingsError, or BundleError where the bundle cannot be exported, a graph is wrong or `out` cannot be
-    written; then nothing is left there.
+    layout "optimum": standard parts and editing graphs beside them, sharing weights;
+    `Engine.from_pretrained` runs it. "triton": a model repository of NVIDIA's inference server in
+    out/models. unrolled adds graphs of whole loops. precision "fp16" halves UNets and text encoder.
+    verify runs every graph by onnxruntime against torch. Raises SettingsError, or BundleError where
+    the bundle cannot be exported, a graph is wrong or `out` cannot be written; then nothing is left
+    there.
     """
     for name, value, known in (
         ("opset", opset, OPSETS),
@@ -60,7 +69,9 @@ def export_bundle(
         ("layout", layout, LAYOUTS),
     ):
         if value not in known:
-            raise SettingsError(f"{name} must be one of {', '.join(map(str, known))}, not {value!r}")
+            raise SettingsError(
+                f"{name} must be one of {', '.join(map(str, known))}, not {value!r}"
+            )
     if bundle.exported is not None:
         raise BundleError(f"{bundle.path} is exported already: give the bundle it was made of")
     if not bundle.guidance_embedded:
@@ -75,7 +86,8 @@ def export_bundle(
             "layout": layout,
             "opset": opset,
             "precision": precision,
-            "producer": {"icd-engine": __version__} | {name: version(name) for name in ("torch", "onnx", "onnxscript")},
+            "producer": {"icd-engine": __version__}
+            | {name: version(name) for name in ("torch", "onnx", "onnxscript")},
             "graphs": _write_graphs(new, graphs, opset, verify, report),
         }
         _copy(bundle, new)
@@ -86,18 +98,28 @@ def export_bundle(
             write_config(graph, new / graph.file)
         write_file(new, MANIFEST, manifest)
         files = sorted(path for path in new.rglob("*") if path.is_file())
-        write_record(new, _record(bundle), {path.relative_to(new).as_posix(): file_digest(path) for path in files})
+        write_record(
+            new,
+            _record(bundle),
+            {path.relative_to(new).as_posix(): file_digest(path) for path in files},
+        )
         if layout == "optimum":
             read_bundle(new, verify=False)  # every digest was taken a moment ago
     return manifest
 
 
 def _graphs(networks: Networks, layout: Layout, unrolled: bool) -> list[Graph]:
-    graphs = standard_graphs(networks) + hop_graphs(networks) + (loop_graphs(networks) if unrolled else [])
+    graphs = (
+        standard_graphs(networks)
+        + hop_graphs(networks)
+        + (loop_graphs(networks) if unrolled else [])
+    )
     if layout == "optimum":
         return graphs
     graphs.append(pair_graph(networks))
-    return [graph.moved(f"models/{graph.name}/1/model.onnx") for graph in graphs if graph.name in SERVED]
+    return [
+        graph.moved(f"models/{graph.name}/1/model.onnx") for graph in graphs if graph.name in SERVED
+    ]
 
 
 def _write_graphs(
@@ -125,7 +147,10 @@ def _write_graphs(
 
 
 def _described(ports: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: {"shape": list(port.axes), "dtype": str(port.dtype).removeprefix("torch.")} for name, port in ports}
+    return {
+        name: {"shape": list(port.axes), "dtype": str(port.dtype).removeprefix("torch.")}
+        for name, port in ports
+    }
 
 
 def _copy(bundle: Bundle, new: Path) -> None:

@@ -24,14 +24,24 @@ from export.modules import (
     TextStates,
 )
 from export.networks import Networks
-from export.ports import Port, Sizes, added_ports, each_hop, edit_ports, edit_sizes, latents_port, row_ports
+from export.ports import (
+    Port,
+    Sizes,
+    added_ports,
+    each_hop,
+    edit_ports,
+    edit_sizes,
+    latents_port,
+    row_ports,
+)
 
 DATA = "model.onnx_data"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file: `file` relative to the folder, ports in the module's order, sizes to export and check it at."""
+    """One ONNX file: `file` relative to the folder, ports in the module's order, sizes to export
+    and check it at."""
 
     name: str
     file: str
@@ -62,12 +72,21 @@ class Graph:
 
 def standard_graphs(networks: Networks) -> list[Graph]:
     """The parts that stock tools load: names and axes as optimum has them."""
-    dtype, latents, shrink = networks.precision, networks.unet.in_channels, networks.vae.downscale
+    dtype = networks.precision
+    latents = networks.unet.in_channels
+    shrink = networks.vae.downscale
     features = Port(("batch_size", networks.tokens, networks.text_width), dtype)
-    picture, latent = ("batch_size", 3, "height", "width"), ("height_latent", "width_latent")
+    picture = ("batch_size", 3, "height", "width")
+    latent = ("height_latent", "width_latent")
     moments = Port(("batch_size", 2 * latents, *latent))
     cases = tuple(
-        {"batch_size": b, "height": h * shrink, "width": w * shrink, "height_latent": h, "width_latent": w}
+        {
+            "batch_size": b,
+            "height": h * shrink,
+            "width": w * shrink,
+            "height_latent": h,
+            "width_latent": w,
+        }
         for b, h, w in ((2, 8, 12), (1, 10, 6))
     )
     graphs = [
@@ -98,43 +117,67 @@ def standard_graphs(networks: Networks) -> list[Graph]:
             "timestep_cond": Port(("batch_size", unet.guidance_channels or 0), dtype),
             **added_ports(networks, "batch_size"),
         }
-        sizes = tuple({"batch_size": b, "height": h, "width": w} for b, h, w in ((2, 16, 24), (1, 24, 16)))
-        graphs.append(Graph(part, f"{part}/model.onnx", Noise(unet), inputs, {"out_sample": noise}, sizes))
+        sizes = tuple(
+            {"batch_size": b, "height": h, "width": w} for b, h, w in ((2, 16, 24), (1, 24, 16))
+        )
+        graphs.append(
+            Graph(part, f"{part}/model.onnx", Noise(unet), inputs, {"out_sample": noise}, sizes)
+        )
     return graphs
 
 
 def _text_graphs(networks: Networks, cases: tuple[Sizes, ...]) -> list[Graph]:
-    """One text encoder with its last hidden state, or SDXL's two with all of them and the second one's pooled."""
+    """One text encoder with its last hidden state, or SDXL's two with all of them and the second
+    one's pooled."""
     encoders = networks.text_encoders()
     graphs = []
     for part, encoder in encoders.items():
         config = networks.bundle.config(part)
         ids = Port(("batch_size", networks.tokens), torch.int64, whole=config["vocab_size"])
         state = Port(("batch_size", networks.tokens, config["hidden_size"]), networks.precision)
-        module, outputs = TextFeatures(encoder), {"last_hidden_state": state}
+        module = TextFeatures(encoder)
+        outputs = {"last_hidden_state": state}
         if len(encoders) > 1:
             module = TextStates(encoder)
             outputs |= {f"hidden_states.{i}": state for i in range(config["num_hidden_layers"] + 1)}
         if part == "text_encoder_2":
-            outputs = {"text_embeds": Port(("batch_size", config["projection_dim"]), networks.precision)} | outputs
+            outputs = {
+                "text_embeds": Port(("batch_size", config["projection_dim"]), networks.precision)
+            } | outputs
         graphs.append(Graph(part, f"{part}/model.onnx", module, {"input_ids": ids}, outputs, cases))
     return graphs
 
 
 def hop_graphs(networks: Networks) -> list[Graph]:
-    """The editing graphs: a hop up, a hop down, and a hop down of a further edit; weights are those of the standard
-    UNets, beside which they lie."""
-    encode, decode = EncodeHop(networks.unet_forward), DecodeHop(networks.unet)
-    cases = tuple(edit_sizes(networks, *case) for case in ((2, 3, 16, 24), (1, 1, 16, 16), (1, 2, 24, 16)))
-    rows, edit, latents = row_ports(networks, "rows"), edit_ports(networks), partial(latents_port, networks)
+    """The editing graphs: a hop up, a hop down, and a hop down of a further edit; weights are those
+    of the standard UNets, beside which they lie."""
+    encode = EncodeHop(networks.unet_forward)
+    decode = DecodeHop(networks.unet)
+    cases = tuple(
+        edit_sizes(networks, *case) for case in ((2, 3, 16, 24), (1, 1, 16, 16), (1, 2, 24, 16))
+    )
+    rows = row_ports(networks, "rows")
+    edit = edit_ports(networks)
+    latents = partial(latents_port, networks)
     kept = _kept_ports(decode, rows | edit, cases[0])
-    after = {"next_latents": latents("rows"), "next_word_maps": edit["word_maps"], "mask": edit["user_mask"]}
+    after = {
+        "next_latents": latents("rows"),
+        "next_word_maps": edit["word_maps"],
+        "mask": edit["user_mask"],
+    }
     targets = {name: port._replace(axes=("targets", *port.axes[1:])) for name, port in rows.items()}
     targets["encoder_hidden_states"] = rows["encoder_hidden_states"]
     further = targets | edit | {"source_latents": latents("sources")} | kept
     further_after = after | {"next_latents": latents("targets")}
     return [
-        Graph("encode_hop", "unet_forward/encode_hop.onnx", encode, rows, {"next_latents": latents("rows")}, cases),
+        Graph(
+            "encode_hop",
+            "unet_forward/encode_hop.onnx",
+            encode,
+            rows,
+            {"next_latents": latents("rows")},
+            cases,
+        ),
         Graph("decode_hop", "unet/decode_hop.onnx", decode, rows | edit, after | kept, cases),
         Graph("further_hop", "unet/further_hop.onnx", decode, further, further_after, cases),
     ]
@@ -143,13 +186,24 @@ def hop_graphs(networks: Networks) -> list[Graph]:
 def loop_graphs(networks: Networks) -> list[Graph]:
     """Encode and decode whole, all hops in one graph each."""
     bundle = networks.bundle
-    encode, decode = EncodeHop(networks.unet_forward), DecodeHop(networks.unet)
+    encode = EncodeHop(networks.unet_forward)
+    decode = DecodeHop(networks.unet)
     cases = tuple(edit_sizes(networks, *case) for case in ((2, 3, 16, 24), (1, 1, 16, 16)))
-    rows, edit, latents = row_ports(networks, "rows"), edit_ports(networks), latents_port(networks, "rows")
+    rows = row_ports(networks, "rows")
+    edit = edit_ports(networks)
+    latents = latents_port(networks, "rows")
     masks = Port((len(bundle.decode_times), *edit["user_mask"].axes))
-    up, down = each_hop(rows, len(bundle.encode_times)), each_hop(rows | edit, len(bundle.decode_times))
+    up = each_hop(rows, len(bundle.encode_times))
+    down = each_hop(rows | edit, len(bundle.decode_times))
     return [
-        Graph("encode", "unet_forward/encode.onnx", EncodeLoop(encode), up, {"final_latents": latents}, cases),
+        Graph(
+            "encode",
+            "unet_forward/encode.onnx",
+            EncodeLoop(encode),
+            up,
+            {"final_latents": latents},
+            cases,
+        ),
         Graph(
             "decode",
             "unet/decode.onnx",
@@ -172,11 +226,23 @@ def pair_graph(networks: Networks) -> Graph:
     for name in ("share_self", "use_blend"):
         ports[name] = Port(("batch_size", 1), torch.bool)
     ports["word_maps"] = Port(("batch_size", 2, *ports["word_maps"].axes[2:]), top=1.0)
-    after = {"next_latents": ports["latents"], "next_word_maps": ports["word_maps"], "mask": ports["user_mask"]}
+    after = {
+        "next_latents": ports["latents"],
+        "next_word_maps": ports["word_maps"],
+        "mask": ports["user_mask"],
+    }
     cases = tuple(
-        edit_sizes(networks, n, n, h, w) | {"batch_size": n} for n, h, w in ((3, 16, 24), (1, 16, 16), (2, 24, 16))
+        edit_sizes(networks, n, n, h, w) | {"batch_size": n}
+        for n, h, w in ((3, 16, 24), (1, 16, 16), (2, 24, 16))
     )
-    return Graph("decode_pairs", "unet/decode_pairs.onnx", DecodePairs(DecodeHop(networks.unet)), ports, after, cases)
+    return Graph(
+        "decode_pairs",
+        "unet/decode_pairs.onnx",
+        DecodePairs(DecodeHop(networks.unet)),
+        ports,
+        after,
+        cases,
+    )
 
 
 def _kept_ports(decode: DecodeHop, inputs: dict[str, Port], sizes: Sizes) -> dict[str, Port]:
@@ -187,6 +253,8 @@ def _kept_ports(decode: DecodeHop, inputs: dict[str, Port], sizes: Sizes) -> dic
         _, _, _, *kept = decode(**decode.arguments(examples))
     axis = {size: name for name, size in sizes.items() if name.startswith("positions_")}
     return {
-        f"kept_{i}": Port(("sources", value.shape[1], axis[value.shape[2]], value.shape[3]), value.dtype)
+        f"kept_{i}": Port(
+            ("sources", value.shape[1], axis[value.shape[2]], value.shape[3]), value.dtype
+        )
         for i, value in enumerate(kept)
     }

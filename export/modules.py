@@ -82,7 +82,8 @@ class TextFeatures(PortModule):
 
 
 class TextStates(PortModule):
-    """Token ids -> SDXL's pooled features where the encoder projects them, the last hidden state, and all of them."""
+    """Token ids -> SDXL's pooled features where the encoder projects them, the last hidden state,
+    and all of them."""
 
     def __init__(self, encoder: TextEncoder):
         super().__init__()
@@ -136,7 +137,9 @@ class Noise(Hop):
 
     @staticmethod
     def arguments(ports: Ports) -> dict[str, Any]:
-        return {name: value for name, value in ports.items() if name not in ADDED} | {"added": listed(ports, ADDED)}
+        return {name: value for name, value in ports.items() if name not in ADDED} | {
+            "added": listed(ports, ADDED)
+        }
 
     def forward(
         self,
@@ -146,7 +149,9 @@ class Noise(Hop):
         timestep_cond: Tensor,
         added: list[Tensor],
     ) -> Tensor:
-        return self.predict(Row(sample, sample, sample, timestep, timestep_cond, encoder_hidden_states, added)).eps
+        return self.predict(
+            Row(sample, sample, sample, timestep, timestep_cond, encoder_hidden_states, added)
+        ).eps
 
 
 class EncodeHop(Hop):
@@ -164,14 +169,19 @@ class EncodeHop(Hop):
 
 
 class DecodeHop(Hop):
-    """A decode hop of an edit, local blend included: next latents, word maps so far, mask, and what may be kept.
+    """A decode hop of an edit, local blend included: next latents, word maps so far, mask, and what
+    may be kept.
 
-    Rows are sources, then targets; with what a first edit kept and its source latents after the hop, targets alone.
+    Rows are sources, then targets; with what a first edit kept and its source latents after the
+    hop, targets alone.
     """
 
     @staticmethod
     def arguments(ports: Ports) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"row": listed(ports, (*ROW, *ADDED)), "edit": listed(ports, Edit._fields)}
+        arguments: dict[str, Any] = {
+            "row": listed(ports, (*ROW, *ADDED)),
+            "edit": listed(ports, Edit._fields),
+        }
         if "source_latents" in ports:
             kept = [value for name, value in ports.items() if name.startswith(KEPT)]
             arguments |= {"source_latents": ports["source_latents"], "kept": kept}
@@ -187,7 +197,11 @@ class DecodeHop(Hop):
         return self.step(Row.of(row), Edit(*edit), source_latents, kept)
 
     def step(
-        self, row: Row, edit: Edit, source_latents: Tensor | None = None, kept: list[Tensor] | None = None
+        self,
+        row: Row,
+        edit: Edit,
+        source_latents: Tensor | None = None,
+        kept: list[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         out = self.predict(row, EditStep(*edit[: len(EditStep._fields)]), kept, kept is None)
         x = boundary_step(row.latents, out.eps, row.hop_a, row.hop_b)
@@ -206,7 +220,8 @@ class DecodeHop(Hop):
 
 
 class EncodeLoop(PortModule):
-    """All encode hops in one graph: hop_a, hop_b, timestep and timestep_cond have an axis of K hops in front."""
+    """All encode hops in one graph: hop_a, hop_b, timestep and timestep_cond have an axis of K hops
+    in front."""
 
     arguments = staticmethod(EncodeHop.arguments)
 
@@ -225,8 +240,8 @@ class EncodeLoop(PortModule):
 class DecodeLoop(PortModule):
     """All decode hops in one graph: final latents and the masks of all K hops.
 
-    What changes from hop to hop has an axis of K in front: hop_a, hop_b, timestep, timestep_cond, source_mix,
-    target_gain, share_self.
+    What changes from hop to hop has an axis of K in front: hop_a, hop_b, timestep, timestep_cond,
+    source_mix, target_gain, share_self.
     """
 
     arguments = staticmethod(DecodeHop.arguments)
@@ -236,8 +251,11 @@ class DecodeLoop(PortModule):
         self.hop = hop
 
     def forward(self, row: list[Tensor], edit: list[Tensor]) -> tuple[Tensor, Tensor]:
-        loop, edits = Row.of(row), Edit(*edit)
-        latents, maps, masks = loop.latents, edits.word_maps, []
+        loop = Row.of(row)
+        edits = Edit(*edit)
+        latents = loop.latents
+        maps = edits.word_maps
+        masks = []
         for k in range(len(loop.hop_a)):
             step = edits._replace(
                 source_mix=edits.source_mix[k],
@@ -252,12 +270,15 @@ class DecodeLoop(PortModule):
 
 def _at(loop: Row, k: int, latents: Tensor) -> Row:
     """What the rows take in hop k of a loop."""
-    each = {name: getattr(loop, name)[k] for name in ("hop_a", "hop_b", "timestep", "timestep_cond")}
+    each = {
+        name: getattr(loop, name)[k] for name in ("hop_a", "hop_b", "timestep", "timestep_cond")
+    }
     return loop._replace(latents=latents, **each)
 
 
 class DecodePairs(PortModule):
-    """A decode hop of B pairs of one source and one target: every port batch-first, so that servers can batch requests.
+    """A decode hop of B pairs of one source and one target: every port batch-first, so that servers
+    can batch requests.
 
     Source and target are the second axis (of 2) of what every row takes and of word_maps.
     """

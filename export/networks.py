@@ -30,8 +30,12 @@ class Networks(NamedTuple):
     @classmethod
     def load(cls, bundle: Bundle, precision: str) -> Networks:
         """Raises BundleError."""
-        cpu, dtype = torch.device("cpu"), PRECISIONS[precision]
-        levels = {"blend_downscale": bundle.blend_downscale, "share_downscale": bundle.share_downscale}
+        cpu = torch.device("cpu")
+        dtype = PRECISIONS[precision]
+        levels = {
+            "blend_downscale": bundle.blend_downscale,
+            "share_downscale": bundle.share_downscale,
+        }
         unet = partial(UNet, **levels)
         return cls(
             bundle,

@@ -1,4 +1,5 @@
-"""A graph becomes an ONNX file: traced by torch, ports and axes named, weights in one file for a whole folder."""
+"""A graph becomes an ONNX file: traced by torch, ports and axes named, weights in one file for a
+whole folder."""
 
 from __future__ import annotations
 
@@ -54,23 +55,35 @@ class WeightsFile:
 
 
 def to_onnx(graph: Graph, opset: int) -> ir.Model:
-    """The graph as an ONNX model in memory, without traces of where it was made. SettingsError for another opset."""
+    """The graph as an ONNX model in memory, without traces of where it was made.
+
+    SettingsError for another opset.
+    """
     if opset not in OPSETS:
         raise SettingsError(f"opset must be one of {', '.join(map(str, OPSETS))}, not {opset}")
     example = graph.example(graph.sizes[0])
     axes = {name: _dynamic(port) for name, port in graph.inputs.items()}
     with torch.no_grad(), _quiet():
         program = torch.export.export(
-            graph.module, (), graph.arguments(example), dynamic_shapes=graph.arguments(axes), strict=False
+            graph.module,
+            (),
+            graph.arguments(example),
+            dynamic_shapes=graph.arguments(axes),
+            strict=False,
         )
         exported = torch.onnx.export(
-            program, dynamo=True, opset_version=opset, custom_translation_table=TRANSLATIONS[opset], verbose=False
+            program,
+            dynamo=True,
+            opset_version=opset,
+            custom_translation_table=TRANSLATIONS[opset],
+            verbose=False,
         )
     assert exported is not None
     model = exported.model
     for values, ports in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value, (name, port) in zip(values, ports.items(), strict=True):
-            value.name, value.shape = name, ir.Shape(port.axes)
+            value.name = name
+            value.shape = ir.Shape(port.axes)
     _strip(model)
     return model
 
@@ -91,7 +104,8 @@ def _dynamic(port: Port) -> dict[int, Any]:
 
 
 def _strip(model: ir.Model) -> None:
-    """Stack traces, module paths and file names say where a model was made, and are half of its size."""
+    """Stack traces, module paths and file names say where a model was made, and are half of its
+    size."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():

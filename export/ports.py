@@ -1,4 +1,5 @@
-"""Inputs and outputs of graphs: their axes, types, and random values of them; those that every hop has."""
+"""Inputs and outputs of graphs: their axes, types, and random values of them; those that every hop
+has."""
 
 from __future__ import annotations
 
@@ -12,11 +13,20 @@ from export.networks import Networks
 from icd_engine.runners.contract import TIME_IDS
 
 Sizes = Mapping[str, int]
-EACH_HOP = ("hop_a", "hop_b", "timestep", "timestep_cond", "source_mix", "target_gain", "share_self")
+EACH_HOP = (
+    "hop_a",
+    "hop_b",
+    "timestep",
+    "timestep_cond",
+    "source_mix",
+    "target_gain",
+    "share_self",
+)
 
 
 class Port(NamedTuple):
-    """An input or output: axes by name where they vary, by size where they do not. whole: values in 0..whole - 1."""
+    """An input or output: axes by name where they vary, by size where they do not. whole: values in
+    0..whole - 1."""
 
     axes: tuple[str | int, ...]
     dtype: torch.dtype = torch.float32
@@ -34,12 +44,20 @@ class Port(NamedTuple):
         return (torch.rand(shape, generator=generator) * self.top).to(self.dtype)
 
 
-def edit_sizes(networks: Networks, sources: int, targets: int, height: int, width: int) -> dict[str, int]:
+def edit_sizes(
+    networks: Networks, sources: int, targets: int, height: int, width: int
+) -> dict[str, int]:
     """Every axis of the editing graphs for latents of height x width."""
     shrink = networks.bundle.blend_downscale
     levels = len(networks.unet.down_blocks)
     positions = {f"positions_{2**i}": (height >> i) * (width >> i) for i in range(levels)}
-    counts = {"sources": sources, "targets": targets, "rows": sources + targets, "height": height, "width": width}
+    counts = {
+        "sources": sources,
+        "targets": targets,
+        "rows": sources + targets,
+        "height": height,
+        "width": width,
+    }
     return counts | positions | {"map_height": height // shrink, "map_width": width // shrink}
 
 
@@ -75,7 +93,8 @@ def edit_ports(networks: Networks) -> dict[str, Port]:
     tokens = networks.tokens
     return {
         "source_row": Port(("targets",), torch.int64, whole="sources"),
-        "source_mix": Port(("targets", tokens, tokens), top=2 / tokens),  # columns of about 1, as in plans
+        # Columns of about 1, as in plans
+        "source_mix": Port(("targets", tokens, tokens), top=2 / tokens),
         "target_gain": Port(("targets", tokens), top=1.0),
         "share_self": Port(("targets",), torch.bool),
         "source_words": Port(("targets", tokens), top=1.0),
@@ -88,4 +107,7 @@ def edit_ports(networks: Networks) -> dict[str, Port]:
 
 def each_hop(ports: dict[str, Port], hops: int) -> dict[str, Port]:
     """The ports with an axis of all hops in front where they change from hop to hop."""
-    return {name: port._replace(axes=(hops, *port.axes)) if name in EACH_HOP else port for name, port in ports.items()}
+    return {
+        name: port._replace(axes=(hops, *port.axes)) if name in EACH_HOP else port
+        for name, port in ports.items()
+    }

@@ -35,11 +35,18 @@ def write_config(graph: Graph, path: Path) -> None:
 
 
 def config(graph: Graph) -> str:
-    """Requests of graphs whose every port begins with the same varying axis are batched along it."""
+    """Requests of graphs whose every port begins with the same varying axis are batched along
+    it."""
     first = {port.axes[0] for port in (*graph.inputs.values(), *graph.outputs.values())}
     batched = len(first) == 1 and isinstance(next(iter(first)), str)
-    lines = [f'name: "{graph.name}"', 'backend: "onnxruntime"', f"max_batch_size: {MOST_IN_BATCH if batched else 0}"]
-    lines += _ports("input", graph.inputs.items(), batched) + _ports("output", graph.outputs.items(), batched)
+    lines = [
+        f'name: "{graph.name}"',
+        'backend: "onnxruntime"',
+        f"max_batch_size: {MOST_IN_BATCH if batched else 0}",
+    ]
+    lines += _ports("input", graph.inputs.items(), batched) + _ports(
+        "output", graph.outputs.items(), batched
+    )
     return "\n".join(lines) + "\n" + (BATCHING if batched else "")
 
 

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from icd_engine.provenance import Signature
     from icd_engine.results import EditRequest, EditResult, Inversion
 
-__all__ = ["EditRequest", "EditResult", "EditSettings", "Engine", "Inversion", "Signature", "__version__", "edit"]
+__all__ = [
+    "EditRequest",
+    "EditResult",
+    "EditSettings",
+    "Engine",
+    "Inversion",
+    "Signature",
+    "__version__",
+    "edit",
+]
 
 _LAZY = {
     "Engine": "icd_engine.engine",
@@ -51,11 +60,13 @@ def edit(
     vae_tiling: bool | None = None,
     **options: Any,
 ) -> EditResult:
-    """Edits one picture: `source` says what it shows, `target` what it should show (several targets: a list).
+    """Edits one picture: `source` says what it shows, `target` what it should show (several
+    targets: a list).
 
-    model: "tiny" (embedded) or a bundle folder; loaded once per process and kept, with what follows it (see
-    `Engine.from_pretrained`). options: those of `Engine.edit`, the fields of EditSettings among them. Raises
-    ImageError, PromptError, SettingsError, BundleError or RunnerError, all of them icd_engine.errors.IcdError.
+    model: "tiny" (embedded) or a bundle folder; loaded once per process and kept, with what follows
+    it (see `Engine.from_pretrained`). options: those of `Engine.edit`, the fields of EditSettings
+    among them. Raises ImageError, PromptError, SettingsError, BundleError or RunnerError, all of
+    them icd_engine.errors.IcdError.
     """
     from icd_engine.engine import Engine
 

@@ -9,15 +9,19 @@ from icd_engine.errors import IcdError, shown
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes, error: type[IcdError]) -> Path:
-    """Puts `data` at `path` in one step: whoever looks there finds all of it or what was there before.
+    """Puts `data` at `path` in one step: whoever looks there finds all of it or what was there
+    before.
 
-    Missing folders are made. Raises `error` where it cannot be written, and leaves nothing behind. Returns the path.
+    Missing folders are made. Raises `error` where it cannot be written, and leaves nothing behind.
+    Returns the path.
     """
     if not isinstance(path, str | os.PathLike):
         raise error(f"a path is needed to write to, not {shown(path)}")
-    target, part = Path(path), None
+    target = Path(path)
+    part = None
     try:
-        part = target.with_name(f".{secrets.token_hex(8)}.part")  # the same folder, so that the rename is atomic
+        # The same folder, so that the rename is atomic
+        part = target.with_name(f".{secrets.token_hex(8)}.part")
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         part.replace(target)

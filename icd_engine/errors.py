@@ -1,4 +1,5 @@
-"""Every error a caller can meet: bad input raises exactly one of these, one short line, naming the culprit."""
+"""Every error a caller can meet: bad input raises exactly one of these, one short line, naming the
+culprit."""
 
 import re
 import reprlib
@@ -11,7 +12,10 @@ _SHORT.maxlevel = 3
 
 
 class IcdError(Exception):
-    """Base of all errors of icd_engine. Its text is one line without memory addresses, whatever it quotes."""
+    """Base of all errors of icd_engine.
+
+    Its text is one line without memory addresses, whatever it quotes.
+    """
 
     def __init__(self, text: object = ""):
         line = _ADDRESS.sub("", " ".join(str(text).split()))
@@ -39,11 +43,15 @@ class RunnerError(IcdError, RuntimeError):
 
 
 class OutOfMemoryError(RunnerError):
-    """A network call that needs more memory than there is. What it took is free again: the next call may fit."""
+    """A network call that needs more memory than there is.
+
+    What it took is free again: the next call may fit.
+    """
 
 
 def shown(value: object) -> str:
-    """Any value as an error quotes it: its repr, cut, or the name of its type where it has no usable one."""
+    """Any value as an error quotes it: its repr, cut, or the name of its type where it has no
+    usable one."""
     try:
         return _SHORT.repr(value)
     except Exception:  # the caller's object: its repr may do anything

@@ -1,4 +1,5 @@
-"""Any picture in, RGB out: limits, orientation, modes; network range both ways; masks; atomic saving."""
+"""Any picture in, RGB out: limits, orientation, modes; network range both ways; masks; atomic
+saving."""
 
 import io
 import os
@@ -42,21 +43,24 @@ _XMP = (
 
 
 def load_image(image: Any) -> Image.Image:
-    """One picture of any kind as a new, upright PIL RGB picture that carries pixels and no metadata.
+    """One picture of any kind as a new, upright PIL RGB picture that carries pixels and no
+    metadata.
 
-    `image`: a path, the bytes of a file or a binary file object (PNG, JPEG or WEBP; at most 64 MiB and 32 megapixels;
-    a URL is refused), a PIL picture, a numpy array (HW, HWC or CHW; where both fit it is HWC) or a torch tensor (HW or
-    CHW). Arrays have 1, 3 or 4 channels, may have a batch axis of 1, and hold bool, uint8, uint16 or floats in [0, 1].
-    Transparency lies on white. Any aspect is accepted, 1 x 4096 too. Raises ImageError.
+    `image`: a path, the bytes of a file or a binary file object (PNG, JPEG or WEBP; at most 64 MiB
+    and 32 megapixels; a URL is refused), a PIL picture, a numpy array (HW, HWC or CHW; where both
+    fit it is HWC) or a torch tensor (HW or CHW). Arrays have 1, 3 or 4 channels, may have a batch
+    axis of 1, and hold bool, uint8, uint16 or floats in [0, 1]. Transparency lies on white. Any
+    aspect is accepted, 1 x 4096 too. Raises ImageError.
     """
     return _as_rgb(_upright(_open(image, "picture")), background="white")
 
 
 def fitted_size(picture: tuple[int, int], area: tuple[int, int], step: int) -> tuple[int, int]:
-    """(width, height) in multiples of `step` with the aspect of `picture` and about the pixels of `area`.
+    """(width, height) in multiples of `step` with the aspect of `picture` and about the pixels of
+    `area`.
 
-    A picture of the aspect of `area` gets `area` itself. Aspects beyond 4:1 count as that: models have seen none, and
-    the short side would be a few cells of their latents.
+    A picture of the aspect of `area` gets `area` itself. Aspects beyond 4:1 count as that: models
+    have seen none, and the short side would be a few cells of their latents.
     """
     if picture[0] * area[1] == picture[1] * area[0]:
         return area
@@ -77,16 +81,22 @@ def to_size(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 
 def to_model_range(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """RGB picture -> float32 [1, 3, h, w] in [-1, 1], `x / 127.5 - 1`; bicubic to `size` = (w, h) if it differs."""
+    """RGB picture -> float32 [1, 3, h, w] in [-1, 1], `x / 127.5 - 1`; bicubic to `size` = (w, h)
+    if it differs."""
     pixels = to_size(picture, size).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
 def to_pil(array: Any) -> Image.Image:
-    """Float [3, h, w] in [-1, 1] -> PIL RGB, clipped, rounded to the nearest value. NaN or Inf: ImageError."""
+    """Float [3, h, w] in [-1, 1] -> PIL RGB, clipped, rounded to the nearest value.
+
+    NaN or Inf: ImageError.
+    """
     values = np.asarray(array)
     if values.ndim != 3 or values.shape[0] != 3 or values.size == 0 or values.dtype.kind != "f":
-        raise ImageError(f"expected floats of shape [3, h, w], got {values.dtype} of shape {list(values.shape)}")
+        raise ImageError(
+            f"expected floats of shape [3, h, w], got {values.dtype} of shape {list(values.shape)}"
+        )
     values = values.astype(np.float32)
     if not np.isfinite(values).all():
         raise ImageError("the picture holds NaN or infinite values")
@@ -95,16 +105,19 @@ def to_pil(array: Any) -> Image.Image:
 
 
 def load_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
-    """A user mask as float32 [h, w] in [0, 1] for `size` = (w, h): 1 may change, 0 is kept. Raises ImageError.
+    """A user mask as float32 [h, w] in [0, 1] for `size` = (w, h): 1 may change, 0 is kept. Raises
+    ImageError.
 
-    Takes what load_image takes, with one channel where it is an array. Integer masks whose maximum is 1 are read as
-    0/1. Transparent pixels are kept ones. Shrinking averages over boxes (the share of a cell that may change),
-    enlarging is bilinear.
+    Takes what load_image takes, with one channel where it is an array. Integer masks whose maximum
+    is 1 are read as 0/1. Transparent pixels are kept ones. Shrinking averages over boxes (the share
+    of a cell that may change), enlarging is bilinear.
     """
     width, height = _checked_size(size)
     values = _array_values(mask, "mask")
     if values is None:
-        values = np.asarray(_as_rgb(_upright(_open(mask, "mask")), background="black").convert("L"))[..., None]
+        values = np.asarray(
+            _as_rgb(_upright(_open(mask, "mask")), background="black").convert("L")
+        )[..., None]
     if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 1:
         values = values.astype(bool)
     picture = Image.fromarray(_unit_range(values, "mask")[..., 0])
@@ -124,12 +137,14 @@ def save_image(
     signature: Signature | None = None,
     parent: bytes | None = None,
 ) -> Path:
-    """Write PNG, JPEG or WEBP (by suffix) in one step: `path` holds the whole picture or what it held before.
+    """Write PNG, JPEG or WEBP (by suffix) in one step: `path` holds the whole picture or what it
+    held before.
 
-    Missing folders are made. With `provenance` the file says in XMP that a model made it: IPTC digital source type
-    "compositeWithTrainedAlgorithmicMedia" (an edit) or "trainedAlgorithmicMedia" (generated). With a `signature` it
-    says so in a C2PA manifest too, as an edit of the file `parent` where that is given. Returns the path. Raises
-    ImageError, and what `Signature.sign` does.
+    Missing folders are made. With `provenance` the file says in XMP that a model made it: IPTC
+    digital source type "compositeWithTrainedAlgorithmicMedia" (an edit) or
+    "trainedAlgorithmicMedia" (generated). With a `signature` it says so in a C2PA manifest too, as
+    an edit of the file `parent` where that is given. Returns the path. Raises ImageError, and what
+    `Signature.sign` does.
     """
     target = Path(path)
     data = image_bytes(picture, target.name, provenance=provenance, source_type=source_type)
@@ -167,7 +182,9 @@ def _encoded(picture: Image.Image, name: str, xmp: str | None) -> bytes:
         plain.info = {}  # Pillow would carry the input's metadata over
         plain.save(buffer, file_format, **options)
     except Exception:  # encoders raise OSError, ValueError, struct.error and more
-        raise ImageError(f"cannot write a {picture.mode} picture of size {picture.size} as {file_format}") from None
+        raise ImageError(
+            f"cannot write a {picture.mode} picture of size {picture.size} as {file_format}"
+        ) from None
     return buffer.getvalue()
 
 
@@ -178,7 +195,9 @@ def _checked_size(size: Any) -> tuple[int, int]:
     except (TypeError, ValueError, OverflowError):
         raise ImageError(f"size must be (width, height), got {shown(size)}") from None
     if not whole or min(width, height) < 1 or width * height > MAX_PIXELS:
-        raise ImageError(f"size must be two whole numbers from 1, at most 32 megapixels, got {shown(size)}")
+        raise ImageError(
+            f"size must be two whole numbers from 1, at most 32 megapixels, got {shown(size)}"
+        )
     return width, height
 
 
@@ -194,7 +213,9 @@ def _open(image: Any, what: str) -> Image.Image:
         return _from_file(_read_stream(image))
     values = _array_values(image, what)
     if values is None:
-        raise ImageError(f"cannot read a {what} from {type(image).__name__}: give a path, bytes, PIL picture or array")
+        raise ImageError(
+            f"cannot read a {what} from {type(image).__name__}: give a path, bytes, PIL picture or array"
+        )
     return _from_array(values, what)
 
 
@@ -229,9 +250,11 @@ def _from_file(data: bytes) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"the picture has more than {MAX_PIXELS // 10**6} megapixels") from None
-    except Exception:  # damaged headers raise nearly anything, and Pillow's texts hold memory addresses
+    # Damaged headers raise nearly anything, and Pillow's texts hold memory addresses
+    except Exception:
         raise ImageError("not a PNG, JPEG or WEBP picture, or a damaged one") from None
-    if picture.format == "PNG" and _PNG_END not in data:  # Pillow alone would let the last bytes be missing
+    # Pillow alone would let the last bytes be missing
+    if picture.format == "PNG" and _PNG_END not in data:
         raise ImageError("the picture is damaged or cut short")
     return _decoded(picture)
 
@@ -243,7 +266,8 @@ def _decoded(picture: Image.Image) -> Image.Image:
         animated = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
         if not animated:
             picture.load()
-    except Exception:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
+    # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
+    except Exception:
         raise ImageError("the picture is damaged or cut short") from None
     if animated:
         raise ImageError("the picture is animated: give a single frame")
@@ -254,7 +278,9 @@ def _check_pixels(width: int, height: int) -> None:
     if min(width, height) < 1:
         raise ImageError("the picture has no pixels")
     if width * height > MAX_PIXELS:
-        raise ImageError(f"the picture has more than {MAX_PIXELS // 10**6} megapixels: {width} x {height}")
+        raise ImageError(
+            f"the picture has more than {MAX_PIXELS // 10**6} megapixels: {width} x {height}"
+        )
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -266,7 +292,8 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _as_rgb(picture: Image.Image, background: str) -> Image.Image:
-    """Any mode -> RGB without metadata, transparency lies on `background`; 16 bits are scaled, F is in [0, 1]."""
+    """Any mode -> RGB without metadata, transparency lies on `background`; 16 bits are scaled, F is
+    in [0, 1]."""
     if picture.mode == "F" or picture.mode.startswith("I;16"):
         picture = _from_array(np.asarray(picture)[..., None], "picture")
     elif picture.mode == "I":
@@ -283,21 +310,25 @@ def _as_rgb(picture: Image.Image, background: str) -> Image.Image:
 
 
 def _array_values(image: Any, what: str) -> np.ndarray | None:
-    """A numpy array or torch tensor as [h, w, channels], values untouched; None for every other kind."""
+    """A numpy array or torch tensor as [h, w, channels], values untouched; None for every other
+    kind."""
     if isinstance(image, np.ndarray):
         return _channels_last(np.asarray(image), last=True, what=what)
-    if not type(image).__module__.startswith("torch"):  # looked up by name: torch need not be installed
+    # Looked up by name: torch need not be installed
+    if not type(image).__module__.startswith("torch"):
         return None
     try:
         tensor = image.detach().cpu()
-        values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
+        # Numpy has no bfloat16
+        values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     except Exception:
         raise ImageError(f"cannot read a {what} from {type(image).__name__}") from None
     return _channels_last(values, last=False, what=what)
 
 
 def _channels_last(values: np.ndarray, last: bool, what: str) -> np.ndarray:
-    shape, channels = list(values.shape), _CHANNELS[what]
+    shape = list(values.shape)
+    channels = _CHANNELS[what]
     if values.ndim == 4 and shape[0] == 1:
         values = values[0]
     elif values.ndim == 4 and shape[0] > 1:
@@ -308,7 +339,9 @@ def _channels_last(values: np.ndarray, last: bool, what: str) -> np.ndarray:
         values = np.moveaxis(values, 0, -1)
     if values.ndim != 3 or values.shape[-1] not in channels:
         counts = "1, 3 or 4 channels" if what == "picture" else "1 channel"
-        kinds = "[h, w], [h, w, channels] or [channels, h, w]" if last else "[h, w] or [channels, h, w]"
+        kinds = (
+            "[h, w], [h, w, channels] or [channels, h, w]" if last else "[h, w] or [channels, h, w]"
+        )
         raise ImageError(f"a {what} is {kinds} with {counts}, got shape {shape}")
     _check_pixels(values.shape[1], values.shape[0])
     return values
@@ -318,7 +351,9 @@ def _from_array(values: np.ndarray, what: str) -> Image.Image:
     """[h, w, channels] -> PIL L, RGB or RGBA, rounded to 8 bits."""
     if values.dtype != np.uint8:
         values = np.rint(_unit_range(values, what) * np.float32(255)).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values))
+    return Image.fromarray(
+        np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
+    )
 
 
 def _unit_range(values: np.ndarray, what: str) -> np.ndarray:
@@ -328,11 +363,16 @@ def _unit_range(values: np.ndarray, what: str) -> np.ndarray:
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
     if values.dtype.kind != "f":
-        raise ImageError(f"a {what} array holds bool, uint8, uint16 or floats in [0, 1], got {values.dtype}")
+        raise ImageError(
+            f"a {what} array holds bool, uint8, uint16 or floats in [0, 1], got {values.dtype}"
+        )
     if not np.isfinite(values).all():
         raise ImageError(f"the {what} array holds NaN or infinite values")
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        hint = "for [-1, 1] give (x + 1) / 2" if low >= -1 and high <= 1 else "for 0..255 give uint8"
+        hint = (
+            "for [-1, 1] give (x + 1) / 2" if low >= -1 and high <= 1 else "for 0..255 give uint8"
+        )
         raise ImageError(f"{what} floats must be in [0, 1], got {low:.4g} to {high:.4g}: {hint}")
     return np.clip(values, 0, 1).astype(np.float32)

@@ -45,8 +45,10 @@ def load_runner(
     offload: bool = False,
     vae_tiling: bool | None = None,
 ) -> Runner:
-    """Loads every network strictly and hands them to the asked runner; see `Engine.from_pretrained`."""
-    place, precision = choose_device(device), choose_dtype(dtype, device)
+    """Loads every network strictly and hands them to the asked runner; see
+    `Engine.from_pretrained`."""
+    place = choose_device(device)
+    precision = choose_dtype(dtype, device)
     if runner == "onnx":
         raise RunnerError("runner 'onnx' runs exported folders: make one with `icd export`")
     if runner != "auto" and runner not in RUNNERS:
@@ -76,61 +78,88 @@ def _best_runner(place: torch.device, guidance_embedded: bool, memory: Memory) -
     return "graph" if guidance_embedded and not memory.offload else "eager"
 
 
-def load_forward_by_difference(bundle: Bundle, make: Callable[[dict[str, Any]], UNet], reverse: UNet) -> UNet:
-    """The forward network in the memory of the reverse one. BundleError where the bundle has not what it takes."""
+def load_forward_by_difference(
+    bundle: Bundle, make: Callable[[dict[str, Any]], UNet], reverse: UNet
+) -> UNet:
+    """The forward network in the memory of the reverse one.
+
+    BundleError where the bundle has not what it takes.
+    """
     path = bundle.difference
     if path is None:
-        raise BundleError(f"{bundle.path}: weights 'switch' needs {DIFFERENCE}, which `icd convert` writes")
+        raise BundleError(
+            f"{bundle.path}: weights 'switch' needs {DIFFERENCE}, which `icd convert` writes"
+        )
     with torch.device("meta"):
         forward = make(bundle.config("unet_forward"))
     try:
         share_weights(forward, reverse, read_weights(path))
     except (RuntimeError, KeyError) as error:
-        raise BundleError(f"{path} does not fit the networks: {' '.join(str(error).split())[:300]}") from None
+        raise BundleError(
+            f"{path} does not fit the networks: {' '.join(str(error).split())[:300]}"
+        ) from None
     return forward.eval()
 
 
-def load_text_encoder(bundle: Bundle, place: torch.device, precision: torch.dtype) -> TextEncoder | DualTextEncoder:
+def load_text_encoder(
+    bundle: Bundle, place: torch.device, precision: torch.dtype
+) -> TextEncoder | DualTextEncoder:
     """The text encoder of the bundle's family: SDXL has two."""
     if bundle.family != "sdxl":
         return load_network(bundle, "text_encoder", TextEncoder, place, precision)
     first = load_network(bundle, "text_encoder", PenultimateTextEncoder, place, precision)
-    return DualTextEncoder(first, load_network(bundle, "text_encoder_2", PooledTextEncoder, place, precision))
+    return DualTextEncoder(
+        first, load_network(bundle, "text_encoder_2", PooledTextEncoder, place, precision)
+    )
 
 
 def load_network(
-    bundle: Bundle, part: str, make: Callable[[dict[str, Any]], Network], place: torch.device, precision: torch.dtype
+    bundle: Bundle,
+    part: str,
+    make: Callable[[dict[str, Any]], Network],
+    place: torch.device,
+    precision: torch.dtype,
 ) -> Network:
-    """One part of a bundle, ready to run. BundleError naming what its config.json lacks or what does not fit it."""
+    """One part of a bundle, ready to run.
+
+    BundleError naming what its config.json lacks or what does not fit it.
+    """
     config = bundle.config(part)
     try:
         with torch.device("meta"):  # every weight is loaded: none is worth initialising
             network = make(config)
         if part.startswith("text_encoder"):
             _check_size(bundle, part, network)
-            # transformers keeps constants out of its weights, and initialises the rest: not from the user's dice.
+            # transformers keeps constants out of its weights, and initialises the rest: not from
+            # the user's dice.
             with torch.random.fork_rng(devices=[]):
                 network = make(config)
     except Exception as error:  # whatever the fields together do to a constructor
         if isinstance(error, IcdError) or is_short(error):
             raise
-        raise BundleError(f"{bundle.path / part / 'config.json'}: no network can be made of it: {error}") from None
+        raise BundleError(
+            f"{bundle.path / part / 'config.json'}: no network can be made of it: {error}"
+        ) from None
     load_weights(bundle, part, network, precision)
-    # On the CPU, PyTorch's channels-last GroupNorm takes variances in one pass and loses digits an inversion needs.
+    # On the CPU, PyTorch's channels-last GroupNorm takes variances in one pass and loses digits an
+    # inversion needs.
     if place.type != "cpu":
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network.to(place, precision).eval().requires_grad_(False)
 
 
 def _check_size(bundle: Bundle, part: str, network: nn.Module) -> None:
-    """BundleError where config.json speaks of far more weights than there are, before memory is taken for them.
+    """BundleError where config.json speaks of far more weights than there are, before memory is
+    taken for them.
 
     A few that are missing are named when the others are loaded.
     """
     wanted = sum(weight.numel() for weight in network.parameters())
     held = sum(math.prod(shape) for shape in read_shapes(bundle.weights(part)).values())
     if wanted > 2 * held:
-        raise BundleError(f"{bundle.weights(part)} does not fit its config.json: {held} weights for {wanted}")
+        raise BundleError(
+            f"{bundle.weights(part)} does not fit its config.json: {held} weights for {wanted}"
+        )
 
 
 def load_weights(bundle: Bundle, part: str, network: nn.Module, precision: torch.dtype) -> None:
@@ -150,7 +179,9 @@ def load_weights(bundle: Bundle, part: str, network: nn.Module, precision: torch
             network.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()]
-        raise BundleError(f"{path} does not fit its config.json: {' '.join(reasons[1:2])[:300]}") from None
+        raise BundleError(
+            f"{path} does not fit its config.json: {' '.join(reasons[1:2])[:300]}"
+        ) from None
 
 
 def choose_device(device: str) -> torch.device:
@@ -164,7 +195,9 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         raise RunnerError(f"device {device!r} is not supported: use auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise RunnerError(f"device {device!r} was asked for, but {torch.cuda.device_count()} CUDA devices are there")
+        raise RunnerError(
+            f"device {device!r} was asked for, but {torch.cuda.device_count()} CUDA devices are there"
+        )
     return chosen
 
 

@@ -1,4 +1,5 @@
-"""C2PA: a signed statement in the picture that a model made or edited it, with the user's own certificate and key."""
+"""C2PA: a signed statement in the picture that a model made or edited it, with the user's own
+certificate and key."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from icd_engine.version import __version__
 
 SOURCE_TYPES = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/{}"  # an IRI of the IPTC
-ALGORITHMS = (b"es256", b"es384", b"es512", b"ps256", b"ed25519")  # which one a key is for, only trying tells
+# Which one a key is for, only trying tells
+ALGORITHMS = (b"es256", b"es384", b"es512", b"ps256", b"ed25519")
 NOT_FOR_THIS_KEY = "invalid signing credentials"
 PARENT = "parent"
 # No pictures within the picture: whoever gets the edit is not to get the original as well.
@@ -23,10 +25,12 @@ _BEGINNINGS = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"RIFF": "ima
 
 @dataclass(frozen=True)
 class Signature:
-    """What pictures are signed with: a certificate chain, the signer's first, and its private key, both as PEM.
+    """What pictures are signed with: a certificate chain, the signer's first, and its private key,
+    both as PEM.
 
-    The first certificate must be made for signing documents (extended key usage e-mail protection, among others) and
-    issued by another one. Readers call the picture trusted where they know the chain's root. `read` checks all that.
+    The first certificate must be made for signing documents (extended key usage e-mail protection,
+    among others) and issued by another one. Readers call the picture trusted where they know the
+    chain's root. `read` checks all that.
     """
 
     certificate: bytes = field(repr=False)
@@ -34,16 +38,20 @@ class Signature:
 
     @classmethod
     def read(cls, certificate: str | os.PathLike[str], key: str | os.PathLike[str]) -> Signature:
-        """From two files. Raises SettingsError where they are missing or cannot sign, RunnerError without c2pa."""
+        """From two files. Raises SettingsError where they are missing or cannot sign, RunnerError
+        without c2pa."""
         signature = cls(_read(certificate), _read(key))
         signature.sign(_smallest_picture(), "check.png", "trainedAlgorithmicMedia")
         return signature
 
-    def sign(self, picture: bytes, title: str, source_type: str, parent: bytes | None = None) -> bytes:
+    def sign(
+        self, picture: bytes, title: str, source_type: str, parent: bytes | None = None
+    ) -> bytes:
         """The PNG, JPEG or WEBP file `picture` with a manifest in it; its pixels stay as they are.
 
-        title: its name. source_type: one of SOURCE_TYPES. parent: the file of the picture that was edited, which is
-        told from others by its hash and not shown; its own manifest is carried on. Raises SettingsError, RunnerError.
+        title: its name. source_type: one of SOURCE_TYPES. parent: the file of the picture that was
+        edited, which is told from others by its hash and not shown; its own manifest is carried on.
+        Raises SettingsError, RunnerError.
         """
         try:
             import c2pa
@@ -52,7 +60,9 @@ class Signature:
         reason = ""
         for algorithm in ALGORITHMS:
             try:
-                return self._signed(c2pa, algorithm, picture, _manifest(title, source_type, parent), parent)
+                return self._signed(
+                    c2pa, algorithm, picture, _manifest(title, source_type, parent), parent
+                )
             except c2pa.C2paError as error:
                 reason = reason or str(error)
                 if NOT_FOR_THIS_KEY not in str(error):
@@ -61,9 +71,16 @@ class Signature:
         raise SettingsError(f"the picture cannot be signed with this certificate and key: {reason}")
 
     def _signed(
-        self, c2pa: Any, algorithm: bytes, picture: bytes, manifest: dict[str, Any], parent: bytes | None
+        self,
+        c2pa: Any,
+        algorithm: bytes,
+        picture: bytes,
+        manifest: dict[str, Any],
+        parent: bytes | None,
     ) -> bytes:
-        info = c2pa.C2paSignerInfo(alg=algorithm, sign_cert=self.certificate, private_key=self.key, ta_url=None)
+        info = c2pa.C2paSignerInfo(
+            alg=algorithm, sign_cert=self.certificate, private_key=self.key, ta_url=None
+        )
         signed = io.BytesIO()
         with ExitStack() as stack:
             signer = stack.enter_context(c2pa.Signer.from_info(info))
@@ -92,7 +109,10 @@ def _manifest(title: str, source_type: str, parent: bytes | None) -> dict[str, A
 
 
 def _kind(picture: bytes) -> str:
-    return next((kind for begin, kind in _BEGINNINGS.items() if picture.startswith(begin)), "application/octet-stream")
+    return next(
+        (kind for begin, kind in _BEGINNINGS.items() if picture.startswith(begin)),
+        "application/octet-stream",
+    )
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -100,7 +120,9 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         with open(path, "rb") as file:
             return file.read(1 << 20)
     except (OSError, ValueError, TypeError) as error:
-        raise SettingsError(f"cannot read {shown(path)}: {getattr(error, 'strerror', None) or 'no path'}") from None
+        raise SettingsError(
+            f"cannot read {shown(path)}: {getattr(error, 'strerror', None) or 'no path'}"
+        ) from None
 
 
 def _smallest_picture() -> bytes:

@@ -1,4 +1,5 @@
-"""A user's callback and progress, heard between hops: what they give back is checked before it goes on."""
+"""A user's callback and progress, heard between hops: what they give back is checked before it goes
+on."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ Progress = Callable[[int], Any]  # called with the number of rows' hops done
 ALIKE = ("shape", "dtype", "device", "layout")  # of latents and what takes their place
 
 
-def reporting(runner: Runner, callback: StepCallback | None, progress: Progress | None) -> StepCallback | None:
-    """One callback that tells `progress` of each hop, asks the user's callback and checks what it gives back.
+def reporting(
+    runner: Runner, callback: StepCallback | None, progress: Progress | None
+) -> StepCallback | None:
+    """One callback that tells `progress` of each hop, asks the user's callback and checks what it
+    gives back.
 
-    What either raises passes through. SettingsError unless they can be called, and where latents are given back that
-    cannot take the place of those that were shown.
+    What either raises passes through. SettingsError unless they can be called, and where latents
+    are given back that cannot take the place of those that were shown.
     """
     for name, given in {"callback_on_step_end": callback, "progress": progress}.items():
         if given is not None and not callable(given):
@@ -40,7 +44,9 @@ def reporting(runner: Runner, callback: StepCallback | None, progress: Progress 
 def _check_replaced(runner: Runner, replaced: Any, latents: Tensor) -> None:
     alike = all(getattr(replaced, name, None) == getattr(latents, name, None) for name in ALIKE)
     if not isinstance(replaced, type(latents)) or not alike:
-        wanted = f"latents of shape {list(latents.shape)}, {latents.dtype}, on the device it got them on"
+        wanted = (
+            f"latents of shape {list(latents.shape)}, {latents.dtype}, on the device it got them on"
+        )
         raise SettingsError(f"callback_on_step_end must return None or {wanted}")
     if not np.isfinite(np.asarray(runner.host(replaced))).all():
         raise SettingsError("callback_on_step_end returned latents with NaN or infinite values")

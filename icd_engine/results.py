@@ -32,9 +32,9 @@ INVERSION_FORMAT = "1"
 class Inversion:
     """A picture encoded to noise, kept: every further edit of it costs the decode hops only.
 
-    noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device. size: (width, height) the
-    model works at. picture_size: that of the pictures it returns. picture: the one that was inverted, RGB of that size;
-    saved files do not carry it.
+    noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device. size:
+    (width, height) the model works at. picture_size: that of the pictures it returns. picture: the
+    one that was inverted, RGB of that size; saved files do not carry it.
     """
 
     engine: Engine = field(repr=False)
@@ -52,7 +52,8 @@ class Inversion:
         return self.engine.runner.host(self.noised)
 
     def edit(self, target: str | Sequence[str], **options: Any) -> EditResult:
-        """Edits towards one target prompt or several (one pass); options are those of `Engine.edit`."""
+        """Edits towards one target prompt or several (one pass); options are those of
+        `Engine.edit`."""
         return self.engine.edit_inversion(self, target, **options)
 
     def search(self, target: str, **options: Any) -> Search:
@@ -69,7 +70,9 @@ class Inversion:
         metadata = {
             "icd_inversion": INVERSION_FORMAT,
             "model": self.engine.fingerprint,
-            "about": json.dumps({name: getattr(self, name) for name in ("source", "seed", "size", "picture_size")}),
+            "about": json.dumps(
+                {name: getattr(self, name) for name in ("source", "seed", "size", "picture_size")}
+            ),
             "sha256": _digest(latents),
         }
         return write_whole(path, save({"latents": latents}, metadata), SettingsError)
@@ -80,7 +83,10 @@ def _digest(latents: np.ndarray) -> str:
 
 
 def read_inversion(engine: Engine, path: str | Path) -> Inversion:
-    """Reads what `Inversion.save` wrote. BundleError if it is damaged or was made with another model."""
+    """Reads what `Inversion.save` wrote.
+
+    BundleError if it is damaged or was made with another model.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -89,8 +95,11 @@ def read_inversion(engine: Engine, path: str | Path) -> Inversion:
             latents = file.get_tensor("latents")
         digest = _digest(latents)
         about = json.loads(metadata["about"])
-        source, seed, size = str(about["source"]), int(about["seed"]), _pair(about["size"])
-        picture_size = _pair(about.get("picture_size", size))  # files of older versions have one size
+        source = str(about["source"])
+        seed = int(about["seed"])
+        size = _pair(about["size"])
+        # Files of older versions have one size
+        picture_size = _pair(about.get("picture_size", size))
     except FileNotFoundError:
         raise BundleError(f"{path}: no such inversion file") from None
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError):
@@ -100,10 +109,16 @@ def read_inversion(engine: Engine, path: str | Path) -> Inversion:
     if metadata.get("model") != engine.fingerprint:
         raise BundleError(f"{path} was made with another model: invert the picture again")
     pixels = picture_size[0] * picture_size[1]
-    fits = tuple(latents.shape) == engine.latent_shape(size) and min(picture_size) > 0 and pixels <= MAX_PIXELS
+    fits = (
+        tuple(latents.shape) == engine.latent_shape(size)
+        and min(picture_size) > 0
+        and pixels <= MAX_PIXELS
+    )
     if not fits or not np.isfinite(latents).all():
         raise BundleError(f"{path} holds latents of a wrong shape or value")
-    return Inversion(engine, engine.runner.tensor(latents.astype(np.float32)), source, seed, size, picture_size)
+    return Inversion(
+        engine, engine.runner.tensor(latents.astype(np.float32)), source, seed, size, picture_size
+    )
 
 
 def _pair(values: Sequence[Any]) -> tuple[int, int]:
@@ -113,7 +128,8 @@ def _pair(values: Sequence[Any]) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class EditRequest:
-    """One edit of `Engine.edit_many`: any picture, its prompt, one target prompt or several, and the settings.
+    """One edit of `Engine.edit_many`: any picture, its prompt, one target prompt or several, and
+    the settings.
 
     Settings may also be a plain mapping of names to values.
     """
@@ -133,10 +149,13 @@ class EditRequest:
 class EditResult:
     """Edited pictures of one source picture, one for each target.
 
-    images: at the picture's own size, or the size that was asked for; latents with output_type "latent".
-    latents: final target latents, float32 [targets, 4, h, w] on the CPU. masks: where each target was allowed to
-    change, float32 [hops, targets, h, w] on the CPU, None where neither blend words nor a mask were given.
-    settings: those used, repeatable. timings: milliseconds by stage (of the whole batch in `edit_many`).
+    images: at the picture's own size, or the size that was asked for; latents with output_type
+    "latent".
+    latents: final target latents, float32 [targets, 4, h, w] on the CPU. masks: where each target
+    was allowed to change, float32 [hops, targets, h, w] on the CPU, None where neither blend words
+    nor a mask were given.
+    settings: those used, repeatable. timings: milliseconds by stage (of the whole batch in
+    `edit_many`).
     network_calls: UNet calls this result took.
     """
 
@@ -157,14 +176,18 @@ class EditResult:
     def save(self, path: str | Path, target: int = 0, **marks: Any) -> Path:
         """Writes the picture of one target; its file says that a model made it.
 
-        marks: provenance, signature and parent of `images.save_image`. Raises SettingsError where there is no such
-        picture, and what `save_image` raises.
+        marks: provenance, signature and parent of `images.save_image`. Raises SettingsError where
+        there is no such picture, and what `save_image` raises.
         """
         pictures = self.images
-        if not isinstance(pictures, list) or not all(isinstance(one, Image.Image) for one in pictures):
+        if not isinstance(pictures, list) or not all(
+            isinstance(one, Image.Image) for one in pictures
+        ):
             raise SettingsError("only pictures of output_type 'pil' can be saved")
         if not isinstance(target, int) or not 0 <= target < len(pictures):
-            raise SettingsError(f"target must be the number of one of {len(pictures)} pictures, not {shown(target)}")
+            raise SettingsError(
+                f"target must be the number of one of {len(pictures)} pictures, not {shown(target)}"
+            )
         return save_image(pictures[target], path, **marks)
 
     @cached_property
@@ -175,7 +198,8 @@ class EditResult:
 
 
 def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
-    """Latents [N, 4, h, w] decoded: a list of PIL pictures, numpy [N, H, W, 3] or torch [N, 3, H, W] in [0, 1].
+    """Latents [N, 4, h, w] decoded: a list of PIL pictures, numpy [N, H, W, 3] or torch [N, 3, H,
+    W] in [0, 1].
 
     Or the latents themselves. ImageError where they hold NaN or infinite values.
     """
@@ -185,7 +209,9 @@ def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
             raise ImageError("the latents hold NaN or infinite values")
         return copy
     if output_type == "pil":
-        return [Image.fromarray(pixels) for pixels in np.asarray(runner.host(runner.to_pixels(latents)))]
+        return [
+            Image.fromarray(pixels) for pixels in np.asarray(runner.host(runner.to_pixels(latents)))
+        ]
     pictures = (runner.host(runner.to_image(latents)) / 2 + 0.5).clip(0, 1)
     return np.asarray(pictures).transpose(0, 2, 3, 1) if output_type == "np" else pictures
 
@@ -194,4 +220,6 @@ def check_output_type(output_type: str, runner: Runner) -> None:
     """SettingsError unless it is one of OUTPUT_TYPES, and one the runner has: "pt" is torch's."""
     known = [name for name in OUTPUT_TYPES if name != "pt" or not runner.name.startswith("onnx")]
     if output_type not in known:
-        raise SettingsError(f"output_type must be one of {', '.join(known)}, not {shown(output_type)}")
+        raise SettingsError(
+            f"output_type must be one of {', '.join(known)}, not {shown(output_type)}"
+        )

@@ -1,4 +1,5 @@
-"""Rows of a decode batch: plans and masks put together, and the source branches kept for further edits."""
+"""Rows of a decode batch: plans and masks put together, and the source branches kept for further
+edits."""
 
 from __future__ import annotations
 
@@ -21,8 +22,11 @@ MOST_BRANCHES = 4  # inversions whose source branch is kept; about 170 MB each f
 
 
 def passes(targets: Sequence[int], most: int = MOST_TARGETS) -> list[slice]:
-    """Consecutive requests in groups of at most `most` target rows; one that has more is a group of its own."""
-    spans, first, total = [], 0, 0
+    """Consecutive requests in groups of at most `most` target rows; one that has more is a group of
+    its own."""
+    spans = []
+    first = 0
+    total = 0
     for i, count in enumerate(targets):
         if i > first and total + count > most:
             spans.append(slice(first, i))
@@ -54,7 +58,10 @@ def edit_steps(plans: Sequence[EditPlan], owner: Sequence[int], tensor: ToTensor
 
 
 def blend(
-    plans: Sequence[EditPlan], masks: Sequence[np.ndarray | None], owner: Sequence[int], tensor: ToTensor
+    plans: Sequence[EditPlan],
+    masks: Sequence[np.ndarray | None],
+    owner: Sequence[int],
+    tensor: ToTensor,
 ) -> Blend | None:
     """Blend words and user masks [h, w] of all target rows; None where no row has either."""
     active = [plan.blend_source is not None for plan in plans]
@@ -72,7 +79,8 @@ class SourceBranches:
     """The source branches of the inversions edited last. Thread-safe."""
 
     def __init__(self, most: int = MOST_BRANCHES):
-        self._most, self._lock = most, threading.Lock()
+        self._most = most
+        self._lock = threading.Lock()
         self._branches: OrderedDict[Inversion, SourceBranch] = OrderedDict()
 
     def get(self, inversion: Inversion) -> SourceBranch | None:

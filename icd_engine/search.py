@@ -1,4 +1,5 @@
-"""Automatic settings: several edits of one inversion, and the one that shows the target and leaves the rest alone."""
+"""Automatic settings: several edits of one inversion, and the one that shows the target and leaves
+the rest alone."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from icd_engine.engine import Engine
 
 DRAWS = 2  # of noise, for each agreement
-CHANGE_WEIGHT = 0.5  # of what changed against how well it shows the target, each in deviations over the candidates
+# Of what changed against how well it shows the target, each in deviations over the candidates
+CHANGE_WEIGHT = 0.5
 GUIDANCE_FACTORS = (0.5, 1.5)
 SEARCHED = ("cross_replace", "self_replace", "tau", "guidance_scale")
 SHEET_SIDE = 128
@@ -28,8 +30,9 @@ SHEET_SIDE = 128
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One edit that was tried. agreement: how much better the target prompt than the source prompt explains it, by the
-    decode network. change: mean absolute difference of its latents from the source's."""
+    """One edit that was tried. agreement: how much better the target prompt than the source prompt
+    explains it, by the decode network. change: mean absolute difference of its latents from the
+    source's."""
 
     settings: EditSettings
     agreement: float
@@ -49,7 +52,9 @@ class Search:
         engine = self.result.inversion.engine
         shown = self.candidates[:most]
         columns = min(6, len(shown))
-        sheet = Image.new("RGB", (columns * SHEET_SIDE, -(-len(shown) // columns) * SHEET_SIDE), "white")
+        sheet = Image.new(
+            "RGB", (columns * SHEET_SIDE, -(-len(shown) // columns) * SHEET_SIDE), "white"
+        )
         for i, candidate in enumerate(shown):
             picture = engine.to_pictures(candidate.latents)[0]
             picture.thumbnail((SHEET_SIDE, SHEET_SIDE))
@@ -68,11 +73,12 @@ def search(
 ) -> Search:
     """Tries settings for one target and returns the best.
 
-    First every different pair of (cross, self) shares: with K decode hops only their numbers of hops count. Then,
-    around the best of these, where guidance begins and how strong it is. What `fixed` names is left as it is given.
-    At most `edits` edits are made, and none is begun after `seconds`. Scores need no other model: the decode network
-    tells how well noised latents of the edit agree with each prompt (as in diffusion classifiers, Li et al., arXiv
-    2303.16203), less what was changed. Raises SettingsError, PromptError.
+    First every different pair of (cross, self) shares: with K decode hops only their numbers of
+    hops count. Then, around the best of these, where guidance begins and how strong it is. What
+    `fixed` names is left as it is given. At most `edits` edits are made, and none is begun after
+    `seconds`. Scores need no other model: the decode network tells how well noised latents of the
+    edit agree with each prompt (as in diffusion classifiers, Li et al., arXiv 2303.16203), less
+    what was changed. Raises SettingsError, PromptError.
     """
     if not isinstance(target, str):
         raise SettingsError("automatic settings are for one target at a time")
@@ -80,13 +86,16 @@ def search(
         raise SettingsError(f"edits must be a whole number from 1, not {shown(edits)}")
     if seconds is not None and not isinstance(seconds, int | float):
         raise SettingsError(f"seconds must be a number, not {shown(seconds)}")
-    engine, started = inversion.engine, time.perf_counter()
+    engine = inversion.engine
+    started = time.perf_counter()
     base = EditSettings.from_mapping(fixed).resolve(engine.default_settings)
     judge = _Agreement(engine, inversion, target)
     tried: dict[tuple, Candidate] = {}
 
     def over() -> bool:
-        return len(tried) >= edits or (seconds is not None and time.perf_counter() - started > seconds and bool(tried))
+        return len(tried) >= edits or (
+            seconds is not None and time.perf_counter() - started > seconds and bool(tried)
+        )
 
     def attempt(settings: EditSettings) -> None:
         key = tuple(getattr(settings, name) for name in SEARCHED)
@@ -94,7 +103,9 @@ def search(
             return
         given = {**fixed, **{name: getattr(settings, name) for name in SEARCHED}}
         result = inversion.edit(target, output_type="latent", **given)
-        change = float(np.abs(np.asarray(result.latents) - np.asarray(result.source_latents)).mean())
+        change = float(
+            np.abs(np.asarray(result.latents) - np.asarray(result.source_latents)).mean()
+        )
         tried[key] = Candidate(settings, judge(result.latents), change, result.latents)
         if progress is not None:
             progress(1)
@@ -113,7 +124,8 @@ def search(
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Best first: agreement less change, both in deviations over all candidates."""
     agreement, change = (
-        np.array([getattr(one, name) for one in candidates], dtype=np.float64) for name in ("agreement", "change")
+        np.array([getattr(one, name) for one in candidates], dtype=np.float64)
+        for name in ("agreement", "change")
     )
     scores = _in_deviations(agreement) - CHANGE_WEIGHT * _in_deviations(change)
     return [candidates[i] for i in np.argsort(-scores, kind="stable")]
@@ -124,20 +136,35 @@ def _in_deviations(values: np.ndarray) -> np.ndarray:
 
 
 def _shares(base: EditSettings, fixed: dict[str, Any], hops: int) -> Iterator[EditSettings]:
-    """Every number of hops of either control that is not given, the middle ones first: a budget may end early."""
-    cross = [base.cross_replace] if "cross_replace" in fixed else [k / (hops + 1) + 1e-6 for k in range(hops + 1)]
-    own = [base.self_replace] if "self_replace" in fixed else [min(k / hops + 1e-6, 1.0) for k in range(hops + 1)]
+    """Every number of hops of either control that is not given, the middle ones first: a budget may
+    end early."""
+    cross = (
+        [base.cross_replace]
+        if "cross_replace" in fixed
+        else [k / (hops + 1) + 1e-6 for k in range(hops + 1)]
+    )
+    own = (
+        [base.self_replace]
+        if "self_replace" in fixed
+        else [min(k / hops + 1e-6, 1.0) for k in range(hops + 1)]
+    )
     pairs = [(i, j) for i in range(len(cross)) for j in range(len(own))]
-    pairs.sort(key=lambda pair: abs(pair[0] - (len(cross) - 1) / 2) + abs(pair[1] - (len(own) - 1) / 2))
+    pairs.sort(
+        key=lambda pair: abs(pair[0] - (len(cross) - 1) / 2) + abs(pair[1] - (len(own) - 1) / 2)
+    )
     for i, j in pairs:
         yield replace(base, cross_replace=cross[i], self_replace=own[j])
 
 
-def _guidances(base: EditSettings, fixed: dict[str, Any], times: Sequence[int]) -> Iterator[EditSettings]:
+def _guidances(
+    base: EditSettings, fixed: dict[str, Any], times: Sequence[int]
+) -> Iterator[EditSettings]:
     """Thresholds between the decode steps, and stronger or weaker guidance, one and then both."""
     taus: list[Any] = [base.tau]
     if "tau" not in fixed:
-        taus += [(low + high) / 2000 for low, high in zip(times[-3:], (*times[-2:], 1000), strict=False)]
+        taus += [
+            (low + high) / 2000 for low, high in zip(times[-3:], (*times[-2:], 1000), strict=False)
+        ]
     scales = [base.guidance_scale or 0.0]
     if "guidance_scale" not in fixed:
         scales += [factor * scales[0] for factor in GUIDANCE_FACTORS]
@@ -147,11 +174,13 @@ def _guidances(base: EditSettings, fixed: dict[str, Any], times: Sequence[int]) 
 
 
 class _Agreement:
-    """How much better the target prompt than the source prompt explains latents: the difference of squared noise
-    errors of the decode network, unguided, at its second-highest step, where layout is decided."""
+    """How much better the target prompt than the source prompt explains latents: the difference of
+    squared noise errors of the decode network, unguided, at its second-highest step, where layout
+    is decided."""
 
     def __init__(self, engine: Engine, inversion: Inversion, target: str):
-        self._runner, self._schedule = engine.runner, engine._schedule
+        self._runner = engine.runner
+        self._schedule = engine._schedule
         self._hop = engine._decode_hops[min(1, len(engine._decode_hops) - 1)]
         tokens = [engine._tokens(text) for text in (inversion.source, target)]
         self._prompts: list[Prompts] = [engine._encoded([one]) for one in tokens]
@@ -161,7 +190,8 @@ class _Agreement:
 
     def __call__(self, latents: Tensor) -> float:
         """Of latents [1, 4, h, w]."""
-        clean, hop = np.asarray(latents), self._hop
+        clean = np.asarray(latents)
+        hop = self._hop
         noised = self._schedule.a(hop.t) * clean + self._schedule.sigma(hop.t) * self._noise
         errors = []
         for prompts in self._prompts:

@@ -21,18 +21,19 @@ class EditSettings:
     """Settings of one edit. None means "take the bundle's default" (see `resolve`).
 
     guidance_scale: w in code notation (0 = unguided, the paper's w minus 1), 0..100.
-    tau, tau_low: dynamic guidance in shares of 1000 steps, see `sampling.guidance.dynamic_guidance`.
-    control: "replace" (equal word counts), "refine" (any two prompts), "auto" (picks one of these), "none", or
-        "switch": the source prompt above tau, the target below it, no attention control, no blend words (the
-        reference's way for SDXL).
-    cross_replace: share c of decode steps whose cross-attention comes from the source, a window (c0, c1), or a
-        mapping {target word or "default": share or window}.
+    tau, tau_low: dynamic guidance in shares of 1000 steps, see
+    `sampling.guidance.dynamic_guidance`.
+    control: "replace" (equal word counts), "refine" (any two prompts), "auto" (picks one of these),
+        "none", or "switch": the source prompt above tau, the target below it, no attention control,
+        no blend words (the reference's way for SDXL).
+    cross_replace: share c of decode steps whose cross-attention comes from the source, a window
+        (c0, c1), or a mapping {target word or "default": share or window}.
     self_replace: the same for self-attention, share or window.
     amplify: {target word: factor}, factors -20..20.
-    blend: a tuple (source word or words, target word or words); one string or a list of strings serves both prompts.
-        Kept as a pair of tuples. A string of several words is a phrase.
-    mask: picture or array, 1 = may change. paste_back: outside mask and blend words, return the original's own pixels
-        (needs one of them). seed: of the encode noise.
+    blend: a tuple (source word or words, target word or words); one string or a list of strings
+        serves both prompts. Kept as a pair of tuples. A string of several words is a phrase.
+    mask: picture or array, 1 = may change. paste_back: outside mask and blend words, return the
+        original's own pixels (needs one of them). seed: of the encode noise.
     Raises SettingsError naming the field.
     """
 
@@ -66,11 +67,16 @@ class EditSettings:
             if value is not None:
                 object.__setattr__(self, name, check(name, value))
         if self.control == "switch" and self.blend is not None:
-            raise SettingsError("control 'switch' has no maps to blend by words: give a mask, or another control")
+            raise SettingsError(
+                "control 'switch' has no maps to blend by words: give a mask, or another control"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "EditSettings":
-        """Settings from names and values. Raises SettingsError on an unknown name, with the nearest known one."""
+        """Settings from names and values.
+
+        Raises SettingsError on an unknown name, with the nearest known one.
+        """
         known = [f.name for f in fields(cls)]
         if not isinstance(values, Mapping):
             raise SettingsError(f"settings must map names to values, not {shown(values)}")
@@ -78,15 +84,20 @@ class EditSettings:
             if name not in known:
                 near = difflib.get_close_matches(shown(name).strip("'"), known, n=1)
                 hint = f", did you mean {near[0]!r}?" if near else ""
-                raise SettingsError(f"unknown setting {shown(name)}{hint} (known: {', '.join(known)})")
+                raise SettingsError(
+                    f"unknown setting {shown(name)}{hint} (known: {', '.join(known)})"
+                )
         return cls(**values)
 
     def resolve(self, defaults: "EditSettings") -> "EditSettings":
         """These settings with every None taken from `defaults`, where `defaults` has a value.
 
-        Windows per word that do not name "default" take the default share of `defaults` for the other words.
+        Windows per word that do not name "default" take the default share of `defaults` for the
+        other words.
         """
-        values = {f.name: getattr(defaults, f.name) for f in fields(self) if getattr(self, f.name) is None}
+        values = {
+            f.name: getattr(defaults, f.name) for f in fields(self) if getattr(self, f.name) is None
+        }
         if isinstance(self.cross_replace, Mapping) and "default" not in self.cross_replace:
             other = defaults.cross_replace
             share = other.get("default") if isinstance(other, Mapping) else other
@@ -95,8 +106,13 @@ class EditSettings:
         return replace(self, **values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, the unset ones left out. A mask is only noted, as `"mask": True`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        """Plain values for JSON, the unset ones left out.
+
+        A mask is only noted, as `"mask": True`.
+        """
+        values = {
+            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None
+        }
         if "mask" in values:
             values["mask"] = True
         return {name: _plain(value) for name, value in values.items()}
@@ -118,7 +134,9 @@ def _share(name: str, value: Any) -> Share:
     """A share in 0..1, or an ordered pair of them."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
-            raise SettingsError(f"{name} must be one share or a pair (low, high), not {shown(value)}")
+            raise SettingsError(
+                f"{name} must be one share or a pair (low, high), not {shown(value)}"
+            )
         low, high = (_number(name, v, 0.0, 1.0) for v in value)
         if low > high:
             raise SettingsError(f"{name} must be an ascending pair, not {shown(value)}")
@@ -136,7 +154,9 @@ def _control(name: str, value: Any) -> str:
 def _cross_replace(name: str, value: Any) -> Share | dict[str, Share]:
     if not isinstance(value, Mapping):
         return _share(name, value)
-    return {_word(name, word): _share(f"{name}[{shown(word)}]", share) for word, share in value.items()}
+    return {
+        _word(name, word): _share(f"{name}[{shown(word)}]", share) for word, share in value.items()
+    }
 
 
 def _amplify(name: str, value: Any) -> dict[str, float]:
@@ -150,9 +170,13 @@ def _amplify(name: str, value: Any) -> dict[str, float]:
 
 def _blend(name: str, value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     # JSON has no tuples: a list that holds lists is a pair as well.
-    if isinstance(value, tuple) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
+    if isinstance(value, tuple) or (
+        isinstance(value, list) and not all(isinstance(v, str) for v in value)
+    ):
         if len(value) != 2:
-            raise SettingsError(f"{name} must be a pair (source words, target words), not {shown(value)}")
+            raise SettingsError(
+                f"{name} must be a pair (source words, target words), not {shown(value)}"
+            )
         return _words(name, value[0]), _words(name, value[1])
     words = _words(name, value)
     return words, words

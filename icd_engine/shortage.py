@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-# Only CUDA's allocator has a class for it. The others are torch on the CPU, cuBLAS and cuDNN, onnxruntime, C++ itself.
+# Only CUDA's allocator has a class for it. The others are torch on the CPU, cuBLAS and cuDNN,
+# onnxruntime, C++ itself.
 SIGNS = (
     "out of memory",
     "can't allocate memory",
@@ -27,7 +28,8 @@ SIGNS = (
 
 
 def within_memory(method: Method) -> Method:
-    """Decorates methods of Engine that call networks: OutOfMemoryError where a framework says that memory is short.
+    """Decorates methods of Engine that call networks: OutOfMemoryError where a framework says that
+    memory is short.
 
     All that the engine keeps for reuse is freed then.
     """

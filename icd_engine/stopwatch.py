@@ -9,15 +9,16 @@ from typing import Any
 
 
 class Stopwatch:
-    """Stages by name: time on the device where it works asynchronously (a torch.device of type cuda), else wall time;
-    `total` is always wall time."""
+    """Stages by name: time on the device where it works asynchronously (a torch.device of type
+    cuda), else wall time; `total` is always wall time."""
 
     def __init__(self, device: Any):
         self._cuda = None
         if getattr(device, "type", None) == "cuda":
             import torch
 
-            self._cuda, self._device = torch.cuda, device
+            self._cuda = torch.cuda
+            self._device = device
         self._started = time.perf_counter()
         self._stages: dict[str, Callable[[], float]] = {}
 
@@ -41,4 +42,6 @@ class Stopwatch:
         if self._cuda is not None:
             self._cuda.synchronize(self._device)
         total = 1000 * (time.perf_counter() - self._started)
-        return {name: round(stage(), 3) for name, stage in self._stages.items()} | {"total": round(total, 3)}
+        return {name: round(stage(), 3) for name, stage in self._stages.items()} | {
+            "total": round(total, 3)
+        }

@@ -1,4 +1,5 @@
-"""Bundles of a few thousand random weights, shaped like Stable Diffusion, and the engines on them."""
+"""Bundles of a few thousand random weights, shaped like Stable Diffusion, and the engines on
+them."""
 
 from __future__ import annotations
 
@@ -94,8 +95,9 @@ RECORD = {
     },
     "origin": {"made": "of random weights, for tests"},
 }
-# Plain initialisation gives latents and predictions far below unit size, and prompts that hardly matter. These factors
-# mend that; sharper attention still would make a chaotic network, on which two right programs disagree.
+# Plain initialisation gives latents and predictions far below unit size, and prompts that hardly
+# matter. These factors mend that; sharper attention still would make a chaotic network, on which
+# two right programs disagree.
 GAINS = {
     "attn2.to_q": 3.0,
     "attn2.to_k": 3.0,
@@ -155,19 +157,27 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose networks embed the guidance scale. Shared by the session: copy it before changing files."""
+    """A bundle whose networks embed the guidance scale.
+
+    Shared by the session: copy it before changing files.
+    """
     return write_small_bundle(tmp_path_factory.mktemp("bundles") / "small")
 
 
 @pytest.fixture(scope="session")
 def two_pass_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without guidance embedding: guided rows need a second, unconditional prediction."""
-    return write_small_bundle(tmp_path_factory.mktemp("bundles") / "two_pass", guidance_embedded=False)
+    return write_small_bundle(
+        tmp_path_factory.mktemp("bundles") / "two_pass", guidance_embedded=False
+    )
 
 
 @pytest.fixture(scope="session")
 def exported(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`small_bundle` exported in float32 at opset 20 and checked: a minute. Copy it before changing files."""
+    """`small_bundle` exported in float32 at opset 20 and checked: a minute.
+
+    Copy it before changing files.
+    """
     pytest.importorskip("onnxscript")
     from export.folder import export_bundle
     from icd_engine.bundles.bundle import read_bundle

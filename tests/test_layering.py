@@ -1,4 +1,5 @@
-"""The house as a test: imports only go down, the lower floors know no torch, `import icd_engine` is light."""
+"""The house as a test: imports only go down, the lower floors know no torch, `import icd_engine` is
+light."""
 
 import ast
 import subprocess
@@ -65,9 +66,23 @@ NEIGHBOURS = {  # rooms of one floor that may know each other
 TORCH_FREE = {"icd_engine.sampling", "icd_engine.editing", *SHARED}
 # An exported bundle runs where torch is not installed.
 TORCH_FREE |= {"icd_engine.engine", "icd_engine.results", "icd_engine.rows"}
-TORCH_FREE |= {"icd_engine.compositing", "icd_engine.search", "icd_engine.reporting", "icd_engine.shortage"}
+TORCH_FREE |= {
+    "icd_engine.compositing",
+    "icd_engine.search",
+    "icd_engine.reporting",
+    "icd_engine.shortage",
+}
 TORCH_FREE_FILES = {"icd_engine.runners.onnx", "icd_engine.runners.contract"}
-NEEDS_TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "triton", "csrc_triton"}
+NEEDS_TORCH = {
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "triton",
+    "csrc_triton",
+}
 HEAVY = {*NEEDS_TORCH, "gradio", "ray", "onnx", "onnxruntime"}
 
 
@@ -85,7 +100,8 @@ def module_name(path: Path, root: Path) -> str:
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of all imports, lazy ones and literal import_module("...") too, relative ones resolved."""
+    """(line, dotted name) of all imports, lazy ones and literal import_module("...") too, relative
+    ones resolved."""
 
     def absolute(name: str, level: int) -> str:
         base = package.split(".")[: len(package.split(".")) - level + 1] if level else []
@@ -98,7 +114,11 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
             base = absolute(node.module or "", node.level)
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            called = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else getattr(node.func, "id", "")
+            )
             name = node.args[0].value
             if called in {"import_module", "__import__"} and isinstance(name, str):
                 stem = name.lstrip(".")
@@ -106,21 +126,27 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 
 
 def broken_rule(module: str, target: str, root: Path) -> str | None:
-    """Why `module` may not import `target` (a dotted name whose last part may be a class or function), or None."""
+    """Why `module` may not import `target` (a dotted name whose last part may be a class or
+    function), or None."""
     room, target_room = room_of(module), room_of(target)
     needs_torch = target.split(".")[0] in NEEDS_TORCH or target.startswith("safetensors.torch")
     if needs_torch and (room in TORCH_FREE or module in TORCH_FREE_FILES):
         return "knows no torch"
     if room is None or target_room is None:
         return None
-    if target_room not in FLOORS:  # `from icd_engine import Engine` names the package, a file or folder names a room
+    # `from icd_engine import Engine` names the package, a file or folder names a room
+    if target_room not in FLOORS:
         path = root.joinpath(*target_room.split("."))
         if path.is_dir() or path.with_suffix(".py").is_file():
             return f"{target_room} has no floor: add it to FLOORS"
         target_room = "icd_engine"
     if module.endswith(".kernel") and "reference" in target.split(".")[1:]:
         return "a kernel never imports its reference"
-    if room == target_room or {room, target_room} <= ENGINE or frozenset({room, target_room}) in NEIGHBOURS:
+    if (
+        room == target_room
+        or {room, target_room} <= ENGINE
+        or frozenset({room, target_room}) in NEIGHBOURS
+    ):
         return None
     if room == "csrc_triton":
         return "imports nothing of ours"
@@ -130,13 +156,16 @@ def broken_rule(module: str, target: str, root: Path) -> str | None:
 
 
 def violations(root: Path) -> list[str]:
-    """One line for each import under `root` that breaks the house's rules, and for each room without a floor."""
+    """One line for each import under `root` that breaks the house's rules, and for each room
+    without a floor."""
     found = []
     for top in sorted({name.split(".")[0] for name in FLOORS}):
         for path in sorted((root / top).rglob("*.py")):
             module = module_name(path, root)
             if room_of(module) not in FLOORS:
-                found.append(f"{path.relative_to(root)}: {room_of(module)} has no floor: add it to FLOORS")
+                found.append(
+                    f"{path.relative_to(root)}: {room_of(module)} has no floor: add it to FLOORS"
+                )
                 continue
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             for line, target in imports(ast.parse(path.read_text(encoding="utf-8")), package):
@@ -150,7 +179,11 @@ def test_imports_only_go_down():
 
 
 def build_tree(root: Path, files: dict[str, str]) -> Path:
-    house = {"icd_engine/__init__.py": "", "icd_engine/errors.py": "class IcdError(Exception): ...\n", **files}
+    house = {
+        "icd_engine/__init__.py": "",
+        "icd_engine/errors.py": "class IcdError(Exception): ...\n",
+        **files,
+    }
     for name, text in house.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,8 +198,14 @@ def build_tree(root: Path, files: dict[str, str]) -> Path:
         ("icd_engine/networks/unet.py", "def f():\n    from icd_engine.engine import Engine"),
         ("icd_engine/networks/unet.py", "from ..engine import Engine"),
         ("icd_engine/networks/unet.py", "from icd_engine import Engine"),
-        ("icd_engine/networks/unet.py", "import importlib\nimportlib.import_module('icd_engine.engine')"),
-        ("icd_engine/networks/unet.py", "from importlib import import_module\nimport_module('..engine', __package__)"),
+        (
+            "icd_engine/networks/unet.py",
+            "import importlib\nimportlib.import_module('icd_engine.engine')",
+        ),
+        (
+            "icd_engine/networks/unet.py",
+            "from importlib import import_module\nimport_module('..engine', __package__)",
+        ),
         ("icd_engine/engine.py", "from icd_engine import cli"),
         ("icd_engine/engine.py", "import training.world"),
         ("icd_engine/cli.py", "import tests.data"),
@@ -200,7 +239,10 @@ def test_a_violation_is_found(tmp_path: Path, file: str, line: str):
     ("file", "line"),
     [
         ("icd_engine/__init__.py", "def f():\n    from icd_engine.engine import Engine"),
-        ("icd_engine/__init__.py", "from importlib import import_module\nimport_module('.engine', __name__)"),
+        (
+            "icd_engine/__init__.py",
+            "from importlib import import_module\nimport_module('.engine', __name__)",
+        ),
         ("icd_engine/cli.py", "from icd_engine import Engine, errors"),
         ("icd_engine/images.py", "from icd_engine.errors import IcdError"),
         ("icd_engine/images.py", "import numpy as np"),
@@ -219,5 +261,7 @@ def test_a_downward_import_is_allowed(tmp_path: Path, file: str, line: str):
 
 def test_import_icd_engine_loads_no_heavy_module():
     program = "import sys, icd_engine; print(*{name.partition('.')[0] for name in sys.modules})"
-    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert HEAVY.isdisjoint(run.stdout.split())

@@ -1,6 +1,8 @@
-"""An environment without torch, built as README's Deploy section says: it edits as the engine that has torch does.
+"""An environment without torch, built as README's Deploy section says: it edits as the engine that
+has torch does.
 
-Marked `runtime` (`make runtime`): it needs a package index, and exports the embedded model, a minute or two.
+Marked `runtime` (`make runtime`): it needs a package index, and exports the embedded model, a
+minute or two.
 """
 
 import os
@@ -25,7 +27,9 @@ TARGET = "a small green circle on a plain blue background"
 def run(*command: object, cwd: Path) -> str:
     """stdout of a command that must succeed, without this checkout on its path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -35,7 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scene, and the embedded model exported beside it."""
     folder = tmp_path_factory.mktemp("runtime")
     scene = world.sample_scene(np.random.default_rng(20_100))
-    words = {"size": "small", "color": "red", "shape": "circle", "texture": "plain", "background": "blue"}
+    words = {
+        "size": "small",
+        "color": "red",
+        "shape": "circle",
+        "texture": "plain",
+        "background": "blue",
+    }
     Image.fromarray(world.draw(world.Scene(**(vars(scene) | words)))).save(folder / "picture.png")
     run(sys.executable, "-m", "export", "tiny", "--out", folder / "exported", "--quiet", cwd=ROOT)
     return folder
@@ -43,7 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the programs of a fresh environment with requirements-runtime.txt and this package alone."""
+    """The folder of the programs of a fresh environment with requirements-runtime.txt and this
+    package alone."""
     place = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", place, cwd=place)
     pip = (place / "bin" / "python", "-m", "pip", "install", "--quiet")
@@ -55,18 +66,34 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_has_no_torch(runtime, folder):
     packages = run(runtime / "python", "-m", "pip", "list", cwd=folder).lower()
     assert "onnxruntime" in packages
-    assert not any(name in packages for name in ("torch", "transformers", "diffusers", "safetensors-torch"))
+    assert not any(
+        name in packages for name in ("torch", "transformers", "diffusers", "safetensors-torch")
+    )
 
 
 @pytest.mark.parametrize("options", [(), ("--blend", "circle")], ids=["plain", "blend"])
 def test_an_edit_is_that_of_torch(runtime, folder, options):
-    command = ("edit", "picture.png", "--source", SOURCE, "--target", TARGET, "--model", "exported", *options)
+    command = (
+        "edit",
+        "picture.png",
+        "--source",
+        SOURCE,
+        "--target",
+        TARGET,
+        "--model",
+        "exported",
+        *options,
+    )
     out = run(runtime / "icd", *command, "--out", "edited.png", cwd=folder)
     assert out.split() == ["edited.png"]
     settings = {"blend": "circle"} if options else {}
     picture = Image.open(folder / "picture.png")
-    theirs = Engine.from_pretrained("tiny", device="cpu", dtype="float32").edit(picture, SOURCE, TARGET, **settings)
-    difference = np.abs(np.asarray(Image.open(folder / "edited.png")).astype(int) - np.asarray(theirs.image))
+    theirs = Engine.from_pretrained("tiny", device="cpu", dtype="float32").edit(
+        picture, SOURCE, TARGET, **settings
+    )
+    difference = np.abs(
+        np.asarray(Image.open(folder / "edited.png")).astype(int) - np.asarray(theirs.image)
+    )
     assert (difference <= 1).mean() >= 0.999
 
 
@@ -103,7 +130,16 @@ def test_inversions_and_generation_work_too(runtime, folder):
 def test_server_configurations_fit_nvidias_schema(runtime, folder):
     """Their schema comes with their client; the rest of it is not needed."""
     run(runtime / "python", "-m", "pip", "install", "--quiet", "protobuf", cwd=folder)
-    run(runtime / "python", "-m", "pip", "install", "--quiet", "--no-deps", "tritonclient", cwd=folder)
+    run(
+        runtime / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "tritonclient",
+        cwd=folder,
+    )
     from export.triton_server import config
     from tests.export.test_triton_server import EDIT, ROWS, graph
 

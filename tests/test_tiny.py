@@ -11,8 +11,9 @@ from icd_engine.bundles.bundle import read_bundle
 from training import world
 from training.quality import figures_of, inversion_psnr, psnr, run_edits, summary
 
-# Fresh scenes: training draws from other seeds. Everything is deterministic, so the bounds below are what this bundle
-# does on these scenes less a margin for other processors' roundings; its model card has the figures.
+# Fresh scenes: training draws from other seeds. Everything is deterministic, so the bounds below
+# are what this bundle does on these scenes less a margin for other processors' roundings; its model
+# card has the figures.
 SEED = 20_000
 
 
@@ -31,7 +32,9 @@ def test_bundle_is_whole_and_small():
     bundle = read_bundle("tiny", verify=True)
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
     assert size <= 20_000_000
-    listed = {str(path.relative_to(bundle.path)) for path in bundle.path.rglob("*") if path.is_file()}
+    listed = {
+        str(path.relative_to(bundle.path)) for path in bundle.path.rglob("*") if path.is_file()
+    }
     assert listed == {*bundle.sha256, "icd.json"}
 
 
@@ -59,7 +62,13 @@ def test_dynamic_guidance_inverts_better_than_constant(engine):
 
 def test_contract_example(engine):
     rng = np.random.default_rng(SEED + 2)
-    words = {"size": "small", "color": "red", "shape": "circle", "texture": "plain", "background": "blue"}
+    words = {
+        "size": "small",
+        "color": "red",
+        "shape": "circle",
+        "texture": "plain",
+        "background": "blue",
+    }
     scene = world.Scene(**(vars(world.sample_scene(rng)) | words))
     result = icd_engine.edit(
         world.draw(scene),
@@ -88,13 +97,17 @@ def test_demo_picture_is_the_world_s_and_its_edit_works(engine):
     demo = json.loads((folder / "demo.json").read_text())
     picture = np.asarray(Image.open(folder / "demo.png"))
     source = world.parse_caption(demo["source"])
-    (kind, word), *more = [item for item in world.parse_caption(demo["target"]).items() if item not in source.items()]
+    (kind, word), *more = [
+        item for item in world.parse_caption(demo["target"]).items() if item not in source.items()
+    ]
     assert not more, "the demo changes one word"
     rng = np.random.default_rng(demo_seed())
     scene = world.Scene(**(vars(world.sample_scene(rng)) | source))
     assert np.array_equal(world.draw(scene), picture)
     truth = world.draw(scene.edited(kind, word))
-    pair = world.Pair(picture, truth, world.change_mask(picture, truth), demo["source"], demo["target"], kind)
+    pair = world.Pair(
+        picture, truth, world.change_mask(picture, truth), demo["source"], demo["target"], kind
+    )
     result = engine.edit(picture, demo["source"], demo["target"], **demo["settings"])
     assert figures_of(pair, result)["changed_share"] > 0.9
 

@@ -1,1 +1,2 @@
-"""Making the embedded model: a procedural world and the stages trained on it; runs from the repository only."""
+"""Making the embedded model: a procedural world and the stages trained on it; runs from the
+repository only."""

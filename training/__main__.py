@@ -51,14 +51,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for name, text in STAGES.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--config", required=True, help="preset (training/configs) or JSON file")
-        command.add_argument("--base", type=Path, required=True, help="diffusers folder of the base model")
-        command.add_argument("--out", type=Path, required=True, help="the run: cache, checkpoints, logs, bundle")
-        command.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="override: icd.batch=64")
+        command.add_argument(
+            "--config", required=True, help="preset (training/configs) or JSON file"
+        )
+        command.add_argument(
+            "--base", type=Path, required=True, help="diffusers folder of the base model"
+        )
+        command.add_argument(
+            "--out", type=Path, required=True, help="the run: cache, checkpoints, logs, bundle"
+        )
+        command.add_argument(
+            "--set", nargs="*", default=[], metavar="NAME=VALUE", help="override: icd.batch=64"
+        )
         if name == "latents":
-            command.add_argument("--data", required=True, help="folder, CSV, JSONL, .tar shards or world:COUNT")
+            command.add_argument(
+                "--data", required=True, help="folder, CSV, JSONL, .tar shards or world:COUNT"
+            )
         if name in ("icd", "cycle"):
-            command.add_argument("--teacher", type=Path, help="guidance-distilled UNet folder (default: of the run)")
+            command.add_argument(
+                "--teacher", type=Path, help="guidance-distilled UNet folder (default: of the run)"
+            )
     return parser
 
 

@@ -1,4 +1,5 @@
-"""The base model a distillation starts from: a diffusers folder, of which all but the UNet stays as it is."""
+"""The base model a distillation starts from: a diffusers folder, of which all but the UNet stays as
+it is."""
 
 from __future__ import annotations
 
@@ -31,14 +32,20 @@ class Base:
         self.folder = Path(folder)
         try:
             self.family = read_family(self.folder)
-            prediction = read_json(self.folder, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+            prediction = read_json(self.folder, "scheduler/scheduler_config.json").get(
+                "prediction_type", "epsilon"
+            )
         except BundleError as error:
             raise BundleError(f"{folder} is no base model: {error}") from None
         if prediction != "epsilon":
             raise BundleError(f"{folder}: prediction_type {prediction!r} is not supported")
         unused: dict[str, Any] = {"unet": None}
         if self.family.name == "sd15":
-            unused |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+            unused |= {
+                "safety_checker": None,
+                "feature_extractor": None,
+                "requires_safety_checker": False,
+            }
         for logging in (diffusers_logging, transformers_logging):
             logging.set_verbosity_error()
             logging.disable_progress_bar()
@@ -57,20 +64,27 @@ class Base:
     def encode_prompts(self, captions: Sequence[str]) -> PromptFeatures:
         """[B, n, C], and SDXL's pooled [B, P]; what is longer than a prompt may be is cut."""
         found = self._pipeline.encode_prompt(
-            list(captions), device=device(), num_images_per_prompt=1, do_classifier_free_guidance=False
+            list(captions),
+            device=device(),
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
         )
         return PromptFeatures(found[0], found[2] if len(found) > 2 else None)
 
     def empty_prompts(self, count: int) -> PromptFeatures:
-        """What guidance leads away from: the empty prompt, or zeros where the base was trained on them (SDXL)."""
+        """What guidance leads away from: the empty prompt, or zeros where the base was trained on
+        them (SDXL)."""
         found = self.encode_prompts([""] * count)
         if not self._pipeline.config.get("force_zeros_for_empty_prompt", False):
             return found
-        return PromptFeatures(torch.zeros_like(found.tokens), None if found.pooled is None else found.pooled * 0)
+        return PromptFeatures(
+            torch.zeros_like(found.tokens), None if found.pooled is None else found.pooled * 0
+        )
 
     @torch.no_grad()
     def moments(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [B, 3, H, W] in [-1, 1] -> mean and deviation of their latents [B, 4, h, w], not scaled."""
+        """Pictures [B, 3, H, W] in [-1, 1] -> mean and deviation of their latents [B, 4, h, w], not
+        scaled."""
         posterior = self._vae.encode(pictures.to(device())).latent_dist
         return posterior.mean, posterior.std
 
@@ -87,13 +101,17 @@ class Base:
         plain = self.unet()
         network = new_unet({**plain.config, "time_cond_proj_dim": GUIDANCE_CHANNELS})
         missing, unexpected = network.load_state_dict(plain.state_dict(), strict=False)
-        assert missing == ["time_embedding.cond_proj.weight"] and not unexpected, (missing, unexpected)
+        assert missing == ["time_embedding.cond_proj.weight"] and not unexpected, (
+            missing,
+            unexpected,
+        )
         torch.nn.init.zeros_(network.get_parameter(missing[0]))
         return network
 
 
 def new_unet(config: Mapping[str, Any], place: torch.device | None = None) -> UNet2DConditionModel:
-    """A network of this configuration, its weights still random, on `place` (default: this process's device)."""
+    """A network of this configuration, its weights still random, on `place` (default: this
+    process's device)."""
     # What a file left to its reader's defaults is noted there, and would be left to them again.
     values = {key: value for key, value in config.items() if key != "_use_default_values"}
     with place or device():
@@ -103,9 +121,14 @@ def new_unet(config: Mapping[str, Any], place: torch.device | None = None) -> UN
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:
-    """A diffusers UNet folder, float32, on this process's device. BundleError where it is not one."""
+    """A diffusers UNet folder, float32, on this process's device.
+
+    BundleError where it is not one.
+    """
     try:
-        loaded: Any = UNet2DConditionModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        loaded: Any = UNet2DConditionModel.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise BundleError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
     found, problems = loaded

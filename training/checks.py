@@ -1,4 +1,5 @@
-"""What a distillation is watched by: pictures that go to noise and come back, and pictures made from noise."""
+"""What a distillation is watched by: pictures that go to noise and come back, and pictures made
+from noise."""
 
 from __future__ import annotations
 
@@ -27,15 +28,18 @@ MADE = 4  # pictures made from noise
 def icd_check(
     networks: Students, base: Base, chain: Chain, folder: Path, w: float, tau: float
 ) -> Callable[[], dict[str, Any]]:
-    """Of the held-out pictures of a cache: PSNR of the way there and back, unguided, guided by steps of tau, and
-    throughout; the deviation of the noise; pictures from noise under full guidance."""
+    """Of the held-out pictures of a cache: PSNR of the way there and back, unguided, guided by
+    steps of tau, and throughout; the deviation of the noise; pictures from noise under full
+    guidance."""
     held = Held(folder)
     tables = Boundaries(NoiseSchedule.scaled_linear(), device())
     prompts = base.encode_prompts(held.captions)
     pictures = torch.from_numpy(held.pixels).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = base.moments(pictures)[0] * base.scaling_factor
     t = torch.full((len(latents),), chain.encode_times[0], device=device())
-    start = tables.noised(latents, torch.from_numpy(normal_noise(0, tuple(latents.shape))).to(device()), t)
+    start = tables.noised(
+        latents, torch.from_numpy(normal_noise(0, tuple(latents.shape))).to(device()), t
+    )
     down = list(reversed(chain.decode_times))
     forms = {
         "unguided": [0.0] * len(down),
@@ -44,7 +48,8 @@ def icd_check(
     }
 
     def check() -> dict[str, Any]:
-        noise, rows = encode(networks, chain, start, prompts), [held.pixels]
+        noise = encode(networks, chain, start, prompts)
+        rows = [held.pixels]
         found: dict[str, Any] = {"noise_std": round(float(noise.std()), 4)}
         for name, weights in forms.items():
             rows.append(pixels(base.to_pictures(decode(networks, chain, noise, prompts, weights))))

@@ -1,4 +1,5 @@
-"""All numbers of a distillation: one JSON file for the three stages, with any of them overridden."""
+"""All numbers of a distillation: one JSON file for the three stages, with any of them
+overridden."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ PRESETS = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True)
 class Config:
-    """What the stages share, and a recipe for each; `Recipe`, `Chain`, `Guidance`, `Preservation` say what is in them.
+    """What the stages share, and a recipe for each; `Recipe`, `Chain`, `Guidance`, `Preservation`
+    say what is in them.
 
-    size: side of the pictures. lora_rank: None trains full weights. checkpointing: activations are computed twice and
-    not kept. cycle_start: encode step the cycle stage starts at, 0 for the clean latents. check_w, check_tau: guidance
-    of the pictures and figures a run is watched by. defaults: settings of an edit that the bundle shall have instead
-    of the reference's.
+    size: side of the pictures. lora_rank: None trains full weights. checkpointing: activations are
+    computed twice and not kept. cycle_start: encode step the cycle stage starts at, 0 for the clean
+    latents. check_w, check_tau: guidance of the pictures and figures a run is watched by. defaults:
+    settings of an edit that the bundle shall have instead of the reference's.
     """
 
     size: int
@@ -45,17 +47,24 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.lora_rank is not None and self.lora_rank < 1:
-            raise ValueError(f"lora_rank must be at least 1, or null for full weights, not {self.lora_rank}")
+            raise ValueError(
+                f"lora_rank must be at least 1, or null for full weights, not {self.lora_rank}"
+            )
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> Config:
-    """A preset by name, or a JSON file; overrides are `name=JSON`, with dots: `icd.batch=64`. SettingsError."""
+    """A preset by name, or a JSON file; overrides are `name=JSON`, with dots: `icd.batch=64`.
+
+    SettingsError.
+    """
     path = Path(name) if name.endswith(".json") else PRESETS / f"{name}.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.json")))
-        raise SettingsError(f"no configuration {name!r} (presets: {known}; or a .json file)") from None
+        raise SettingsError(
+            f"no configuration {name!r} (presets: {known}; or a .json file)"
+        ) from None
     except ValueError as error:
         raise SettingsError(f"{path} is not readable JSON: {error}") from None
     for text in overrides:
@@ -80,11 +89,13 @@ def _override(values: dict[str, Any], text: str) -> None:
 
 def _made(kind: Any, value: Any, name: str) -> Any:
     """`value` of JSON as `kind`. SettingsError naming the field that does not fit."""
-    origin, choices = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
+    choices = get_args(kind)
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise SettingsError(f"{name or 'the configuration'} must be an object, not {value!r}")
-        hints, known = get_type_hints(kind), {each.name for each in fields(kind)}
+        hints = get_type_hints(kind)
+        known = {each.name for each in fields(kind)}
         for key in value:
             if key not in known:
                 raise SettingsError(f"{name}{key} is no field (known: {', '.join(sorted(known))})")
@@ -97,7 +108,9 @@ def _made(kind: Any, value: Any, name: str) -> Any:
         return None if value is None and type(None) in choices else _made(choices[0], value, name)
     if origin is Literal:
         if value not in choices:
-            raise SettingsError(f"{name.rstrip('.')} must be one of {', '.join(choices)}, not {value!r}")
+            raise SettingsError(
+                f"{name.rstrip('.')} must be one of {', '.join(choices)}, not {value!r}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, list):

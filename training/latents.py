@@ -26,19 +26,23 @@ HELD_OUT = "held_out.safetensors"
 
 
 class Encoder(Protocol):
-    """A VAE's way in: pictures [B, 3, H, W] in [-1, 1] -> mean and deviation [B, 4, h, w], not scaled."""
+    """A VAE's way in: pictures [B, 3, H, W] in [-1, 1] -> mean and deviation [B, 4, h, w], not
+    scaled."""
 
     downscale: int
 
     def moments(self, pictures: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
-def write_latents(folder: Path, encoder: Encoder, source: str, side: int, held_out: int = 16, batch: int = 8) -> None:
-    """Caches a source's pictures as the VAE's posterior, each process every world_size-th block of SHARD pictures.
+def write_latents(
+    folder: Path, encoder: Encoder, source: str, side: int, held_out: int = 16, batch: int = 8
+) -> None:
+    """Caches a source's pictures as the VAE's posterior, each process every world_size-th block of
+    SHARD pictures.
 
-    The first `held_out` good pictures are kept as pixels for validation and never trained on. A file that cannot be
-    read is skipped, with its reason in the shard's header. Blocks that are there are not made again. Raises
-    SettingsError where nothing is readable.
+    The first `held_out` good pictures are kept as pixels for validation and never trained on. A
+    file that cannot be read is skipped, with its reason in the shard's header. Blocks that are
+    there are not made again. Raises SettingsError where nothing is readable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if side % encoder.downscale:
@@ -81,11 +85,16 @@ def _write_held_out(folder: Path, rows: Iterator[Captioned], side: int, count: i
     if not found:
         raise SettingsError("the source has no readable picture")
     pixels = torch.from_numpy(np.stack([picture for _, picture in found]))
-    header = {"names": [row.name for row, _ in found], "captions": [row.caption for row, _ in found]}
+    header = {
+        "names": [row.name for row, _ in found],
+        "captions": [row.caption for row, _ in found],
+    }
     _save(path, {"pixels": pixels}, header)
 
 
-def _write_block(path: Path, encoder: Encoder, rows: list[Captioned], side: int, batch: int) -> None:
+def _write_block(
+    path: Path, encoder: Encoder, rows: list[Captioned], side: int, batch: int
+) -> None:
     skipped: list[str] = []
     captions: list[str] = []
     means, deviations = [], []
@@ -129,7 +138,9 @@ class Held:
 
 
 def _no_cache(folder: Path) -> SettingsError:
-    return SettingsError(f"{folder} holds no cache of latents: run `python -m training latents` first")
+    return SettingsError(
+        f"{folder} holds no cache of latents: run `python -m training latents` first"
+    )
 
 
 @lru_cache(maxsize=256)
@@ -144,7 +155,8 @@ class _Shard:
 
 
 class Latents:
-    """The cache as one long table, read from the disk row by row; its order depends on the files alone."""
+    """The cache as one long table, read from the disk row by row; its order depends on the files
+    alone."""
 
     def __init__(self, folder: Path):
         self._shards: list[_Shard] = []
@@ -162,15 +174,20 @@ class Latents:
         return int(self._ends[-1])
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, list[str]]:
-        """Samples of the posterior, not scaled, [count, 4, h, w] float32 on the device, and their captions."""
-        means, deviations, captions = [], [], []
+        """Samples of the posterior, not scaled, [count, 4, h, w] float32 on the device, and their
+        captions."""
+        means = []
+        deviations = []
+        captions = []
         for row in rng.integers(0, len(self), count):
             k = int(np.searchsorted(self._ends, row, side="right"))
-            shard, at = self._shards[k], int(row - (self._ends[k - 1] if k else 0))
+            shard = self._shards[k]
+            at = int(row - (self._ends[k - 1] if k else 0))
             file = _opened(shard.path)
             means.append(file.get_slice("mean")[at])
             deviations.append(file.get_slice("deviation")[at])
             captions.append(shard.captions[at])
-        mean, deviation = torch.stack(means).float(), torch.stack(deviations).float()
+        mean = torch.stack(means).float()
+        deviation = torch.stack(deviations).float()
         noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return (mean + deviation * noise).to(device()), captions

@@ -1,7 +1,7 @@
 """One training loop for every stage: any number of processes, a moving average, logs, exact resume.
 
-Many processes: `torchrun --nproc-per-node N -m training ...`, one for each GPU or each CPU core; they average their
-gradients.
+Many processes: `torchrun --nproc-per-node N -m training ...`, one for each GPU or each CPU core;
+they average their gradients.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ Check = Callable[[], dict[str, Any]]  # numbers to log, and uint8 pictures [H, W
 class Recipe:
     """How long and how fast a stage trains.
 
-    batch: samples of a step, over all processes and accumulated passes. ema: decay of the moving average, None for
-    none. alternating: an optimiser step after every part of the loss, as the reference does, instead of one after
-    their sum, as the paper's equation has it.
+    batch: samples of a step, over all processes and accumulated passes. ema: decay of the moving
+    average, None for none. alternating: an optimiser step after every part of the loss, as the
+    reference does, instead of one after their sum, as the paper's equation has it.
     """
 
     samples: int
@@ -72,7 +72,9 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.batch % self.accumulate:
-            raise ValueError(f"batch {self.batch} must be a multiple of accumulate {self.accumulate}")
+            raise ValueError(
+                f"batch {self.batch} must be a multiple of accumulate {self.accumulate}"
+            )
 
     @property
     def steps(self) -> int:
@@ -110,7 +112,8 @@ def device() -> torch.device:
 
 
 def autocast(precision: str = "bf16") -> torch.autocast:
-    """Where matrix products run in half precision ("fp32": nowhere); weights, losses and latents stay float32."""
+    """Where matrix products run in half precision ("fp32": nowhere); weights, losses and latents
+    stay float32."""
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device().type, half, enabled=half is not None)
 
@@ -134,7 +137,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 class Checkpoint:
-    """One safetensors file that holds all a stage goes on from: weights, their average, optimiser, scaler, step."""
+    """One safetensors file that holds all a stage goes on from: weights, their average, optimiser,
+    scaler, step."""
 
     def __init__(
         self,
@@ -144,9 +148,17 @@ class Checkpoint:
         scaler: torch.amp.GradScaler,
         ema: float | None,
     ):
-        self.path, self.model, self.optimiser, self.scaler, self.ema = path, model, optimiser, scaler, ema
+        self.path = path
+        self.model = model
+        self.optimiser = optimiser
+        self.scaler = scaler
+        self.ema = ema
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.average = {name: p.detach().clone() for name, p in self.trained.items()} if ema is not None else {}
+        self.average = (
+            {name: p.detach().clone() for name, p in self.trained.items()}
+            if ema is not None
+            else {}
+        )
 
     def load(self) -> int:
         """The step to go on from: 0 where there is no file."""
@@ -183,7 +195,9 @@ class Checkpoint:
     def follow(self) -> None:
         """Moves the average towards the weights."""
         if self.ema is not None:
-            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - self.ema)
+            torch._foreach_lerp_(
+                list(self.average.values()), list(self.trained.values()), 1 - self.ema
+            )
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -194,7 +208,11 @@ class Checkpoint:
 
 def tensors(file: Any, group: str) -> dict[str, Tensor]:
     """Those of an open safetensors file whose names start with `group.`, without it."""
-    return {key.removeprefix(f"{group}."): file.get_tensor(key) for key in file.keys() if key.startswith(f"{group}.")}  # noqa: SIM118
+    return {
+        key.removeprefix(f"{group}."): file.get_tensor(key)
+        for key in file.keys()  # noqa: SIM118  # a safetensors file is no mapping
+        if key.startswith(f"{group}.")
+    }
 
 
 def learnt(model: nn.Module) -> dict[str, Tensor]:
@@ -208,7 +226,9 @@ def restore(model: nn.Module, values: dict[str, Tensor]) -> None:
     own = learnt(model)
     for key in sorted(own.keys() | values.keys()):
         if key not in own or key not in values or own[key].shape != values[key].shape:
-            raise SettingsError(f"the checkpoint is of another model or configuration: {key!r} does not fit")
+            raise SettingsError(
+                f"the checkpoint is of another model or configuration: {key!r} does not fit"
+            )
     model.load_state_dict(values, strict=False)
 
 
@@ -220,10 +240,12 @@ def trained(path: Path, model: Model) -> Model:
 
 
 class Log:
-    """`<name>.jsonl` beside the checkpoint, and TensorBoard where it is installed; written by the first process."""
+    """`<name>.jsonl` beside the checkpoint, and TensorBoard where it is installed; written by the
+    first process."""
 
     def __init__(self, folder: Path, name: str, recipe: Recipe):
-        self.file, self.recipe = folder / f"{name}.jsonl", recipe
+        self.file = folder / f"{name}.jsonl"
+        self.recipe = recipe
         self.sums: dict[str, float] = {}
         self.started = self.logged = time.monotonic()
         self.first: int | None = None
@@ -235,20 +257,29 @@ class Log:
     def step(self, step: int) -> None:
         """After step number `step`: a line every while, and at the end."""
         self.first = step - 1 if self.first is None else self.first
-        now, count = time.monotonic(), step - self.first
+        now = time.monotonic()
+        count = step - self.first
         if rank() or (now - self.logged < LOG_EVERY_SECONDS and step < self.recipe.steps):
             return
         means = {key: round(total / count, 6) for key, total in self.sums.items()}
-        speed = {"ms_per_sample": round(1000 * (now - self.logged) / (count * self.recipe.batch), 2)}
+        speed = {
+            "ms_per_sample": round(1000 * (now - self.logged) / (count * self.recipe.batch), 2)
+        }
         if torch.cuda.is_available():
             speed["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         self.write(step, means | speed | {"seconds": round(now - self.started)})
-        self.sums, self.logged, self.first = {}, now, step
+        self.sums = {}
+        self.logged = now
+        self.first = step
 
     def write(self, step: int, found: dict[str, Any]) -> None:
         """One line of numbers; pictures go to TensorBoard alone."""
         numbers = {key: value for key, value in found.items() if not isinstance(value, np.ndarray)}
-        record = {"step": step, "of": self.recipe.steps, "samples": step * self.recipe.batch} | numbers
+        record = {
+            "step": step,
+            "of": self.recipe.steps,
+            "samples": step * self.recipe.batch,
+        } | numbers
         with self.file.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self.board is None:
@@ -269,13 +300,17 @@ def _board(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
-def fit(name: str, folder: Path, recipe: Recipe, model: Model, parts: Parts, check: Check | None = None) -> Model:
-    """Trains `model` in place by the sum of `parts(rng, batch of this process)` and leaves its moving average in it.
+def fit(
+    name: str, folder: Path, recipe: Recipe, model: Model, parts: Parts, check: Check | None = None
+) -> Model:
+    """Trains `model` in place by the sum of `parts(rng, batch of this process)` and leaves its
+    moving average in it.
 
-    Each part goes backward before the next is asked for, so only one's activations are held: they share no graph.
-    `<folder>/<name>.safetensors` is continued; random numbers depend on (seed, step, pass, rank) alone, so that a run
-    resumed after any interruption takes the very steps of an undisturbed one. check: every `recipe.check_every` steps
-    and at the end, with the average in place. SettingsError for a checkpoint of something else, FloatingPointError.
+    Each part goes backward before the next is asked for, so only one's activations are held: they
+    share no graph. `<folder>/<name>.safetensors` is continued; random numbers depend on (seed,
+    step, pass, rank) alone, so that a run resumed after any interruption takes the very steps of an
+    undisturbed one. check: every `recipe.check_every` steps and at the end, with the average in
+    place. SettingsError for a checkpoint of something else, FloatingPointError.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     fused = device().type == "cuda"  # on the CPU it is no faster
@@ -286,10 +321,13 @@ def fit(name: str, folder: Path, recipe: Recipe, model: Model, parts: Parts, che
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(folder / f"{name}.safetensors", model, optimiser, scaler, recipe.ema)
     log = Log(folder, name, recipe)
-    step, saved = checkpoint.load(), time.monotonic()
+    step = checkpoint.load()
+    saved = time.monotonic()
     share, odd = divmod(recipe.batch, world_size() * recipe.accumulate)
     if odd:
-        raise SettingsError(f"{name}: batch {recipe.batch} must be a multiple of {recipe.accumulate} x {world_size()}")
+        raise SettingsError(
+            f"{name}: batch {recipe.batch} must be a multiple of {recipe.accumulate} x {world_size()}"
+        )
     while step < recipe.steps:
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr_at(step)
@@ -299,13 +337,16 @@ def fit(name: str, folder: Path, recipe: Recipe, model: Model, parts: Parts, che
                 log.add(part.name, float(part.loss.detach()) / recipe.accumulate)
                 if part.weight:
                     scaler.scale(part.loss * (part.weight / recipe.accumulate)).backward()
-            average_gradients(parameters)  # before they are looked at, so that every process sees the same
+            # Before they are looked at, so that every process sees the same
+            average_gradients(parameters)
             scaler.unscale_(optimiser)
             norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
             if math.isfinite(norm):
                 log.add("norm", norm)
             elif not scaler.is_enabled():  # a scaler leaves such a step out
-                raise FloatingPointError(f"{name}: gradients are not finite at step {step}; {checkpoint.path} is sound")
+                raise FloatingPointError(
+                    f"{name}: gradients are not finite at step {step}; {checkpoint.path} is sound"
+                )
             scaler.step(optimiser)
             scaler.update()
         checkpoint.follow()
@@ -315,7 +356,12 @@ def fit(name: str, folder: Path, recipe: Recipe, model: Model, parts: Parts, che
         if rank() == 0 and (time.monotonic() - saved > SAVE_EVERY_SECONDS or last):
             checkpoint.save(step)
             saved = time.monotonic()
-        if check and recipe.check_every and (step % recipe.check_every == 0 or last) and rank() == 0:
+        if (
+            check
+            and recipe.check_every
+            and (step % recipe.check_every == 0 or last)
+            and rank() == 0
+        ):
             log.write(step, _checked(checkpoint, check))
     processes().wait_for_everyone()
     checkpoint.settle()
@@ -323,7 +369,8 @@ def fit(name: str, folder: Path, recipe: Recipe, model: Model, parts: Parts, che
 
 
 def _steps(recipe: Recipe, parts: Parts, step: int, share: int) -> Iterator[Iterable[Part]]:
-    """The parts of every optimiser step: all of them at once, or each alone, over all accumulated passes."""
+    """The parts of every optimiser step: all of them at once, or each alone, over all accumulated
+    passes."""
 
     def drawn(index: int) -> Iterable[Part]:
         return parts(np.random.default_rng([recipe.seed, step, index, rank()]), share)

@@ -1,4 +1,5 @@
-"""The three networks of the method while it is distilled: the frozen teacher, and the pair that learns from it."""
+"""The three networks of the method while it is distilled: the frozen teacher, and the pair that
+learns from it."""
 
 from __future__ import annotations
 
@@ -39,16 +40,23 @@ def predict(
         embedding = guidance_embedding(scales.cpu().numpy(), unet.config["time_cond_proj_dim"])
         embedded = torch.from_numpy(embedding).to(x.device)
     if prompt.pooled is not None:
-        added = {"text_embeds": prompt.pooled, "time_ids": torch.tensor([TIME_IDS], device=x.device).expand(len(x), -1)}
+        added = {
+            "text_embeds": prompt.pooled,
+            "time_ids": torch.tensor([TIME_IDS], device=x.device).expand(len(x), -1),
+        }
     with autocast(precision):
-        return unet(x, t, prompt.tokens, timestep_cond=embedded, added_cond_kwargs=added).sample.float()
+        return unet(
+            x, t, prompt.tokens, timestep_cond=embedded, added_cond_kwargs=added
+        ).sample.float()
 
 
 class Students(nn.Module):
     """Teacher, forward and reverse network, which start as the teacher.
 
-    rank: of LoRA updates over the teacher's own tensors, None for full weights. trained: the roles that learn.
-    checkpointing: activations are computed twice and not kept. Raises ValueError for a teacher that does not take w.
+    rank: of LoRA updates over the teacher's own tensors, None for full weights. trained: the roles
+    that learn.
+    checkpointing: activations are computed twice and not kept. Raises ValueError for a teacher that
+    does not take w.
     """
 
     def __init__(
@@ -62,8 +70,12 @@ class Students(nn.Module):
     ):
         super().__init__()
         if teacher.config["time_cond_proj_dim"] is None:
-            raise ValueError("the teacher is not guidance-distilled: run `python -m training guidance` first")
-        self.rank, self.alpha, self.precision = rank, alpha, precision
+            raise ValueError(
+                "the teacher is not guidance-distilled: run `python -m training guidance` first"
+            )
+        self.rank = rank
+        self.alpha = alpha
+        self.precision = precision
         self.teacher = teacher.requires_grad_(False)
         for role in STUDENTS:
             student = _copy(teacher) if rank is None else _updated(teacher, rank, alpha)
@@ -78,30 +90,46 @@ class Students(nn.Module):
         assert isinstance(found, UNet2DConditionModel)
         return found
 
-    def eps(self, role: Role, x: Tensor, t: Tensor, prompt: PromptFeatures, w: Tensor | None = None) -> Tensor:
+    def eps(
+        self, role: Role, x: Tensor, t: Tensor, prompt: PromptFeatures, w: Tensor | None = None
+    ) -> Tensor:
         """The prediction of one of the three, as `predict`."""
         return predict(self.network(role), x, t, prompt, w, self.precision)
 
     def save(self, role: Role, path: Path, dtype: torch.dtype = torch.float32) -> None:
-        """One student's weights as `icd convert` takes them: a UNet's, or its updates as diffusers reads them too.
+        """One student's weights as `icd convert` takes them: a UNet's, or its updates as diffusers
+        reads them too.
 
-        Keys are then `unet.<module>.lora_A.weight` and `.lora_B.weight`, for an alpha of 8 whatever was trained.
-        dtype: of updates. Half precision where the family's are rounded, so that every reader sees the same.
+        Keys are then `unet.<module>.lora_A.weight` and `.lora_B.weight`, for an alpha of 8 whatever
+        was trained.
+        dtype: of updates. Half precision where the family's are rounded, so that every reader sees
+        the same.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.rank is None:
             write_file(path.parent, path.name, self.network(role).state_dict())
             return
-        from diffusers import StableDiffusionPipeline  # loads all of its pipelines, which this module needs not
+        # Loads all of its pipelines, which this module needs not
+        from diffusers import StableDiffusionPipeline
 
         scaled: dict[str, Any] = {}
-        for key, value in get_peft_model_state_dict(self.network(role), adapter_name=ADAPTER).items():
-            scaled[key] = (value * (self.alpha / ALPHA) if "lora_B" in key else value).detach().to("cpu", dtype)
+        for key, value in get_peft_model_state_dict(
+            self.network(role), adapter_name=ADAPTER
+        ).items():
+            scaled[key] = (
+                (value * (self.alpha / ALPHA) if "lora_B" in key else value)
+                .detach()
+                .to("cpu", dtype)
+            )
         StableDiffusionPipeline.save_lora_weights(
             path.parent,
             unet_lora_layers=scaled,
             weight_name=path.name,
-            unet_lora_adapter_metadata={"r": self.rank, "lora_alpha": int(ALPHA), "target_modules": list(LORA_MODULES)},
+            unet_lora_adapter_metadata={
+                "r": self.rank,
+                "lora_alpha": int(ALPHA),
+                "target_modules": list(LORA_MODULES),
+            },
         )
 
     @torch.no_grad()
@@ -111,7 +139,9 @@ class Students(nn.Module):
         own: dict[str, Tensor] = dict(self.network(role).state_dict())
         if self.rank is not None:
             part = f".{ADAPTER}."
-            own = {f"unet.{key.replace(part, '.')}": value for key, value in own.items() if part in key}
+            own = {
+                f"unet.{key.replace(part, '.')}": value for key, value in own.items() if part in key
+            }
         for key in sorted(own.keys() | values.keys()):
             if key not in own or key not in values or own[key].shape != values[key].shape:
                 raise BundleError(f"{path}: {key!r} does not fit this configuration")
@@ -130,6 +160,8 @@ def _updated(unet: UNet2DConditionModel, rank: int, alpha: float) -> UNet2DCondi
     twin = new_unet(unet.config, torch.device("meta"))
     twin.load_state_dict(unet.state_dict(), assign=True)
     twin.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(LORA_MODULES), lora_dropout=0.0)  # pyright: ignore[reportArgumentType]  # alpha may be a fraction
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(LORA_MODULES), lora_dropout=0.0
+    )  # pyright: ignore[reportArgumentType]  # alpha may be a fraction
     twin.add_adapter(config, adapter_name=ADAPTER)
     return twin

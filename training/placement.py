@@ -1,7 +1,9 @@
-"""Where the new shape of an edit lies: `python -m training.placement --pairs 40 --seed 7 [--model FOLDER]`.
+"""Where the new shape of an edit lies: `python -m training.placement --pairs 40 --seed 7 [--model
+FOLDER]`.
 
-The true edit is moved, resized and turned until it fits the edited picture best: that is what the model did not carry
-over. Beside it stands what true edits would score that are drawn a known distance off, so that one explains the other.
+The true edit is moved, resized and turned until it fits the edited picture best: that is what the
+model did not carry over. Beside it stands what true edits would score that are drawn a known
+distance off, so that one explains the other.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from training import world
 from training.quality import changed_share, run_edits
 
 KIND = "shape"
-STEPS = (2.0, 1.0, 0.5)  # of the search, px; a turn by as many times TURN degrees moves a rim about as far
+# Of the search, px; a turn by as many times TURN degrees moves a rim about as far
+STEPS = (2.0, 1.0, 0.5)
 TURN = 3.0
 OFFSETS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 
 
 class Placement(NamedTuple):
-    """Of a drawn shape against where it should be: px right, down and of radius, degrees counterclockwise."""
+    """Of a drawn shape against where it should be: px right, down and of radius, degrees
+    counterclockwise."""
 
     x: float = 0.0
     y: float = 0.0
@@ -34,12 +38,15 @@ class Placement(NamedTuple):
 
     def of(self, scene: world.Scene) -> world.Scene:
         jitter = scene.radius_jitter + self.radius / world.SIZES[scene.size][1]
-        x, y, rotation = scene.x + self.x, scene.y + self.y, scene.rotation + self.rotation
+        x = scene.x + self.x
+        y = scene.y + self.y
+        rotation = scene.rotation + self.rotation
         return replace(scene, x=x, y=y, rotation=rotation, radius_jitter=jitter)
 
 
 def fit(picture: world.Array, scene: world.Scene) -> Placement:
-    """The placement of the scene's object that comes nearest to a picture, by descent along one axis at a time."""
+    """The placement of the scene's object that comes nearest to a picture, by descent along one
+    axis at a time."""
 
     def error(placement: Placement) -> float:
         return float(np.square(world.draw(placement.of(scene)).astype(np.float32) - picture).mean())
@@ -52,22 +59,33 @@ def fit(picture: world.Array, scene: world.Scene) -> Placement:
             improved = False
             for name, value in best._asdict().items():
                 for move in (step, -step):
-                    moved = best._replace(**{name: value + move * (TURN if name == "rotation" else 1.0)})
+                    moved = best._replace(
+                        **{name: value + move * (TURN if name == "rotation" else 1.0)}
+                    )
                     if (found := error(moved)) < least:
-                        best, least, improved = moved, found, True
+                        best = moved
+                        least = found
+                        improved = True
     return best
 
 
 def displaced(
-    edited: Sequence[world.Scene], pairs: Sequence[world.Pair], offset: float, rng: np.random.Generator
+    edited: Sequence[world.Scene],
+    pairs: Sequence[world.Pair],
+    offset: float,
+    rng: np.random.Generator,
 ) -> float:
-    """Mean share of rightly changed pixels of true edits drawn off by normal numbers of this deviation, px an axis."""
+    """Mean share of rightly changed pixels of true edits drawn off by normal numbers of this
+    deviation, px an axis."""
     placed = [Placement(*rng.normal(0.0, offset, 2).tolist()) for _ in edited]
-    return _share([world.draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)], pairs)
+    return _share(
+        [world.draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)], pairs
+    )
 
 
 def study(engine: Engine, count: int, seed: int) -> dict[str, Any]:
-    """How far off new shapes are and what that explains; `count` shape edits by default settings."""
+    """How far off new shapes are and what that explains; `count` shape edits by default
+    settings."""
     rng = np.random.default_rng(seed)
     scenes, edited = zip(*(world.sample_edit(rng, KIND) for _ in range(count)), strict=True)
     pairs = [world.pair_of(*both, KIND) for both in zip(scenes, edited, strict=True)]
@@ -84,7 +102,8 @@ def study(engine: Engine, count: int, seed: int) -> dict[str, Any]:
         "mean_off": _named(off.mean(0)),
         "median_distance_px": round(float(np.median(np.hypot(off[:, 0], off[:, 1]))), 2),
         "changed_share_of_true_edits_drawn_off": {
-            f"{offset:g} px": displaced(edited, pairs, offset, np.random.default_rng(0)) for offset in OFFSETS
+            f"{offset:g} px": displaced(edited, pairs, offset, np.random.default_rng(0))
+            for offset in OFFSETS
         },
     }
 
@@ -94,18 +113,25 @@ def _named(values: np.ndarray) -> dict[str, float]:
 
 
 def _share(pictures: Sequence[world.Array], pairs: Sequence[world.Pair]) -> float:
-    return round(float(np.mean([changed_share(*both) for both in zip(pictures, pairs, strict=True)])), 3)
+    return round(
+        float(np.mean([changed_share(*both) for both in zip(pictures, pairs, strict=True)])), 3
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.placement", description="Measure how far from its place the new shape of an edit lies."
+        prog="python -m training.placement",
+        description="Measure how far from its place the new shape of an edit lies.",
     )
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--model", default="tiny")
     options = parser.parse_args(arguments)
-    print(json.dumps(study(Engine.from_pretrained(options.model), options.pairs, options.seed), indent=1))
+    print(
+        json.dumps(
+            study(Engine.from_pretrained(options.model), options.pairs, options.seed), indent=1
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""How well a model edits the world: `python -m training.quality --pairs 40 --seed 7 [--model FOLDER] [--grid FILE]`.
+"""How well a model edits the world: `python -m training.quality --pairs 40 --seed 7 [--model
+FOLDER] [--grid FILE]`.
 
 Every edit of the world has an exact true picture, so no learned metric is needed.
 """
@@ -22,7 +23,8 @@ Array = np.ndarray
 
 
 def psnr(a: Array, b: Array, where: Array | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 pictures, over the pixels `where` is true (default: all)."""
+    """Peak signal-to-noise ratio in dB of uint8 pictures, over the pixels `where` is true (default:
+    all)."""
     error = (a.astype(np.float64) - b.astype(np.float64)) ** 2
     if where is not None:
         error = error[where]
@@ -30,7 +32,8 @@ def psnr(a: Array, b: Array, where: Array | None = None) -> float:
 
 
 def changed_share(edited: Array, pair: world.Pair) -> float:
-    """Share of the pixels that should change that end nearer to the truth than to the source picture."""
+    """Share of the pixels that should change that end nearer to the truth than to the source
+    picture."""
     return nearer_share(edited, pair.picture, pair.truth)
 
 
@@ -44,7 +47,8 @@ def nearer_share(edited: Array, picture: Array, truth: Array) -> float:
 
 def figures_of(pair: world.Pair, result: EditResult) -> dict[str, float]:
     """The figures of one edit, all against pictures of the world."""
-    edited, kept = np.asarray(result.image), np.asarray(result.reconstruction)
+    edited = np.asarray(result.image)
+    kept = np.asarray(result.reconstruction)
     return {
         "reconstruction_psnr": psnr(kept, pair.picture),
         "background_psnr": psnr(edited, pair.picture, ~pair.mask),
@@ -53,7 +57,9 @@ def figures_of(pair: world.Pair, result: EditResult) -> dict[str, float]:
     }
 
 
-def run_edits(engine: Engine, pairs: Sequence[world.Pair], settings: Mapping[str, Any]) -> list[EditResult]:
+def run_edits(
+    engine: Engine, pairs: Sequence[world.Pair], settings: Mapping[str, Any]
+) -> list[EditResult]:
     """One edit for each pair; the seed of the encode noise is the pair's number."""
     requests = [
         EditRequest(pair.picture, pair.source, pair.target, EditSettings(**{"seed": i, **settings}))
@@ -62,9 +68,13 @@ def run_edits(engine: Engine, pairs: Sequence[world.Pair], settings: Mapping[str
     return engine.edit_many(requests)
 
 
-def summary(pairs: Sequence[world.Pair], results: Sequence[EditResult]) -> dict[str, dict[str, float]]:
+def summary(
+    pairs: Sequence[world.Pair], results: Sequence[EditResult]
+) -> dict[str, dict[str, float]]:
     """Mean figures by kind of edit, and "all": the mean of the kinds."""
-    rows = [(pair.kind, figures_of(pair, result)) for pair, result in zip(pairs, results, strict=True)]
+    rows = [
+        (pair.kind, figures_of(pair, result)) for pair, result in zip(pairs, results, strict=True)
+    ]
     kinds = dict.fromkeys(kind for kind, _ in rows)
     table = {kind: _mean([figures for own, figures in rows if own == kind]) for kind in kinds}
     return {"all": _mean(list(table.values())), **table}
@@ -75,19 +85,28 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def inversion_psnr(engine: Engine, pairs: Sequence[world.Pair], **settings: Any) -> float:
-    """Mean PSNR of pictures encoded and decoded with their own prompt under the given guidance (no control)."""
+    """Mean PSNR of pictures encoded and decoded with their own prompt under the given guidance (no
+    control)."""
     requests = [
-        EditRequest(pair.picture, pair.source, pair.source, EditSettings(seed=i, control="none", **settings))
+        EditRequest(
+            pair.picture, pair.source, pair.source, EditSettings(seed=i, control="none", **settings)
+        )
         for i, pair in enumerate(pairs)
     ]
     results = engine.edit_many(requests)
-    return float(np.mean([psnr(np.asarray(r.image), p.picture) for r, p in zip(results, pairs, strict=True)]))
+    return float(
+        np.mean([psnr(np.asarray(r.image), p.picture) for r, p in zip(results, pairs, strict=True)])
+    )
 
 
-def grid(pairs: Sequence[world.Pair], results: Sequence[EditResult], columns: int = 3) -> Image.Image:
+def grid(
+    pairs: Sequence[world.Pair], results: Sequence[EditResult], columns: int = 3
+) -> Image.Image:
     """Source | reconstruction | edit | truth of every pair, `columns` pairs in a row."""
     cells = [
-        np.concatenate([p.picture, np.asarray(r.reconstruction), np.asarray(r.image), p.truth], axis=1)
+        np.concatenate(
+            [p.picture, np.asarray(r.reconstruction), np.asarray(r.image), p.truth], axis=1
+        )
         for p, r in zip(pairs, results, strict=True)
     ]
     cells = [np.pad(cell, ((3, 3), (3, 3), (0, 0)), constant_values=255) for cell in cells]
@@ -105,7 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--kinds", default="color,background,shape")
     parser.add_argument("--settings", type=json.loads, default={}, help="EditSettings as JSON")
-    parser.add_argument("--grid", type=Path, help="write source | reconstruction | edit | truth of the first 24 here")
+    parser.add_argument(
+        "--grid",
+        type=Path,
+        help="write source | reconstruction | edit | truth of the first 24 here",
+    )
     options = parser.parse_args(arguments)
     engine = Engine.from_pretrained(options.model)
     pairs = world.sample_pairs(options.pairs, options.seed, options.kinds.split(","))

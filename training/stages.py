@@ -1,4 +1,5 @@
-"""The stages of a distillation, each resumable, each from what the one before left in the run's folder."""
+"""The stages of a distillation, each resumable, each from what the one before left in the run's
+folder."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from training.loop import device, fit, processes, rank
 from training.losses import DISTANCES
 from training.networks import STUDENTS, Role, Students
 
-LATENTS, TEACHER, WEIGHTS, BUNDLE = "latents", "teacher", "weights", "bundle"
+LATENTS = "latents"
+TEACHER = "teacher"
+WEIGHTS = "weights"
+BUNDLE = "bundle"
 
 
 def latents(config: Config, base: Path, folder: Path, source: str) -> None:
@@ -30,8 +34,10 @@ def latents(config: Config, base: Path, folder: Path, source: str) -> None:
 def guidance(config: Config, base: Path, folder: Path) -> Path:
     """The base's UNet -> a network that takes w, `<folder>/teacher`, a diffusers UNet folder."""
     start = Base(base)
-    data, precision = CachedData(start, Latents(folder / LATENTS)), config.guidance.precision
-    frozen, student = start.unet().eval().requires_grad_(False), start.guided_unet().train()
+    data = CachedData(start, Latents(folder / LATENTS))
+    precision = config.guidance.precision
+    frozen = start.unet().eval().requires_grad_(False)
+    student = start.guided_unet().train()
     if config.checkpointing:
         student.enable_gradient_checkpointing()
     fit(
@@ -48,18 +54,24 @@ def guidance(config: Config, base: Path, folder: Path) -> Path:
 
 
 def icd(config: Config, base: Path, folder: Path, teacher: Path | None = None) -> Bundle | None:
-    """The teacher -> forward and reverse weights, and the bundle of them (of the first process alone)."""
-    start, teacher = Base(base), teacher or folder / TEACHER
+    """The teacher -> forward and reverse weights, and the bundle of them (of the first process
+    alone)."""
+    start = Base(base)
+    teacher = teacher or folder / TEACHER
     networks = _students(config, teacher, STUDENTS, config.icd.precision, config.icd.seed)
-    data, distance = CachedData(start, Latents(folder / LATENTS)), DISTANCES[config.distance]
-    chain, held = config.chain, folder / LATENTS
+    data = CachedData(start, Latents(folder / LATENTS))
+    distance = DISTANCES[config.distance]
+    chain = config.chain
+    held = folder / LATENTS
     check = icd_check(networks, start, chain, held, config.check_w, config.check_tau)
     fit(
         "icd",
         folder,
         config.icd,
         networks,
-        lambda rng, n: distil.icd_loss(networks, data, chain, config.w, config.preserve, distance, rng, n),
+        lambda rng, n: distil.icd_loss(
+            networks, data, chain, config.w, config.preserve, distance, rng, n
+        ),
         check,
     )
     if rank():
@@ -68,8 +80,10 @@ def icd(config: Config, base: Path, folder: Path, teacher: Path | None = None) -
 
 
 def cycle(config: Config, base: Path, folder: Path, teacher: Path | None = None) -> Bundle | None:
-    """The forward weights of `icd`, trained on through the whole cycle -> a second bundle, `<folder>/bundle_cycle`."""
-    start, teacher = Base(base), teacher or folder / TEACHER
+    """The forward weights of `icd`, trained on through the whole cycle -> a second bundle,
+    `<folder>/bundle_cycle`."""
+    start = Base(base)
+    teacher = teacher or folder / TEACHER
     networks = _students(config, teacher, ("forward",), config.cycle.precision, config.cycle.seed)
     for role in STUDENTS:
         networks.load(role, _weights_file(folder, start, role, config.chain))
@@ -89,11 +103,18 @@ def cycle(config: Config, base: Path, folder: Path, teacher: Path | None = None)
     return _bundle(config, networks, start, teacher, folder, chain, f"{BUNDLE}_cycle")
 
 
-def _students(config: Config, teacher: Path, trained: tuple[Role, ...], precision: str, seed: int) -> Students:
+def _students(
+    config: Config, teacher: Path, trained: tuple[Role, ...], precision: str, seed: int
+) -> Students:
     torch.manual_seed(seed)  # the updates' first factors, alike on every process
     try:
         return Students(
-            load_unet(teacher), config.lora_rank, config.lora_alpha, trained, precision, config.checkpointing
+            load_unet(teacher),
+            config.lora_rank,
+            config.lora_alpha,
+            trained,
+            precision,
+            config.checkpointing,
         ).to(device())
     except ValueError as error:
         raise SettingsError(f"{teacher}: {error}") from None
@@ -102,13 +123,31 @@ def _students(config: Config, teacher: Path, trained: tuple[Role, ...], precisio
 def _weights_file(folder: Path, base: Base, role: Role, chain: Chain) -> Path:
     """Named as the published files are, from which `icd convert` reads the boundaries."""
     times = chain.encode_times if role == "forward" else chain.decode_times
-    return folder / WEIGHTS / f"iCD-{base.family.name.upper()}-{role}_{'_'.join(map(str, times))}.safetensors"
+    return (
+        folder
+        / WEIGHTS
+        / f"iCD-{base.family.name.upper()}-{role}_{'_'.join(map(str, times))}.safetensors"
+    )
 
 
 def _bundle(
-    config: Config, networks: Students, base: Base, teacher: Path, folder: Path, chain: Chain, name: str
+    config: Config,
+    networks: Students,
+    base: Base,
+    teacher: Path,
+    folder: Path,
+    chain: Chain,
+    name: str,
 ) -> Bundle:
     forward, reverse = (_weights_file(folder, base, role, chain) for role in STUDENTS)
     for role, path in zip(STUDENTS, (forward, reverse), strict=True):
         networks.save(role, path, torch.float16 if base.family.rounds_lora else torch.float32)
-    return convert(base.folder, teacher, forward, reverse, folder / name, overwrite=True, defaults=config.defaults)
+    return convert(
+        base.folder,
+        teacher,
+        forward,
+        reverse,
+        folder / name,
+        overwrite=True,
+        defaults=config.defaults,
+    )

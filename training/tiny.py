@@ -1,7 +1,9 @@
-"""The embedded model from nothing, up to what distillation starts from: `python -m training.tiny --folder runs/tiny`.
+"""The embedded model from nothing, up to what distillation starts from: `python -m training.tiny
+--folder runs/tiny`.
 
-Stages, each resumable and gated on the one before: vae, judge, latents, teacher, base (a diffusers folder). Then
-`python -m training guidance` and `icd` with the configuration `tiny`, and here `bundle`, which seals the package's own.
+Stages, each resumable and gated on the one before: vae, judge, latents, teacher, base (a diffusers
+folder). Then `python -m training guidance` and `icd` with the configuration `tiny`, and here
+`bundle`, which seals the package's own.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def _judge(folder: Path, samples: int | None) -> None:
 
 
 def _latents(folder: Path, samples: int | None) -> None:
-    tiny_teacher.make_latents(folder / stages.LATENTS, vae_of(folder), samples or tiny_teacher.SCENES)
+    tiny_teacher.make_latents(
+        folder / stages.LATENTS, vae_of(folder), samples or tiny_teacher.SCENES
+    )
 
 
 def _teacher(folder: Path, samples: int | None) -> None:
@@ -76,9 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.tiny", description="Train the embedded model from nothing."
     )
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all but bundle")
-    parser.add_argument("--folder", type=Path, default=Path("runs/tiny"), help="checkpoints, logs, cache and base")
-    parser.add_argument("--samples", type=int, help="train this many samples instead of the recipe's")
+    parser.add_argument(
+        "stages",
+        nargs="*",
+        metavar="STAGE",
+        help=f"of {', '.join(STAGES)}; default: all but bundle",
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/tiny"), help="checkpoints, logs, cache and base"
+    )
+    parser.add_argument(
+        "--samples", type=int, help="train this many samples instead of the recipe's"
+    )
     options = parser.parse_args(arguments)
     for stage in options.stages:
         if stage not in STAGES:

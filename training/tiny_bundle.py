@@ -1,4 +1,5 @@
-"""The embedded model on disk: the base its distillation starts from, and the bundle the package ships."""
+"""The embedded model on disk: the base its distillation starts from, and the bundle the package
+ships."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from icd_engine.networks.vae import VAE
 from training import tiny_teacher, tiny_text, tiny_vae, world
 
 ROOT = Path(__file__).resolve().parents[1]
-EDITS = ROOT / "training" / "tiny_edits.jpg"  # the grid of `python -m training.quality` that the card shows
+# The grid of `python -m training.quality` that the card shows
+EDITS = ROOT / "training" / "tiny_edits.jpg"
 BUNDLE = ROOT / "icd_engine" / "bundles" / "tiny"
 TEACHERS = ROOT / "training" / "tiny_teacher_weights"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -68,7 +70,8 @@ def demo_picture() -> bytes:
 
 
 def write_base(folder: Path, vae: VAE, scale: float, teacher: tiny_teacher.Teacher) -> None:
-    """The teacher as a diffusers folder, float32; `scale` brings the VAE's latents to unit deviation."""
+    """The teacher as a diffusers folder, float32; `scale` brings the VAE's latents to unit
+    deviation."""
     files: dict[str, Any] = {
         "model_index.json": MODEL_INDEX,
         "scheduler/scheduler_config.json": SCHEDULER,
@@ -85,8 +88,11 @@ def write_base(folder: Path, vae: VAE, scale: float, teacher: tiny_teacher.Teach
 
 
 def write_tiny(out: Path, distilled: Bundle) -> Bundle:
-    """The bundle of a finished distillation as it is shipped, over an older one: half precision, with demo and card."""
-    card, licence = (path.read_text(encoding="utf-8") for path in (BUNDLE / "README.md", ROOT / "LICENSE"))
+    """The bundle of a finished distillation as it is shipped, over an older one: half precision,
+    with demo and card."""
+    card, licence = (
+        path.read_text(encoding="utf-8") for path in (BUNDLE / "README.md", ROOT / "LICENSE")
+    )
     files: dict[str, Any] = {}
     for name in distilled.sha256:
         path = distilled.path / name
@@ -98,13 +104,24 @@ def write_tiny(out: Path, distilled: Bundle) -> Bundle:
         "edits.jpg": EDITS,
         "LICENSE": licence,
     }
-    record = {k: v for k, v in read_json(distilled.path, "icd.json").items() if k not in ("format", "sha256")}
-    origin = {"trained_by": "python -m training.tiny, python -m training", "world": "training/world.py"}
+    record = {
+        k: v
+        for k, v in read_json(distilled.path, "icd.json").items()
+        if k not in ("format", "sha256")
+    }
+    origin = {
+        "trained_by": "python -m training.tiny, python -m training",
+        "world": "training/world.py",
+    }
     return write_bundle(out, record | {"origin": origin}, files.items(), overwrite=True)
 
 
 def write_teacher(folder: Path, unet: UNet) -> None:
-    """The teacher, half precision, as a diffusers UNet folder: for baselines, too large for the wheel."""
+    """The teacher, half precision, as a diffusers UNet folder: for baselines, too large for the
+    wheel."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(tiny_teacher.CONFIG, indent=2) + "\n")
-    save_file({key: value.contiguous() for key, value in halves(unet.state_dict()).items()}, folder / WEIGHTS)
+    save_file(
+        {key: value.contiguous() for key, value in halves(unet.state_dict()).items()},
+        folder / WEIGHTS,
+    )

@@ -1,4 +1,5 @@
-"""The model card of the embedded bundle, from measured figures; `python -m training.tiny bundle` then seals it."""
+"""The model card of the embedded bundle, from measured figures; `python -m training.tiny bundle`
+then seals it."""
 
 from __future__ import annotations
 
@@ -40,13 +41,19 @@ def card(report: Mapping[str, Any], machine: str, cost: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.tiny_card", description="Write the model card.")
-    parser.add_argument("--report", type=Path, required=True, help="what `python -m training.quality` printed")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.tiny_card", description="Write the model card."
+    )
+    parser.add_argument(
+        "--report", type=Path, required=True, help="what `python -m training.quality` printed"
+    )
     parser.add_argument("--machine", required=True)
     parser.add_argument("--cost", default="", help="a sentence on what the training cost")
     parser.add_argument("--notes", type=Path, help="text to append: what falls short and why")
     options = parser.parse_args(arguments)
-    text = card(json.loads(options.report.read_text(encoding="utf-8")), options.machine, options.cost)
+    text = card(
+        json.loads(options.report.read_text(encoding="utf-8")), options.machine, options.cost
+    )
     if options.notes:
         text += "\n" + options.notes.read_text(encoding="utf-8")
     (BUNDLE / "README.md").write_text(text, encoding="utf-8")

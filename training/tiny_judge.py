@@ -1,4 +1,5 @@
-"""An independent judge of the world: names the attributes of a picture; trained on true renders only."""
+"""An independent judge of the world: names the attributes of a picture; trained on true renders
+only."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from training import world
 from training.loop import Part, Recipe, device, fit
 from training.tiny_vae import to_pictures
 
-WEIGHTS = Path(__file__).parent / "tiny_judge.safetensors"  # half precision, written by the stage `judge`
+# Half precision, written by the stage `judge`
+WEIGHTS = Path(__file__).parent / "tiny_judge.safetensors"
 RECIPE = Recipe(samples=80_000, batch=32, lr=2e-3, ema=0.99)
 
 
@@ -30,7 +32,9 @@ class Judge(nn.Module):
         for a, b in itertools.pairwise(widths):
             layers += [nn.Conv2d(a, b, 5, stride=2, padding=2), nn.BatchNorm2d(b), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.Conv2d(96, 96, 3, padding=1), nn.ReLU())
-        self.heads = nn.ModuleDict({kind: nn.Linear(192, len(words)) for kind, words in world.WORDS.items()})
+        self.heads = nn.ModuleDict(
+            {kind: nn.Linear(192, len(words)) for kind, words in world.WORDS.items()}
+        )
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         maps = self.features(pictures)
@@ -41,18 +45,27 @@ class Judge(nn.Module):
         """What each picture shows, by kind of word."""
         with torch.no_grad():
             best = {kind: scores.argmax(dim=1).tolist() for kind, scores in self(pictures).items()}
-        return [{kind: world.WORDS[kind][best[kind][i]] for kind in world.WORDS} for i in range(len(pictures))]
+        return [
+            {kind: world.WORDS[kind][best[kind][i]] for kind in world.WORDS}
+            for i in range(len(pictures))
+        ]
 
 
 def loss(judge: Judge, rng: np.random.Generator, count: int) -> Iterator[Part]:
-    """Cross-entropy over all kinds of words, on slightly noisy renders: it must not lean on exact values."""
+    """Cross-entropy over all kinds of words, on slightly noisy renders: it must not lean on exact
+    values."""
     scenes = [world.sample_scene(rng) for _ in range(count)]
     pictures = to_pictures(world.draw_batch(scenes)).to(device())
-    pictures = pictures + 0.03 * torch.from_numpy(rng.standard_normal(pictures.shape, dtype=np.float32)).to(device())
+    pictures = pictures + 0.03 * torch.from_numpy(
+        rng.standard_normal(pictures.shape, dtype=np.float32)
+    ).to(device())
     scores = judge(pictures)
-    total, right = torch.zeros((), device=device()), 0.0
+    total = torch.zeros((), device=device())
+    right = 0.0
     for kind, words in world.WORDS.items():
-        wanted = torch.tensor([words.index(getattr(scene, kind)) for scene in scenes], device=device())
+        wanted = torch.tensor(
+            [words.index(getattr(scene, kind)) for scene in scenes], device=device()
+        )
         total = total + F.cross_entropy(scores[kind], wanted)
         right += float((scores[kind].argmax(1) == wanted).float().mean()) / len(world.WORDS)
     yield Part("loss", total)
@@ -69,7 +82,10 @@ def train(folder: Path, recipe: Recipe = RECIPE) -> Judge:
 
 def save(judge: Judge, path: Path = WEIGHTS) -> None:
     """Writes it in half precision."""
-    state = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
+    state = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in judge.state_dict().items()
+    }
     save_file(state, path)
 
 

@@ -1,6 +1,8 @@
-"""Tries default settings for the embedded model: `python -m training.tiny_search --pairs 24 --seed 100`.
+"""Tries default settings for the embedded model: `python -m training.tiny_search --pairs 24 --seed
+100`.
 
-Every distinct combination of step counts and the guidance that matters, ranked by the worst margin to the targets.
+Every distinct combination of step counts and the guidance that matters, ranked by the worst margin
+to the targets.
 """
 
 from __future__ import annotations
@@ -23,14 +25,16 @@ TARGETS = {"background_psnr": 25.0, "psnr_to_truth": 22.0, "changed_share": 0.9}
 
 
 def margin(figures: dict[str, float]) -> float:
-    """The smallest distance above its target, in dB; a percent of changed pixels counts as half a decibel."""
+    """The smallest distance above its target, in dB; a percent of changed pixels counts as half a
+    decibel."""
     scale = {"changed_share": 50.0}
     return min((figures[name] - target) * scale.get(name, 1.0) for name, target in TARGETS.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.tiny_search", description="Try default settings for the embedded model."
+        prog="python -m training.tiny_search",
+        description="Try default settings for the embedded model.",
     )
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=100)
@@ -46,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = summary(pairs, run_edits(engine, pairs, settings))
         rows.append((margin(figures["all"]), settings, figures))
         with options.out.open("a") as file:
-            file.write(json.dumps({"margin": rows[-1][0], "settings": settings, "figures": figures}) + "\n")
+            file.write(
+                json.dumps({"margin": rows[-1][0], "settings": settings, "figures": figures}) + "\n"
+            )
     for score, settings, figures in sorted(rows, key=lambda row: row[0], reverse=True)[:10]:
         print(f"{score:7.2f}", settings, figures["all"])
 

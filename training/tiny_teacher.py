@@ -1,4 +1,5 @@
-"""Stages 3 and 4 of the embedded model: the cache of latents, and the text-conditioned teacher UNet trained on it."""
+"""Stages 3 and 4 of the embedded model: the cache of latents, and the text-conditioned teacher UNet
+trained on it."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def latent_scale(latents: Latents) -> float:
 
 
 class Pool:
-    """The cached latents, scaled to unit deviation, and their captions as the text encoder takes them."""
+    """The cached latents, scaled to unit deviation, and their captions as the text encoder takes
+    them."""
 
     def __init__(self, folder: Path):
         self.latents = Latents(folder)
@@ -115,17 +117,25 @@ class Teacher(nn.Module):
 
 
 def time_steps(rng: np.random.Generator, count: int) -> Tensor:
-    """Most around t = 430, where shapes are decided (swapping the shape word costs most there), the rest uniform."""
+    """Most around t = 430, where shapes are decided (swapping the shape word costs most there), the
+    rest uniform."""
     middle = np.clip(np.rint(rng.normal(430, 130, count)), 1, 999).astype(np.int64)
     return torch.from_numpy(np.where(rng.random(count) < 0.6, middle, rng.integers(1, 1000, count)))
 
 
 def loss(
-    teacher: Teacher, unet: Callable, pool: Pool, tables: Boundaries, rng: np.random.Generator, count: int
+    teacher: Teacher,
+    unet: Callable,
+    pool: Pool,
+    tables: Boundaries,
+    rng: np.random.Generator,
+    count: int,
 ) -> Iterator[Part]:
     """Noise prediction; `unet` is the teacher's, compiled or not."""
     latents, ids = pool.draw(rng, count)
-    noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(latents.device)
+    noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(
+        latents.device
+    )
     t = time_steps(rng, count).to(latents.device)
     noised = tables.noised(latents, noise, t).contiguous(memory_format=torch.channels_last)
     with autocast():
@@ -138,6 +148,9 @@ def train(folder: Path, latents: Path, recipe: Recipe = RECIPE) -> Teacher:
     """The trained teacher (moving average); latents: the cache."""
     torch.manual_seed(recipe.seed)
     teacher = channels_last(Teacher().to(device()))
-    pool, tables = Pool(latents), Boundaries(NoiseSchedule.scaled_linear(), device())
+    pool = Pool(latents)
+    tables = Boundaries(NoiseSchedule.scaled_linear(), device())
     unet = torch.compile(teacher.unet)
-    return fit("teacher", folder, recipe, teacher, lambda rng, n: loss(teacher, unet, pool, tables, rng, n))
+    return fit(
+        "teacher", folder, recipe, teacher, lambda rng, n: loss(teacher, unet, pool, tables, rng, n)
+    )

@@ -1,4 +1,5 @@
-"""The embedded model's words: a closed vocabulary, its tokenizer and the shape of its text encoder."""
+"""The embedded model's words: a closed vocabulary, its tokenizer and the shape of its text
+encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from training import world
 
-BEGIN, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
+BEGIN = "<|startoftext|>"
+END = "<|endoftext|>"
+UNKNOWN = "<|unknown|>"
 LENGTH = 77
 
 
@@ -20,7 +23,8 @@ def vocabulary() -> list[str]:
 
 
 def tokenizer() -> Tokenizer:
-    """Word-level, lower-casing, with begin and end tokens; padding is the end token, as CLIP has it."""
+    """Word-level, lower-casing, with begin and end tokens; padding is the end token, as CLIP has
+    it."""
     ids = {word: i for i, word in enumerate(vocabulary())}
     result = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     result.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -57,7 +61,9 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     made = tokenizer()
     made.save(str(folder / "tokenizer.json"))
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary())}, indent=1))
+    (folder / "vocab.json").write_text(
+        json.dumps({word: i for i, word in enumerate(vocabulary())}, indent=1)
+    )
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BEGIN,

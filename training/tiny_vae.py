@@ -22,7 +22,8 @@ CONFIG = {
     "latent_channels": 4,
     "layers_per_block": 1,
     "mid_block_add_attention": True,
-    # One group: with so few channels, narrow groups act like instance norm and cost decibels in halos.
+    # One group: with so few channels, narrow groups act like instance norm and cost decibels in
+    # halos.
     "norm_num_groups": 1,
     "out_channels": 3,
     "sample_size": 128,
@@ -40,11 +41,16 @@ def to_pictures(pixels: np.ndarray) -> Tensor:
 
 def loss(vae: VAE, rng: np.random.Generator, count: int) -> Iterator[Part]:
     """Reconstruction (absolute and squared) plus a KL term that keeps the latent space smooth."""
-    pictures = to_pictures(world.draw_batch([world.sample_scene(rng) for _ in range(count)])).to(device())
-    noise = torch.from_numpy(rng.standard_normal((count, 4, 16, 16), dtype=np.float32)).to(pictures.device)
+    pictures = to_pictures(world.draw_batch([world.sample_scene(rng) for _ in range(count)])).to(
+        device()
+    )
+    noise = torch.from_numpy(rng.standard_normal((count, 4, 16, 16), dtype=np.float32)).to(
+        pictures.device
+    )
     with autocast():
         mean, log_variance = vae.moments(pictures).chunk(2, dim=1)
-        mean, log_variance = mean.float(), log_variance.float()
+        mean = mean.float()
+        log_variance = log_variance.float()
         latents = mean + (0.5 * log_variance).exp() * noise
         decoded = vae.to_image(latents * vae.scaling_factor).float()
     error = decoded - pictures

@@ -1,8 +1,10 @@
-"""A procedural world of captioned scenes, 128x128, in which every edit of one caption word has an exact true picture.
+"""A procedural world of captioned scenes, 128x128, in which every edit of one caption word has an
+exact true picture.
 
-A scene is one object on a textured background, drawn from signed distance functions. The caption names size, colour,
-shape, texture and background colour; position, rotation, small colour jitter and texture phase stay hidden, so that a
-model that edits a picture has to read them from the picture itself.
+A scene is one object on a textured background, drawn from signed distance functions. The caption
+names size, colour, shape, texture and background colour; position, rotation, small colour jitter
+and texture phase stay hidden, so that a model that edits a picture has to read them from the
+picture itself.
 """
 
 import argparse
@@ -36,7 +38,8 @@ COLORS = {
 SIZES = {"small": (25.0, 2.0), "large": (36.0, 3.0)}  # radius and its jitter, px
 TEXTURES = ("plain", "striped", "checkered", "dotted")
 TEXTURE_PERIODS = {"striped": 20.0, "checkered": 24.0, "dotted": 20.0}  # px
-# Share of white in the light shade and of black in the dark one: they are 41 of 255 apart, whatever the colour.
+# Share of white in the light shade and of black in the dark one: they are 41 of 255 apart, whatever
+# the colour.
 TEXTURE_CONTRAST = 0.16
 
 Array = np.ndarray
@@ -60,29 +63,38 @@ def _cross(x: Array, y: Array) -> Array:
 
 
 def _star(x: Array, y: Array) -> Array:
-    """Five points: the plane is folded onto the wedge between one tip and the next notch, which one line bounds."""
+    """Five points: the plane is folded onto the wedge between one tip and the next notch, which one
+    line bounds."""
     tip, notch = 1.24, 0.7
-    sin36, cos36 = 0.58778525, 0.80901699
+    sin36 = 0.58778525
+    cos36 = 0.80901699
     x = np.abs(x)
     for side in (1.0, -1.0):
         fold = 2 * np.maximum(side * cos36 * x - sin36 * y, 0)
-        x, y = x - side * cos36 * fold, y + sin36 * fold
-    edge_x, edge_y = notch * sin36, notch * cos36 - tip
+        x = x - side * cos36 * fold
+        y = y + sin36 * fold
+    edge_x = notch * sin36
+    edge_y = notch * cos36 - tip
     length = float(np.hypot(edge_x, edge_y))
     return ((y - tip) * edge_x - np.abs(x) * edge_y) / length
 
 
 def _heart(x: Array, y: Array) -> Array:
-    """Two half discs on two sides of a square that stands on its corner (tip at the origin, notch at height 1)."""
+    """Two half discs on two sides of a square that stands on its corner (tip at the origin, notch
+    at height 1)."""
     scale = 1.75
-    x, y = np.abs(x) / scale, y / scale + 0.6
+    x = np.abs(x) / scale
+    y = y / scale + 0.6
     lobe = np.sqrt((x - 0.25) ** 2 + (y - 0.75) ** 2) - 0.35355339
     foot = 0.5 * np.maximum(x + y, 0)
-    sides = np.sqrt(np.minimum(x * x + (y - 1) ** 2, (x - foot) ** 2 + (y - foot) ** 2)) * np.sign(x - y)
+    sides = np.sqrt(np.minimum(x * x + (y - 1) ** 2, (x - foot) ** 2 + (y - foot) ** 2)) * np.sign(
+        x - y
+    )
     return np.where(x + y > 1, lobe, sides) * scale
 
 
-# Signed distances for radius 1, y up, negative inside; areas are 2.3 to 2.8, no point is farther than REACH from 0.
+# Signed distances for radius 1, y up, negative inside; areas are 2.3 to 2.8, no point is farther
+# than REACH from 0.
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "circle": _circle,
     "square": _square,
@@ -100,16 +112,18 @@ WORDS: dict[str, tuple[str, ...]] = {
     "texture": TEXTURES,
     "background": tuple(COLORS),
 }
-_CAPTION = re.compile("a {} {} {} on a {} {} background".format(*(rf"(?P<{kind}>\w+)" for kind in WORDS)))
+_CAPTION = re.compile(
+    "a {} {} {} on a {} {} background".format(*(rf"(?P<{kind}>\w+)" for kind in WORDS))
+)
 
 
 @dataclass(frozen=True)
 class Scene:
     """One picture of the world: five caption words, then what the caption does not say.
 
-    x, y: centre in px (y down); radius_jitter in -1..1, scaled by the size word; rotation in degrees, counterclockwise;
-    colour jitters per channel, in steps of 255; phase: texture offset in periods. Raises ValueError for an unknown word
-    or an object of the background's colour.
+    x, y: centre in px (y down); radius_jitter in -1..1, scaled by the size word; rotation in
+    degrees, counterclockwise; colour jitters per channel, in steps of 255; phase: texture offset in
+    periods. Raises ValueError for an unknown word or an object of the background's colour.
     """
 
     size: str
@@ -128,9 +142,13 @@ class Scene:
     def __post_init__(self) -> None:
         for kind, words in WORDS.items():
             if getattr(self, kind) not in words:
-                raise ValueError(f"unknown {kind} {getattr(self, kind)!r}; known: {', '.join(words)}")
+                raise ValueError(
+                    f"unknown {kind} {getattr(self, kind)!r}; known: {', '.join(words)}"
+                )
         if self.color == self.background:
-            raise ValueError(f"a {self.color} object cannot be seen on a {self.background} background")
+            raise ValueError(
+                f"a {self.color} object cannot be seen on a {self.background} background"
+            )
 
     @property
     def caption(self) -> str:
@@ -142,20 +160,24 @@ class Scene:
         return radius + jitter * self.radius_jitter
 
     def edited(self, kind: str, value: str) -> "Scene":
-        """The same scene with one caption word replaced and everything hidden kept; kind is one of WORDS."""
+        """The same scene with one caption word replaced and everything hidden kept; kind is one of
+        WORDS."""
         _check_kinds([kind])
         return replace(self, **{kind: value})
 
     def alternatives(self, kind: str) -> tuple[str, ...]:
         """The words of a kind that make another valid scene of this one."""
         _check_kinds([kind])
-        taken = {getattr(self, kind)} | ({self.color, self.background} if kind in ("color", "background") else set())
+        taken = {getattr(self, kind)} | (
+            {self.color, self.background} if kind in ("color", "background") else set()
+        )
         return tuple(word for word in WORDS[kind] if word not in taken)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its exact edit, uint8 [128, 128, 3]; their mask, bool [128, 128]; the kind of word changed."""
+    """A picture and its exact edit, uint8 [128, 128, 3]; their mask, bool [128, 128]; the kind of
+    word changed."""
 
     picture: Array
     truth: Array
@@ -180,8 +202,13 @@ def parse_caption(caption: str) -> dict[str, str]:
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """A random scene. Its position suits every shape, rotation and size, so that edited objects fit the picture too."""
-    words = {kind: words[rng.integers(len(words))] for kind, words in WORDS.items() if kind != "background"}
+    """A random scene. Its position suits every shape, rotation and size, so that edited objects fit
+    the picture too."""
+    words = {
+        kind: words[rng.integers(len(words))]
+        for kind, words in WORDS.items()
+        if kind != "background"
+    }
     backgrounds = [word for word in WORDS["background"] if word != words["color"]]
     words["background"] = backgrounds[rng.integers(len(backgrounds))]
     radius_jitter = float(rng.uniform(-1, 1))
@@ -209,7 +236,8 @@ def draw(scene: Scene) -> Array:
 def draw_batch(scenes: Sequence[Scene]) -> Array:
     """The pictures of scenes, uint8 [N, 128, 128, 3]."""
     pictures = np.empty((len(scenes), PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
-    # One picture at a time: its planes stay in the cache, which beats arithmetic on the whole batch.
+    # One picture at a time: its planes stay in the cache, which beats arithmetic on the whole
+    # batch.
     for scene, picture in zip(scenes, pictures, strict=True):
         planes = _draw_background(scene)
         _draw_object(scene, planes)
@@ -224,7 +252,8 @@ def _draw_background(scene: Scene) -> Array:
     if scene.texture == "plain":
         planes[:] = base
         return planes
-    dark, light = base * (1 - TEXTURE_CONTRAST), base + (255 - base) * TEXTURE_CONTRAST
+    dark = base * (1 - TEXTURE_CONTRAST)
+    light = base + (255 - base) * TEXTURE_CONTRAST
     np.multiply(_texture(scene), light - dark, out=planes)
     planes += dark
     return planes
@@ -235,7 +264,9 @@ def _texture(scene: Scene) -> Array:
     period = TEXTURE_PERIODS[scene.texture]
     pixels = np.arange(PICTURE_SIZE, dtype=np.float32) + 0.5
     # Distance of each column and row from the middle of its period, px.
-    x, y = (np.abs((pixels - np.float32(phase * period)) % period - period / 2) for phase in scene.phase)
+    x, y = (
+        np.abs((pixels - np.float32(phase * period)) % period - period / 2) for phase in scene.phase
+    )
     if scene.texture == "dotted":
         return _coverage(np.sqrt(x * x + (y * y)[:, None]) - 0.34 * period)
     columns = _coverage(x - period / 4)
@@ -250,14 +281,20 @@ def _draw_object(scene: Scene, planes: Array) -> None:
     reach = REACH * scene.radius + 1
     left, top = (max(int(centre - reach), 0) for centre in (scene.x, scene.y))
     right, bottom = (min(int(centre + reach) + 1, PICTURE_SIZE) for centre in (scene.x, scene.y))
-    x = (np.arange(left, right, dtype=np.float32) + np.float32(0.5 - scene.x)) / np.float32(scene.radius)
-    y = (np.float32(scene.y - 0.5) - np.arange(top, bottom, dtype=np.float32))[:, None] / np.float32(scene.radius)
+    x = (np.arange(left, right, dtype=np.float32) + np.float32(0.5 - scene.x)) / np.float32(
+        scene.radius
+    )
+    y = (np.float32(scene.y - 0.5) - np.arange(top, bottom, dtype=np.float32))[
+        :, None
+    ] / np.float32(scene.radius)
     angle = np.deg2rad(scene.rotation)
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    cos = np.float32(np.cos(angle))
+    sin = np.float32(np.sin(angle))
     distance = SHAPES[scene.shape](cos * x + sin * y, cos * y - sin * x)
     coverage = _coverage(distance * np.float32(scene.radius))
     window = planes[:, top:bottom, left:right]
-    # In this form a coverage of 0 or 1 is exact, so that pixels an edit does not touch are equal to the last bit.
+    # In this form a coverage of 0 or 1 is exact, so that pixels an edit does not touch are equal to
+    # the last bit.
     window *= 1 - coverage
     window += coverage * _jittered(COLORS[scene.color][0], scene.color_jitter)
 
@@ -273,17 +310,25 @@ def _jittered(color: tuple[int, int, int], jitter: tuple[float, float, float]) -
 
 
 def change_mask(picture: Array, truth: Array) -> Array:
-    """bool [h, w]: pixels of two uint8 pictures that differ by more than noise, grown by DILATION px to every side."""
+    """bool [h, w]: pixels of two uint8 pictures that differ by more than noise, grown by DILATION
+    px to every side."""
     changed = np.abs(picture.astype(np.int16) - truth).max(-1) > CHANGE_THRESHOLD
     for axis in (0, 1):
         padding = [(DILATION, DILATION) if axis == a else (0, 0) for a in (0, 1)]
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(changed, padding), 2 * DILATION + 1, axis)
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.pad(changed, padding), 2 * DILATION + 1, axis
+        )
         changed = windows.max(-1)
     return changed
 
 
-def sample_pairs(n: int, seed: int, kinds: Sequence[str] = ("color", "background", "shape")) -> list[Pair]:
-    """n random edits, the kinds in turn; equal arguments give equal pairs. Raises ValueError for an unknown kind."""
+def sample_pairs(
+    n: int, seed: int, kinds: Sequence[str] = ("color", "background", "shape")
+) -> list[Pair]:
+    """n random edits, the kinds in turn; equal arguments give equal pairs.
+
+    Raises ValueError for an unknown kind.
+    """
     _check_kinds(kinds)
     rng = np.random.default_rng(seed)
     chosen = [kinds[i % len(kinds)] for i in range(n)]
@@ -304,13 +349,16 @@ def pair_of(scene: Scene, edited: Scene, kind: str) -> Pair:
 
 
 def write_pairs(pairs: Iterable[Pair], folder: Path) -> Path:
-    """Writes PNG files, then folder/pairs.json: [{picture, truth, mask, source, target, kind}, ...], paths relative."""
+    """Writes PNG files, then folder/pairs.json: [{picture, truth, mask, source, target, kind},
+    ...], paths relative."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for i, pair in enumerate(pairs):
         files = {name: f"{i:04d}_{name}.png" for name in ("picture", "truth", "mask")}
         for name, file in files.items():
-            Image.fromarray(getattr(pair, name)).convert("L" if name == "mask" else "RGB").save(folder / file)
+            Image.fromarray(getattr(pair, name)).convert("L" if name == "mask" else "RGB").save(
+                folder / file
+            )
         entries.append({**files, "source": pair.source, "target": pair.target, "kind": pair.kind})
     path = folder / "pairs.json"
     path.write_text(json.dumps(entries, indent=1) + "\n")
@@ -319,25 +367,40 @@ def write_pairs(pairs: Iterable[Pair], folder: Path) -> Path:
 
 def contact_sheet(scenes: Sequence[Scene], columns: int = 6) -> Image.Image:
     """Pictures with their captions below, to be looked at."""
-    width, height = PICTURE_SIZE + 20, PICTURE_SIZE + 36
+    width = PICTURE_SIZE + 20
+    height = PICTURE_SIZE + 36
     sheet = Image.new("RGB", (columns * width, -(-len(scenes) // columns) * height), "white")
     pen = ImageDraw.Draw(sheet)
     for i, (scene, picture) in enumerate(zip(scenes, draw_batch(scenes), strict=True)):
-        x, y = i % columns * width + 10, i // columns * height + 4
+        x = i % columns * width + 10
+        y = i // columns * height + 4
         sheet.paste(Image.fromarray(picture), (x, y))
-        pen.text((x, y + PICTURE_SIZE + 2), scene.caption.replace(" on ", "\non "), fill="black", font_size=9)
+        pen.text(
+            (x, y + PICTURE_SIZE + 2),
+            scene.caption.replace(" on ", "\non "),
+            fill="black",
+            font_size=9,
+        )
     return sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.world", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, metavar="N", help="write N pairs of pictures and true edits to --out")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.world", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--pairs", type=int, metavar="N", help="write N pairs of pictures and true edits to --out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, metavar="DIR")
     parser.add_argument(
-        "--kinds", default="color,background,shape", help="what to edit, in turn (default: %(default)s)"
+        "--kinds",
+        default="color,background,shape",
+        help="what to edit, in turn (default: %(default)s)",
     )
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet of random scenes")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="write a contact sheet of random scenes"
+    )
     options = parser.parse_args(arguments)
     if options.pairs is None and options.sheet is None:
         parser.error("nothing to do: give --pairs N --out DIR, or --sheet FILE")

@@ -1,1 +1,2 @@
-"""How well edits are: suites of pictures and prompts, methods to compare with, metrics, and a report."""
+"""How well edits are: suites of pictures and prompts, methods to compare with, metrics, and a
+report."""

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.evaluation`: edits a suite, measures it, and writes a table, results.json and a page."""
+"""`python -m benchmarks.evaluation`: edits a suite, measures it, and writes a table, results.json
+and a page."""
 
 from __future__ import annotations
 
@@ -17,7 +18,17 @@ from benchmarks.evaluation.diffusion import Diffusion
 from benchmarks.evaluation.features import FIGURES, absent, learned
 from benchmarks.evaluation.methods import METHODS
 from benchmarks.evaluation.orderings import Studies, orderings, read_studies
-from benchmarks.evaluation.run import Method, Row, generated, icd, icd_auto, inversions, other, run, summary
+from benchmarks.evaluation.run import (
+    Method,
+    Row,
+    generated,
+    icd,
+    icd_auto,
+    inversions,
+    other,
+    run,
+    summary,
+)
 from benchmarks.evaluation.suites import Item, Metric
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, SettingsError
@@ -49,18 +60,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="icd eval", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--suite", choices=SUITES, default="tiny")
-    parser.add_argument("--path", type=Path, help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts or one a line")
+    parser.add_argument(
+        "--path",
+        type=Path,
+        help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts or one a line",
+    )
     parser.add_argument("--count", type=int, default=100, help="items at most")
-    parser.add_argument("--seed", type=int, default=2025, help="of scenes that are drawn, and of generated pictures")
+    parser.add_argument(
+        "--seed", type=int, default=2025, help="of scenes that are drawn, and of generated pictures"
+    )
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--methods", default="icd", help=f"of icd, icd-auto, {', '.join(METHODS)}; all")
-    parser.add_argument("--teacher", type=Path, default=TEACHER, help="UNet folder for the other methods")
+    parser.add_argument(
+        "--methods", default="icd", help=f"of icd, icd-auto, {', '.join(METHODS)}; all"
+    )
+    parser.add_argument(
+        "--teacher", type=Path, default=TEACHER, help="UNet folder for the other methods"
+    )
     for name, figures in FIGURES.items():
         kind = "backbone file of torchvision" if name == "lpips" else "model folder"
-        parser.add_argument(f"--{name}", type=Path, metavar="PATH", help=f"{kind}, for {', '.join(figures)}")
-    parser.add_argument("--studies", type=Path, help="JSON of benchmarks.evaluation.studies, in place of the recorded")
+        parser.add_argument(
+            f"--{name}", type=Path, metavar="PATH", help=f"{kind}, for {', '.join(figures)}"
+        )
+    parser.add_argument(
+        "--studies",
+        type=Path,
+        help="JSON of benchmarks.evaluation.studies, in place of the recorded",
+    )
     parser.add_argument("--settings", default="{}", help="EditSettings of icd as JSON")
-    parser.add_argument("--out", type=Path, default=Path("out/eval"), help="rows, results.json, report.html; resumable")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/eval"),
+        help="rows, results.json, report.html; resumable",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--runner", default="auto")
@@ -72,8 +104,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
     """The result, its rows, and what it was measured with. IcdError."""
-    items, settings, studies = _items(options), _settings(options), _studies(options)
-    engine = Engine.from_pretrained(options.model, device=options.device, dtype=options.dtype, runner=options.runner)
+    items = _items(options)
+    settings = _settings(options)
+    studies = _studies(options)
+    engine = Engine.from_pretrained(
+        options.model, device=options.device, dtype=options.dtype, runner=options.runner
+    )
     methods = _methods(engine, options, settings)
     device = torch.device(engine.runner.device)
     metrics = _metrics(options, device)
@@ -81,7 +117,10 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row], d
     rows = run(items, methods, options.out, metrics, progress, _about(options, engine, settings))
     table = summary(rows)
     result: dict[str, Any] = {"suite": options.suite, "model": options.model, "items": len(items)}
-    result |= {"weights": {name: str(path) for name, path in _weights(options).items() if path}, "methods": table}
+    result |= {
+        "weights": {name: str(path) for name, path in _weights(options).items() if path},
+        "methods": table,
+    }
     if options.suite == "tiny":
         result = _flat(table) | inversions(engine, items) | result
         result["orderings"] = [claim._asdict() for claim in orderings(result, table, studies)]
@@ -112,12 +151,16 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     EditSettings.from_mapping(given)
     unused = [name for name in given if options.suite == "generate" and name not in GUIDANCE]
     if unused:
-        raise SettingsError(f"--settings: generating has no {unused[0]!r} (it has {', '.join(GUIDANCE)})")
+        raise SettingsError(
+            f"--settings: generating has no {unused[0]!r} (it has {', '.join(GUIDANCE)})"
+        )
     return given
 
 
 def _studies(options: argparse.Namespace) -> Studies:
-    recorded = [path for name in ("ablation", "studies") if (path := RECORDED / f"{name}.json").is_file()]
+    recorded = [
+        path for name in ("ablation", "studies") if (path := RECORDED / f"{name}.json").is_file()
+    ]
     return read_studies([options.studies] if options.studies else recorded)
 
 
@@ -126,8 +169,13 @@ def _weights(options: argparse.Namespace) -> dict[str, Path | None]:
 
 
 def _looked_at(options: argparse.Namespace) -> dict[str, Path | None]:
-    """The weights whose figures the table has. The world's own pictures need none of them: only those given are."""
-    return {name: path for name, path in _weights(options).items() if path or not _of_the_world(options)}
+    """The weights whose figures the table has.
+
+    The world's own pictures need none of them: only those given are.
+    """
+    return {
+        name: path for name, path in _weights(options).items() if path or not _of_the_world(options)
+    }
 
 
 def _of_the_world(options: argparse.Namespace) -> bool:
@@ -140,11 +188,19 @@ def _metrics(options: argparse.Namespace, device: torch.device) -> list[Metric]:
     return [*judge, *learned(_looked_at(options), device)]
 
 
-def _methods(engine: Engine, options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Method]:
+def _methods(
+    engine: Engine, options: argparse.Namespace, settings: dict[str, Any]
+) -> dict[str, Method]:
     if options.suite == "generate":
         if options.methods != "icd":
-            raise SettingsError("--methods are ways to edit: the suite generate has forms of guidance instead")
-        forms = {"icd": {}, "icd, unguided": {"guidance_scale": 0.0}, "icd, constant guidance": {"tau": 1.0}}
+            raise SettingsError(
+                "--methods are ways to edit: the suite generate has forms of guidance instead"
+            )
+        forms = {
+            "icd": {},
+            "icd, unguided": {"guidance_scale": 0.0},
+            "icd, constant guidance": {"tau": 1.0},
+        }
         return {name: generated(engine, **settings | form) for name, form in forms.items()}
     own = {"icd": icd, "icd-auto": icd_auto}
     names = [*own, *METHODS] if options.methods == "all" else options.methods.split(",")
@@ -154,13 +210,15 @@ def _methods(engine: Engine, options: argparse.Namespace, settings: dict[str, An
     methods = {name: own[name](engine, **settings) for name in names if name in own}
     others = [name for name in names if name in METHODS]
     if others:
-        model, w = Diffusion.load(engine, options.teacher), float(engine.default_settings.guidance_scale or 0.0)
+        model = Diffusion.load(engine, options.teacher)
+        w = float(engine.default_settings.guidance_scale or 0.0)
         methods |= {name: other(model, name, w) for name in others}
     return methods
 
 
 def _about(options: argparse.Namespace, engine: Engine, settings: dict[str, Any]) -> str:
-    """What decides the figures of a row, besides its item and method; the model by its weights, not by its name."""
+    """What decides the figures of a row, besides its item and method; the model by its weights, not
+    by its name."""
     names = ("suite", "path", "seed", "teacher", "device", "dtype", "runner", *FIGURES)
     given = {name: str(getattr(options, name)) for name in names}
     return json.dumps([given, settings, engine.bundle.sha256], sort_keys=True)
@@ -171,7 +229,9 @@ def _flat(table: dict[str, Any]) -> dict[str, Any]:
     own = table.get("icd")
     if own is None:
         return {}
-    success = {"all": own.get("edit_success")} | {kind: row["edit_success"] for kind, row in own["kinds"].items()}
+    success = {"all": own.get("edit_success")} | {
+        kind: row["edit_success"] for kind, row in own["kinds"].items()
+    }
     names = ("edit_psnr_to_truth", "changed_share", "background_psnr", "network_calls")
     flat = {name: own.get(name) for name in names}
     return {"edit_success": success} | flat | {"seconds_per_edit": own.get("seconds")}
@@ -187,25 +247,38 @@ def _flat_prompts(table: dict[str, Any]) -> dict[str, Any]:
     return {"prompt_success": {"all": own["prompt_success"]} | kinds} | flat
 
 
-def _report(options: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row], where: dict[str, Any]) -> None:
+def _report(
+    options: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row], where: dict[str, Any]
+) -> None:
     """results.json and the page; on stderr the table, what it lacks, and which claims hold."""
-    (options.out / "results.json").write_text(json.dumps(result | {"where": where}, indent=1) + "\n")
-    table, lacking = result["methods"], absent(_looked_at(options))
+    (options.out / "results.json").write_text(
+        json.dumps(result | {"where": where}, indent=1) + "\n"
+    )
+    table = result["methods"]
+    lacking = absent(_looked_at(options))
     pictures = {
-        method: [options.out / row["picture"] for row in rows if row["method"] == method and "picture" in row]
+        method: [
+            options.out / row["picture"]
+            for row in rows
+            if row["method"] == method and "picture" in row
+        ]
         for method in table
     }
     about = {name: result[name] for name in ("suite", "model", "items")}
     about |= {name: where[name] for name in ("device", "commit")}
     claims = result.get("orderings", [])
     title = f"icd eval: {options.suite}"
-    written = page.write(options.out / "report.html", title, about, table, pictures, claims, lacking)
+    written = page.write(
+        options.out / "report.html", title, about, table, pictures, claims, lacking
+    )
     record.note(page.markdown(table, lacking))
     missing = [f"--{name}" for name, path in _weights(options).items() if path is None]
     if missing:
         record.note(f"weights not given: {', '.join(missing)}")
     for claim in claims:
-        record.note(f"{'holds' if claim['holds'] else 'does not hold'}: {claim['claim']} ({claim['figures']})")
+        record.note(
+            f"{'holds' if claim['holds'] else 'does not hold'}: {claim['claim']} ({claim['figures']})"
+        )
     record.note(f"wrote {written}")
 
 

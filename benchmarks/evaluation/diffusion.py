@@ -28,7 +28,9 @@ class Diffusion:
     """UNet, text encoder and VAE; `calls` counts UNet passes, whatever their rows."""
 
     def __init__(self, engine: Engine, unet: UNet):
-        self.engine, self.unet, self.calls = engine, unet.eval().requires_grad_(False), 0
+        self.engine = engine
+        self.unet = unet.eval().requires_grad_(False)
+        self.calls = 0
         self.tables = Boundaries(NoiseSchedule.scaled_linear(), engine.runner.device)
 
     @classmethod
@@ -36,15 +38,23 @@ class Diffusion:
         """The engine's VAE and text encoder with the UNet of a diffusers folder. BundleError."""
         config = read_json(folder, "config.json")
         if config.get("time_cond_proj_dim") is not None:
-            raise BundleError(f"{folder}: a guidance-distilled network is no teacher for these methods")
+            raise BundleError(
+                f"{folder}: a guidance-distilled network is no teacher for these methods"
+            )
         with torch.device("meta"):
             bundle = engine.bundle
-            unet = UNet(config, blend_downscale=bundle.blend_downscale, share_downscale=bundle.share_downscale)
-        weights = {key: value.float() for key, value in read_weights(folder / DIFFUSERS_WEIGHTS).items()}
+            unet = UNet(
+                config,
+                blend_downscale=bundle.blend_downscale,
+                share_downscale=bundle.share_downscale,
+            )
+        weights = {
+            key: value.float() for key, value in read_weights(folder / DIFFUSERS_WEIGHTS).items()
+        }
         unet.load_state_dict(weights, strict=True, assign=True)
         return cls(engine, unet.to(engine.runner.device))
 
-    # --- pictures and prompts ----------------------------------------------------------------------------------
+    # --- pictures and prompts ---------------------------------------------------------------------
 
     def latents(self, picture: np.ndarray) -> Tensor:
         """Of uint8 [H, W, 3]: [1, 4, h, w]."""
@@ -56,13 +66,15 @@ class Diffusion:
 
     def features(self, *texts: str) -> Tensor:
         """[texts, n, C]."""
-        prompts: Prompts = self.engine._encoded([self.engine.tokenizer.encode(text) for text in texts])
+        prompts: Prompts = self.engine._encoded(
+            [self.engine.tokenizer.encode(text) for text in texts]
+        )
         return prompts.features
 
     def noise(self, seed: int, like: Tensor) -> Tensor:
         return torch.from_numpy(normal_noise(seed, like.shape)).to(like.device)
 
-    # --- predictions and steps ---------------------------------------------------------------------------------
+    # --- predictions and steps --------------------------------------------------------------------
 
     def eps(self, x: Tensor, t: int, features: Tensor, edit: EditStep | None = None) -> Tensor:
         """Predicted noise of rows [B, 4, h, w] for their prompts [B, n, C]."""
@@ -71,9 +83,16 @@ class Diffusion:
         return self.unet(x, times, features.expand(len(x), -1, -1), edit=edit).eps
 
     def guided(
-        self, x: Tensor, t: int, features: Tensor, against: Tensor, w: float | Tensor, edit: EditStep | None = None
+        self,
+        x: Tensor,
+        t: int,
+        features: Tensor,
+        against: Tensor,
+        w: float | Tensor,
+        edit: EditStep | None = None,
     ) -> Tensor:
-        """eps_c + w (eps_c - eps_a): guidance away from `against` (mostly the empty prompt), w for all rows or each."""
+        """eps_c + w (eps_c - eps_a): guidance away from `against` (mostly the empty prompt), w for
+        all rows or each."""
         conditional = self.eps(x, t, features, edit)
         if isinstance(w, float) and w == 0.0:
             return conditional
@@ -97,7 +116,11 @@ class Diffusion:
 
 def levels(steps: int = len(GRID)) -> list[int]:
     """0 and `steps` time steps, evenly from the 50 of DDIM's grid, ascending to 999."""
-    chosen = np.linspace(0, len(GRID) - 1, steps + 1).round().astype(int)[1:] if steps < len(GRID) else range(len(GRID))
+    chosen = (
+        np.linspace(0, len(GRID) - 1, steps + 1).round().astype(int)[1:]
+        if steps < len(GRID)
+        else range(len(GRID))
+    )
     return [0, *(GRID[i] for i in chosen)]
 
 

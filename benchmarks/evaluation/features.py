@@ -1,7 +1,9 @@
-"""Metrics that look through trained networks, whose weights are given by path; nothing is ever downloaded.
+"""Metrics that look through trained networks, whose weights are given by path; nothing is ever
+downloaded.
 
-CLIP's agreement of picture and text (arXiv 2104.08718) and DINO's structure distance (Tumanyan et al., arXiv
-2201.00424) as PIE-Bench computes them, DINOv2's likeness as the code of iCD does, LPIPS (arXiv 1801.03924).
+CLIP's agreement of picture and text (arXiv 2104.08718) and DINO's structure distance (Tumanyan et
+al., arXiv 2201.00424) as PIE-Bench computes them, DINOv2's likeness as the code of iCD does, LPIPS
+(arXiv 1801.03924).
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ OF_PROMPTS = ("clip_whole",)  # what can be known where there is no picture to c
 
 
 def learned(paths: Mapping[str, Path | None], device: torch.device) -> list[Metric]:
-    """The metrics of FIGURES whose weights are given; the figures of the others are None. SettingsError.
+    """The metrics of FIGURES whose weights are given; the figures of the others are None.
+    SettingsError.
 
     clip, dino, dinov2: model folders as transformers saves them. lpips: a file as Lpips reads it.
     """
@@ -62,7 +65,8 @@ def _unknown(figures: tuple[str, ...], item: Item, made: Edited) -> dict[str, fl
 
 
 def clip(folder: Path, device: torch.device) -> Metric:
-    """100 cos(picture, target prompt), at least 0, of the whole edit and of its edited region on black."""
+    """100 cos(picture, target prompt), at least 0, of the whole edit and of its edited region on
+    black."""
     from transformers import AutoProcessor, CLIPModel
 
     with _loading(folder):
@@ -70,7 +74,9 @@ def clip(folder: Path, device: torch.device) -> Metric:
         processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
 
     def score(picture: np.ndarray, text: str) -> float:
-        inputs = processor(text=[text], images=[picture], return_tensors="pt", padding=True, truncation=True)
+        inputs = processor(
+            text=[text], images=[picture], return_tensors="pt", padding=True, truncation=True
+        )
         with torch.no_grad():
             found = model(**inputs.to(device))
         return max(0.0, 100 * float(F.cosine_similarity(found.image_embeds, found.text_embeds)))
@@ -95,33 +101,40 @@ def dino(folder: Path, device: torch.device) -> Metric:
         if item.read is None:
             return {}
         source = at_size(item.picture(), made.edited.shape[1::-1])
-        one, other = (self_similarity(last_keys(model, unscaled(x).to(device))) for x in (source, made.edited))
+        one, other = (
+            self_similarity(last_keys(model, unscaled(x).to(device))) for x in (source, made.edited)
+        )
         return {"structure_distance": float((one - other).square().mean())}
 
     return metric
 
 
 def dinov2(folder: Path, device: torch.device) -> Metric:
-    """cos of DINOv2's class tokens: of the picture and its edit, and of the picture and its reconstruction."""
+    """cos of DINOv2's class tokens: of the picture and its edit, and of the picture and its
+    reconstruction."""
     model = _vit(folder, device)
 
     def seen(picture: np.ndarray) -> Tensor:
         with torch.no_grad():
             found = model(cropped(picture).to(device), interpolate_pos_encoding=True)
-        return found.last_hidden_state[:, 0]  # normalised; not the pooler, which DINO's folders have no weights for
+        # Normalised; not the pooler, which DINO's folders have no weights for
+        return found.last_hidden_state[:, 0]
 
     def metric(item: Item, made: Edited) -> dict[str, float | None]:
         if item.read is None or made.reconstruction is None:
             return {}
         source = seen(at_size(item.picture(), made.edited.shape[1::-1]))
-        likeness = (float(F.cosine_similarity(source, seen(x))) for x in (made.edited, made.reconstruction))
+        likeness = (
+            float(F.cosine_similarity(source, seen(x))) for x in (made.edited, made.reconstruction)
+        )
         return dict(zip(FIGURES["dinov2"], likeness, strict=True))
 
     return metric
 
 
 def lpips(weights: Path, device: torch.device) -> Metric:
-    """LPIPS of source and edit with the edited region in black, and of picture and reconstruction."""
+    """LPIPS of source and edit with the edited region in black, and of picture and
+    reconstruction."""
     with _loading(weights):
         distance = Lpips(weights).to(device)
 
@@ -146,9 +159,11 @@ def lpips(weights: Path, device: torch.device) -> Metric:
 
 
 def unscaled(picture: np.ndarray) -> Tensor:
-    """PIE-Bench's input of structure distance [1, 3, h, w]: ImageNet's normalisation, but of values in 0..255.
+    """PIE-Bench's input of structure distance [1, 3, h, w]: ImageNet's normalisation, but of values
+    in 0..255.
 
-    They should be in [0, 1]: a slip of the published code that its figures depend on, kept so that ours compare.
+    They should be in [0, 1]: a slip of the published code that its figures depend on, kept so that
+    ours compare.
     """
     short, long = sorted(picture.shape[:2])
     size = [SIDE * side // short for side in picture.shape[:2]]
@@ -177,7 +192,9 @@ def _normalised(planes: Tensor) -> Tensor:
 
 def last_keys(model: Any, pixels: Tensor) -> Tensor:
     """Keys of the last attention layer [tokens, channels], class token included."""
-    (*_, layer) = (module for name, module in model.named_modules() if name.endswith((".key", ".k_proj")))
+    (*_, layer) = (
+        module for name, module in model.named_modules() if name.endswith((".key", ".k_proj"))
+    )
     kept: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
     try:
@@ -201,22 +218,27 @@ def _vit(folder: Path, device: torch.device) -> Any:
         model = _pretrained(AutoModel, folder, device)
         if model.main_input_name != "pixel_values":
             raise ValueError(f"{type(model).__name__} is no vision transformer")
-        last_keys(model, torch.zeros(1, 3, SIDE, SIDE, device=device))  # convolutional networks end here
+        # Convolutional networks end here
+        last_keys(model, torch.zeros(1, 3, SIDE, SIDE, device=device))
         return model
 
 
 def _pretrained(kind: Any, folder: Path, device: torch.device) -> Any:
     """ValueError where transformers would make up weights that the folder lacks, and only warn."""
     model, found = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    lacking = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))  # never asked
+    # Never asked
+    lacking = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
     if lacking:
-        raise ValueError(f"it lacks {lacking[0]} and {len(lacking) - 1} more of {type(model).__name__}")
+        raise ValueError(
+            f"it lacks {lacking[0]} and {len(lacking) - 1} more of {type(model).__name__}"
+        )
     return model.eval().to(device)
 
 
 @contextmanager
 def _loading(path: Path) -> Iterator[None]:
-    """One line for weights that are not there or not what they should be, and none where all is well."""
+    """One line for weights that are not there or not what they should be, and none where all is
+    well."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -226,8 +248,15 @@ def _loading(path: Path) -> Iterator[None]:
             raise FileNotFoundError(os.strerror(2))
         yield
     except UnpicklingError:
-        raise SettingsError(f"{path} holds no weights for this metric: it is not a file of tensors alone") from None
+        raise SettingsError(
+            f"{path} holds no weights for this metric: it is not a file of tensors alone"
+        ) from None
     except ImportError as error:
-        raise SettingsError(f"the metric of {path} needs a package that is not here: {error}") from None
-    except Exception as error:  # of pickle, safetensors, transformers or torch: anything may be wrong with a file
-        raise SettingsError(f"{path} holds no weights for this metric: {' '.join(str(error).split())[:200]}") from None
+        raise SettingsError(
+            f"the metric of {path} needs a package that is not here: {error}"
+        ) from None
+    # Of pickle, safetensors, transformers or torch: anything may be wrong with a file
+    except Exception as error:
+        raise SettingsError(
+            f"{path} holds no weights for this metric: {' '.join(str(error).split())[:200]}"
+        ) from None

@@ -1,7 +1,9 @@
-"""LPIPS (Zhang et al., arXiv 1801.03924): torchmetrics' fitted heads on a backbone of torchvision given by path.
+"""LPIPS (Zhang et al., arXiv 1801.03924): torchmetrics' fitted heads on a backbone of torchvision
+given by path.
 
-torchmetrics takes its backbone from torchvision, which downloads it, and whose wheels fit only one build of torch.
-PIE-Bench measures with SqueezeNet, most papers with AlexNet, iCD's code with VGG16: figures of one are not the other's.
+torchmetrics takes its backbone from torchvision, which downloads it, and whose wheels fit only one
+build of torch. PIE-Bench measures with SqueezeNet, most papers with AlexNet, iCD's code with VGG16:
+figures of one are not the other's.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-LAYOUTS = re.compile(r"^(?:features|net\.slices?\.?\d)\.")  # of torchvision, and of a whole LPIPS as others save it
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
+# Of torchvision, and of a whole LPIPS as others save it
+LAYOUTS = re.compile(r"^(?:features|net\.slices?\.?\d)\.")
 
 
 class Fire(nn.Module):
@@ -34,8 +38,13 @@ class Fire(nn.Module):
 def alexnet() -> nn.Sequential:
     layers: list[nn.Module] = []
     inner = 3
-    for i, (width, kernel) in enumerate(zip((64, 192, 384, 256, 256), (11, 5, 3, 3, 3), strict=True)):
-        layers += [nn.Conv2d(inner, width, kernel, 1 if i else 4, padding=1 if i > 1 else 2), nn.ReLU()]
+    for i, (width, kernel) in enumerate(
+        zip((64, 192, 384, 256, 256), (11, 5, 3, 3, 3), strict=True)
+    ):
+        layers += [
+            nn.Conv2d(inner, width, kernel, 1 if i else 4, padding=1 if i > 1 else 2),
+            nn.ReLU(),
+        ]
         if i in (0, 1):
             layers.append(nn.MaxPool2d(3, 2))
         inner = width
@@ -66,7 +75,8 @@ def vgg16() -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {  # and the layers that are compared
+# And the layers that are compared
+BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {
     "alex": (alexnet, (1, 4, 7, 9, 11)),
     "squeeze": (squeezenet, (1, 4, 7, 9, 10, 11, 12)),
     "vgg": (vgg16, (3, 8, 15, 22, 29)),
@@ -74,10 +84,12 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {  #
 
 
 class Lpips(nn.Module):
-    """Distance of two pictures [1, 3, h, w] in [-1, 1]; a float, 0 for equal ones. `backbone` says which it is.
+    """Distance of two pictures [1, 3, h, w] in [-1, 1]; a float, 0 for equal ones. `backbone` says
+    which it is.
 
-    weights: torchvision's AlexNet, SqueezeNet 1.1 or VGG16, or a whole LPIPS on one of them, as torchmetrics and lpips
-    save it (tensors only). ValueError or RuntimeError for other files, ImportError without torchmetrics.
+    weights: torchvision's AlexNet, SqueezeNet 1.1 or VGG16, or a whole LPIPS on one of them, as
+    torchmetrics and lpips save it (tensors only). ValueError or RuntimeError for other files,
+    ImportError without torchmetrics.
     """
 
     def __init__(self, weights: Path):
@@ -87,7 +99,9 @@ class Lpips(nn.Module):
         state = torch.load(weights, map_location="cpu", weights_only=True)
         state = {LAYOUTS.sub("", key): value for key, value in state.items() if LAYOUTS.match(key)}
         if not state:
-            raise ValueError("no convolutions of AlexNet, SqueezeNet or VGG16 (the fitted heads alone are not enough)")
+            raise ValueError(
+                "no convolutions of AlexNet, SqueezeNet or VGG16 (the fitted heads alone are not enough)"
+            )
         self.backbone = _backbone(state)
         make, self.compared = BACKBONES[self.backbone]
         self.features = make()
@@ -107,7 +121,8 @@ class Lpips(nn.Module):
     def _seen(self, picture: Tensor) -> list[Tensor]:
         """The compared layers' outputs, of unit length at every place."""
         shift, scale = (picture.new_tensor(values).view(1, 3, 1, 1) for values in (SHIFT, SCALE))
-        x, kept = (picture - shift) / scale, []
+        x = (picture - shift) / scale
+        kept = []
         for i, layer in enumerate(self.features):
             x = layer(x)
             if i in self.compared:
@@ -116,7 +131,8 @@ class Lpips(nn.Module):
 
 
 def _backbone(state: dict[str, Tensor]) -> str:
-    """Which of BACKBONES has these weights: only SqueezeNet has blocks, and only VGG16 a 29th layer."""
+    """Which of BACKBONES has these weights: only SqueezeNet has blocks, and only VGG16 a 29th
+    layer."""
     if any("squeeze" in key for key in state):
         return "squeeze"
     return "vgg" if "28.weight" in state else "alex"

@@ -1,7 +1,7 @@
 """Text-guided editing as others do it, on the same pictures and prompts; each names its paper.
 
-A method takes a Diffusion and a Task and returns latents of the reconstruction and of the edit. Guidance w is in code
-notation throughout (0 = unguided).
+A method takes a Diffusion and a Task and returns latents of the reconstruction and of the edit.
+Guidance w is in code notation throughout (0 = unguided).
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ SDEDIT_STRENGTH = 0.7
 FRIENDLY_SKIP = 0.36  # share of the steps at the top that edit-friendly DDPM leaves out
 FRIENDLY_SOURCE_W = 2.5
 INFEDIT_STEPS = 12
-RENOISE_STEPS, RENOISE_REPEATS = 10, 9
+RENOISE_STEPS = 10
+RENOISE_REPEATS = 9
 NULL_STEPS = 10  # of optimisation for each time step
 
 
 @dataclass(frozen=True)
 class Task:
-    """One edit: clean latents [1, 4, h, w], prompts, guidance, and the shares of prompt-to-prompt control."""
+    """One edit: clean latents [1, 4, h, w], prompts, guidance, and the shares of prompt-to-prompt
+    control."""
 
     latents: Tensor
     source: str
@@ -47,9 +49,13 @@ class Outcome(NamedTuple):
 
 
 def plans(model: Diffusion, task: Task, steps: int) -> list[EditStep]:
-    """Prompt-to-prompt (Hertz et al., arXiv 2208.01626) for rows [source, target] at each of `steps`."""
+    """Prompt-to-prompt (Hertz et al., arXiv 2208.01626) for rows [source, target] at each of
+    `steps`."""
     settings = EditSettings(
-        control="auto", cross_replace=task.cross_replace, self_replace=task.self_replace, amplify=None
+        control="auto",
+        cross_replace=task.cross_replace,
+        self_replace=task.self_replace,
+        amplify=None,
     )
     tokenizer = model.engine.tokenizer
     plan = make_plan(tokenizer.encode(task.source), tokenizer.encode(task.target), settings, steps)
@@ -57,8 +63,10 @@ def plans(model: Diffusion, task: Task, steps: int) -> list[EditStep]:
 
 
 def ddim_inversion(model: Diffusion, task: Task) -> list[Tensor]:
-    """Latents at every level, by DDIM backwards with the source prompt, unguided (Song et al., arXiv 2010.02502)."""
-    prompt, track = model.features(task.source), [task.latents]
+    """Latents at every level, by DDIM backwards with the source prompt, unguided (Song et al.,
+    arXiv 2010.02502)."""
+    prompt = model.features(task.source)
+    track = [task.latents]
     times = levels()
     for s, t in pairwise(times):
         track.append(model.step(track[-1], model.eps(track[-1], t, prompt), s, t))
@@ -73,8 +81,10 @@ def _decode(
     edits: list[EditStep] | None,
     source_w: float,
 ) -> Outcome:
-    """50 DDIM steps down, rows [source, target]; against(k): what guidance leads away from, [2, n, C]."""
-    prompts, x = model.features(task.source, task.target), start.repeat(2, 1, 1, 1)
+    """50 DDIM steps down, rows [source, target]; against(k): what guidance leads away from, [2, n,
+    C]."""
+    prompts = model.features(task.source, task.target)
+    x = start.repeat(2, 1, 1, 1)
     weights = torch.tensor([source_w, task.w], device=x.device)
     for k, (t, s) in enumerate(down(levels())):
         eps = model.guided(x, t, prompts, against(k), weights, None if edits is None else edits[k])
@@ -90,21 +100,27 @@ def ddim(model: Diffusion, task: Task) -> Outcome:
 
 def ddim_p2p(model: Diffusion, task: Task) -> Outcome:
     """The same with prompt-to-prompt."""
-    empty, edits = model.features("", ""), plans(model, task, len(levels()) - 1)
+    empty = model.features("", "")
+    edits = plans(model, task, len(levels()) - 1)
     return _decode(model, task, ddim_inversion(model, task)[-1], lambda k: empty, edits, task.w)
 
 
 def negative_prompt_inversion(model: Diffusion, task: Task) -> Outcome:
-    """The source prompt in place of the empty one (Miyake et al., arXiv 2305.16807), with prompt-to-prompt."""
-    source, edits = model.features(task.source, task.source), plans(model, task, len(levels()) - 1)
+    """The source prompt in place of the empty one (Miyake et al., arXiv 2305.16807), with
+    prompt-to-prompt."""
+    source = model.features(task.source, task.source)
+    edits = plans(model, task, len(levels()) - 1)
     return _decode(model, task, ddim_inversion(model, task)[-1], lambda k: source, edits, task.w)
 
 
 def null_text_inversion(model: Diffusion, task: Task) -> Outcome:
-    """The empty prompt's features optimised at every step so that the guided source branch follows the inversion
-    (Mokady et al., arXiv 2211.09794), with prompt-to-prompt."""
-    track, prompt = ddim_inversion(model, task), model.features(task.source)
-    null, found, x = model.features(""), [], track[-1]
+    """The empty prompt's features optimised at every step so that the guided source branch follows
+    the inversion (Mokady et al., arXiv 2211.09794), with prompt-to-prompt."""
+    track = ddim_inversion(model, task)
+    prompt = model.features(task.source)
+    null = model.features("")
+    found = []
+    x = track[-1]
     wanted = track[-2::-1]
     for k, (t, s) in enumerate(down(levels())):
         null = null.detach().requires_grad_(True)
@@ -127,24 +143,31 @@ def null_text_inversion(model: Diffusion, task: Task) -> Outcome:
 
 
 def edit_friendly_ddpm(model: Diffusion, task: Task) -> Outcome:
-    """Noise maps of independently noised latents (Huberman-Spiegelglas et al., arXiv 2304.06140)."""
+    """Noise maps of independently noised latents (Huberman-Spiegelglas et al., arXiv
+    2304.06140)."""
     times = levels()
     top = len(times) - 1 - round(FRIENDLY_SKIP * (len(times) - 1))
     source, target, empty = (model.features(text) for text in (task.source, task.target, ""))
     noisy = [task.latents]
     for k, t in enumerate(times[1 : top + 1]):
         noisy.append(model.noised(task.latents, model.noise(1000 * task.seed + k, task.latents), t))
-    kept, x = noisy[top], noisy[top]
+    kept = noisy[top]
+    x = noisy[top]
     for k in range(top, 0, -1):
-        t, s = times[k], times[k - 1]
-        mean, spread = _ddpm(model, noisy[k], model.guided(noisy[k], t, source, empty, FRIENDLY_SOURCE_W), t, s)
+        t = times[k]
+        s = times[k - 1]
+        mean, spread = _ddpm(
+            model, noisy[k], model.guided(noisy[k], t, source, empty, FRIENDLY_SOURCE_W), t, s
+        )
         z = (noisy[k - 1] - mean) / spread if spread else torch.zeros_like(mean)
         mean, _ = _ddpm(model, x, model.guided(x, t, target, empty, task.w), t, s)
         x = mean + spread * z
         kept = (
             noisy[k - 1]
             if spread
-            else _ddpm(model, kept, model.guided(kept, t, source, empty, FRIENDLY_SOURCE_W), t, s)[0]
+            else _ddpm(model, kept, model.guided(kept, t, source, empty, FRIENDLY_SOURCE_W), t, s)[
+                0
+            ]
         )
     return Outcome(kept, x)
 
@@ -158,11 +181,13 @@ def _ddpm(model: Diffusion, x: Tensor, eps: Tensor, t: int, s: int) -> tuple[Ten
 
 
 def infedit(model: Diffusion, task: Task) -> Outcome:
-    """Virtual inversion: the target follows the source's known noise (Xu et al., arXiv 2312.04965), with
-    prompt-to-prompt."""
+    """Virtual inversion: the target follows the source's known noise (Xu et al., arXiv 2312.04965),
+    with prompt-to-prompt."""
     times = levels(INFEDIT_STEPS)
-    prompts, empty = model.features(task.source, task.target), model.features("", "")
-    edits, edited = plans(model, task, len(times) - 1), task.latents
+    prompts = model.features(task.source, task.target)
+    empty = model.features("", "")
+    edits = plans(model, task, len(times) - 1)
+    edited = task.latents
     weights = torch.tensor([0.0, task.w], device=task.latents.device)
     noise = model.noise(1000 * task.seed, task.latents)
     x = model.noised(task.latents, noise, times[-1])
@@ -176,17 +201,22 @@ def infedit(model: Diffusion, task: Task) -> Outcome:
 
 
 def renoise(model: Diffusion, task: Task) -> Outcome:
-    """Each inversion step repeated at the point it leads to, and averaged (Garibi et al., arXiv 2403.14602)."""
-    times, prompt, x = levels(RENOISE_STEPS), model.features(task.source), task.latents
+    """Each inversion step repeated at the point it leads to, and averaged (Garibi et al., arXiv
+    2403.14602)."""
+    times = levels(RENOISE_STEPS)
+    prompt = model.features(task.source)
+    x = task.latents
     for s, t in pairwise(times):
         ahead, found = x, []
         for _ in range(RENOISE_REPEATS):
             found.append(model.eps(ahead, t, prompt))
             ahead = model.step(x, found[-1], s, t)
         x = model.step(x, torch.stack(found[-4:]).mean(0), s, t)
-    prompts, empty = model.features(task.source, task.target), model.features("", "")
+    prompts = model.features(task.source, task.target)
+    empty = model.features("", "")
     weights = torch.tensor([0.0, task.w], device=x.device)
-    edits, x = plans(model, task, RENOISE_STEPS), x.repeat(2, 1, 1, 1)
+    edits = plans(model, task, RENOISE_STEPS)
+    x = x.repeat(2, 1, 1, 1)
     for k, (t, s) in enumerate(down(times)):
         x = model.step(x, model.guided(x, t, prompts, empty, weights, edits[k]), t, s)
     return Outcome(x[:1], x[1:])
@@ -195,7 +225,8 @@ def renoise(model: Diffusion, task: Task) -> Outcome:
 def sdedit(model: Diffusion, task: Task) -> Outcome:
     """Noised part of the way and denoised towards the target (Meng et al., arXiv 2108.01073)."""
     times = [t for t in levels() if t <= 1000 * SDEDIT_STRENGTH]
-    target, empty = model.features(task.target), model.features("")
+    target = model.features(task.target)
+    empty = model.features("")
     x = model.noised(task.latents, model.noise(1000 * task.seed, task.latents), times[-1])
     for t, s in down(times):
         x = model.step(x, model.guided(x, t, target, empty, task.w), t, s)

@@ -1,6 +1,7 @@
 """Metrics of pictures, uint8 [H, W, 3]; masks [H, W] are true where an edit may change something.
 
-SSIM is torchmetrics' (extra `metrics`); what needs it, or weights that were not given, is None and shown as n/a.
+SSIM is torchmetrics' (extra `metrics`); what needs it, or weights that were not given, is None and
+shown as n/a.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def psnr(one: np.ndarray, other: np.ndarray, where: np.ndarray | None = None) ->
 
 
 def masked(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture with what may change in black: PIE-Bench takes its background metrics over this whole frame."""
+    """The picture with what may change in black: PIE-Bench takes its background metrics over this
+    whole frame."""
     return np.where(mask[..., None], 0, picture).astype(np.uint8)
 
 
@@ -38,7 +40,9 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float | None:
     function = _ssim()
     if function is None:
         return None
-    pair = (torch.from_numpy(x.astype(np.float32) / 255).permute(2, 0, 1)[None] for x in (one, other))
+    pair = (
+        torch.from_numpy(x.astype(np.float32) / 255).permute(2, 0, 1)[None] for x in (one, other)
+    )
     return float(function(*pair, data_range=1.0))
 
 

@@ -1,4 +1,5 @@
-"""The paper's claims about which is better, each looked up in what was measured: it holds, or it does not, and why."""
+"""The paper's claims about which is better, each looked up in what was measured: it holds, or it
+does not, and why."""
 
 from __future__ import annotations
 
@@ -30,12 +31,16 @@ class Ordering(NamedTuple):
 
 
 def orderings(result: Row, table: Mapping[str, Row], studies: Studies) -> list[Ordering]:
-    """All claims that the result of a run and recorded studies have figures for; those of studies say `recorded`.
+    """All claims that the result of a run and recorded studies have figures for; those of studies
+    say `recorded`.
 
     SettingsError where rows of the studies are not theirs.
     """
     try:
-        recorded = [*_encoding(studies.get("encoding", ())), *_ablation(studies.get("ablation", ()))]
+        recorded = [
+            *_encoding(studies.get("encoding", ())),
+            *_ablation(studies.get("ablation", ())),
+        ]
     except (KeyError, ValueError, TypeError) as error:
         raise SettingsError(f"rows of the studies are not as they were written: {error}") from None
     marked = [one._replace(figures=f"{one.figures}; recorded") for one in recorded]
@@ -43,7 +48,10 @@ def orderings(result: Row, table: Mapping[str, Row], studies: Studies) -> list[O
 
 
 def read_studies(paths: Sequence[Path]) -> dict[str, list[Row]]:
-    """Study -> rows, of files that `python -m benchmarks.evaluation.studies` printed. SettingsError."""
+    """Study -> rows, of files that `python -m benchmarks.evaluation.studies` printed.
+
+    SettingsError.
+    """
     found: dict[str, list[Row]] = {}
     for path in paths:
         try:
@@ -58,10 +66,13 @@ def _guidance(result: Row) -> Iterator[Ordering]:
     if "inversion_psnr_unguided" not in result:
         return
     unguided, dynamic, constant = (
-        float(result[f"inversion_psnr_{form}"]) for form in ("unguided", "guided_dynamic", "guided_constant")
+        float(result[f"inversion_psnr_{form}"])
+        for form in ("unguided", "guided_dynamic", "guided_constant")
     )
     figures = f"unguided {unguided:.1f} dB, dynamic {dynamic:.1f} dB, constant {constant:.1f} dB"
-    yield Ordering("Dynamic guidance keeps at least as much as constant guidance", dynamic >= constant, figures)
+    yield Ordering(
+        "Dynamic guidance keeps at least as much as constant guidance", dynamic >= constant, figures
+    )
     yield Ordering("Unguided decoding keeps the most", unguided >= max(dynamic, constant), figures)
 
 
@@ -82,12 +93,16 @@ def _ablation(rows: Sequence[Row]) -> Iterator[Ordering]:
     for figure, of in ABLATED.items():
         if compared:
             changes = {steps: (plain[steps][figure], both[steps][figure]) for steps in compared}
-            figures = ", ".join(f"{steps} steps {a:.1f} -> {b:.1f} dB" for steps, (a, b) in changes.items())
+            figures = ", ".join(
+                f"{steps} steps {a:.1f} -> {b:.1f} dB" for steps, (a, b) in changes.items()
+            )
             helped = all(b > a + LEVEL for a, b in changes.values())
             yield Ordering(f"Preservation losses help {of}", helped, figures)
         if len(plain) > 1:
             values = [plain[steps][figure] for steps in sorted(plain)]
-            figures = ", ".join(f"{n} steps {value:.1f} dB" for n, value in zip(sorted(plain), values, strict=True))
+            figures = ", ".join(
+                f"{n} steps {value:.1f} dB" for n, value in zip(sorted(plain), values, strict=True)
+            )
             rising = all(b > a for a, b in pairwise(values))
             yield Ordering(f"More steps help {of} without preservation losses", rising, figures)
 
@@ -95,10 +110,16 @@ def _ablation(rows: Sequence[Row]) -> Iterator[Ordering]:
 def _methods(table: Mapping[str, Row]) -> Iterator[Ordering]:
     """Ours against every method of a hundred calls and more."""
     own = table.get("icd")
-    slow = {name: row for name, row in table.items() if name != "icd-auto" and (row.get("network_calls") or 0) >= 100}
+    slow = {
+        name: row
+        for name, row in table.items()
+        if name != "icd-auto" and (row.get("network_calls") or 0) >= 100
+    }
     if own is None or not slow or own.get("edit_psnr_to_truth") is None:
         return
-    better = {name: row["edit_psnr_to_truth"] - own["edit_psnr_to_truth"] for name, row in slow.items()}
+    better = {
+        name: row["edit_psnr_to_truth"] - own["edit_psnr_to_truth"] for name, row in slow.items()
+    }
     figures = ", ".join(
         f"{name} {gain:+.1f} dB, {slow[name]['seconds'] / own['seconds']:.0f} x the time"
         for name, gain in better.items()

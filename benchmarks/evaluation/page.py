@@ -1,4 +1,5 @@
-"""The report of an evaluation: one self-contained HTML file with a table, a plot and a grid of pictures."""
+"""The report of an evaluation: one self-contained HTML file with a table, a plot and a grid of
+pictures."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def write(
 ) -> Path:
     """Writes the report, and beside it its plot and our own edits alone: plot.svg, edits.jpg.
 
-    pictures: files for each method. claims: rows of `orderings`. absent: figures whose weights were not given.
+    pictures: files for each method. claims: rows of `orderings`. absent: figures whose weights were
+    not given.
     """
     plot = scatter(summary)
     parts = [
@@ -95,18 +97,26 @@ def table(rows: Mapping[str, Row], first: str = "method", absent: Collection[str
     heads = "".join(f"<th>{COLUMNS[name][0]}" for name in columns)
     lines = [f"<tr><th>{first}{heads}"]
     for name, row in rows.items():
-        lines.append(f"<tr><td>{escape(name)}" + "".join(f"<td>{_cell(row, c, absent)}" for c in columns))
+        lines.append(
+            f"<tr><td>{escape(name)}" + "".join(f"<td>{_cell(row, c, absent)}" for c in columns)
+        )
     return f"<table>{''.join(lines)}</table>"
 
 
 def markdown(rows: Mapping[str, Row], absent: Collection[str] = ()) -> str:
     """The same for terminals and a README, turned: a line for each figure, which stays narrow."""
     lines = [["figure", *rows]]
-    lines += [[COLUMNS[name][0], *(_cell(row, name, absent) for row in rows.values())] for name in _looked_for(rows)]
+    lines += [
+        [COLUMNS[name][0], *(_cell(row, name, absent) for row in rows.values())]
+        for name in _looked_for(rows)
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     padded = [
-        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
         for line in [lines[0], rule, *lines[1:]]
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
@@ -125,11 +135,19 @@ def _cell(row: Row, figure: str, absent: Collection[str]) -> str:
 
 
 def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:
-    """Quality over time, SVG: PSNR to the true edit (else of the background) over seconds an edit, logarithmic."""
+    """Quality over time, SVG: PSNR to the true edit (else of the background) over seconds an edit,
+    logarithmic."""
     figure = next(
-        (f for f in ("edit_psnr_to_truth", "background_psnr") if any(r.get(f) for r in summary.values())), None
+        (
+            f
+            for f in ("edit_psnr_to_truth", "background_psnr")
+            if any(r.get(f) for r in summary.values())
+        ),
+        None,
     )
-    points = [(r["seconds"], r[figure], name) for name, r in summary.items() if figure and r.get(figure)]
+    points = [
+        (r["seconds"], r[figure], name) for name, r in summary.items() if figure and r.get(figure)
+    ]
     if len(points) < 2:
         return ""
     left, right = (f(math.log10(x) for x, _, _ in points) for f in (min, max))
@@ -137,13 +155,19 @@ def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (math.log10(x) - left) / max(right - left, 1e-9)
-        return 60 + across * (width - 200), height - 40 - (y - low) / max(high - low, 1e-9) * (height - 80)
+        return 60 + across * (width - 200), height - 40 - (y - low) / max(high - low, 1e-9) * (
+            height - 80
+        )
 
     marks = []
     for x, y, name in points:
         px, py = place(x, y)
-        marks.append(f'<circle cx="{px:.0f}" cy="{py:.0f}" r="5" fill="{"#c33" if name == "icd" else "#357"}"/>')
-        marks.append(f'<text x="{px + 9:.0f}" y="{py + 4:.0f}">{escape(name)} ({x:.2g} s, {y:.1f} dB)</text>')
+        marks.append(
+            f'<circle cx="{px:.0f}" cy="{py:.0f}" r="5" fill="{"#c33" if name == "icd" else "#357"}"/>'
+        )
+        marks.append(
+            f'<text x="{px + 9:.0f}" y="{py + 4:.0f}">{escape(name)} ({x:.2g} s, {y:.1f} dB)</text>'
+        )
     axes = f'<text x="{width / 2:.0f}" y="{height - 8}">seconds an edit, logarithmic</text>'
     axes += f'<text x="8" y="18">{COLUMNS[str(figure)][0]}</text>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" font-size="12">'
@@ -155,9 +179,14 @@ def grid(files: Sequence[Path], columns: int = 3) -> Image.Image:
     """Picture strips of one size in a grid."""
     strips = [Image.open(file).convert("RGB") for file in files]
     width, height = strips[0].size
-    sheet = Image.new("RGB", (columns * (width + 6), -(-len(strips) // columns) * (height + 6)), "white")
+    sheet = Image.new(
+        "RGB", (columns * (width + 6), -(-len(strips) // columns) * (height + 6)), "white"
+    )
     for i, strip in enumerate(strips):
-        sheet.paste(strip.resize((width, height)), ((i % columns) * (width + 6) + 3, (i // columns) * (height + 6) + 3))
+        sheet.paste(
+            strip.resize((width, height)),
+            ((i % columns) * (width + 6) + 3, (i // columns) * (height + 6) + 3),
+        )
     return sheet
 
 

@@ -1,4 +1,5 @@
-"""Every method over every item of a suite, one row each; what is there already is not done again."""
+"""Every method over every item of a suite, one row each; what is there already is not done
+again."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def generated(engine: Engine, **settings: Any) -> Method:
 
 
 def icd_auto(engine: Engine, **settings: Any) -> Method:
-    """The engine's edit with automatic settings; calls and seconds are those of everything that was tried."""
+    """The engine's edit with automatic settings; calls and seconds are those of everything that was
+    tried."""
 
     def edit(item: Item) -> Edited:
         started = time.perf_counter()
@@ -64,7 +66,11 @@ def icd_auto(engine: Engine, **settings: Any) -> Method:
         edited = np.asarray(found.result.image)
         seconds = time.perf_counter() - started
         hops = len(engine.bundle.decode_times)
-        calls = len(engine.bundle.encode_times) + (len(found.candidates) + 1) * hops + 2 * len(found.candidates)
+        calls = (
+            len(engine.bundle.encode_times)
+            + (len(found.candidates) + 1) * hops
+            + 2 * len(found.candidates)
+        )
         return Edited(edited, np.asarray(found.result.reconstruction), calls, seconds)
 
     return edit
@@ -74,7 +80,8 @@ def other(model: Diffusion, name: str, w: float) -> Method:
     """A method of METHODS on a diffusion model, at the model's own picture size."""
 
     def edit(item: Item) -> Edited:
-        started, model.calls = time.perf_counter(), 0
+        started = time.perf_counter()
+        model.calls = 0
         with torch.no_grad():
             latents = model.latents(at_size(item.picture(), model.engine.bundle.size))
             outcome = METHODS[name](model, Task(latents, item.source, item.target, w))
@@ -86,19 +93,25 @@ def other(model: Diffusion, name: str, w: float) -> Method:
 
 
 def round_trip(engine: Engine, item: Item, w: Any, tau: Any) -> float:
-    """PSNR of the picture encoded and decoded with its own prompt under this guidance, without control."""
+    """PSNR of the picture encoded and decoded with its own prompt under this guidance, without
+    control."""
     settings = {"seed": 0, "guidance_scale": w, "tau": tau, "control": "none"}
     return pixels.psnr(
-        np.asarray(engine.edit(item.picture(), item.source, item.source, **settings).image), item.picture()
+        np.asarray(engine.edit(item.picture(), item.source, item.source, **settings).image),
+        item.picture(),
     )
 
 
 def inversions(engine: Engine, items: Sequence[Item]) -> dict[str, float]:
-    """PSNR of pictures encoded and decoded with their own prompt, without control: unguided and guided."""
-    w, tau = engine.default_settings.guidance_scale, engine.default_settings.tau
+    """PSNR of pictures encoded and decoded with their own prompt, without control: unguided and
+    guided."""
+    w = engine.default_settings.guidance_scale
+    tau = engine.default_settings.tau
     guidance = {"unguided": (0.0, 1.0), "guided_dynamic": (w, tau), "guided_constant": (w, 1.0)}
     return {
-        f"inversion_psnr_{name}": round(float(np.mean([round_trip(engine, item, *chosen) for item in items])), 3)
+        f"inversion_psnr_{name}": round(
+            float(np.mean([round_trip(engine, item, *chosen) for item in items])), 3
+        )
         for name, chosen in guidance.items()
     }
 
@@ -111,10 +124,12 @@ def run(
     progress: Callable[[str], Any] = lambda text: None,
     about: str = "",
 ) -> list[Row]:
-    """All rows of these items, those of an earlier run with other methods too, in the order they were made.
+    """All rows of these items, those of an earlier run with other methods too, in the order they
+    were made.
 
-    about: what else decides a figure (model, settings, weights). An interrupted run goes on where it stopped; rows in
-    the folder that are about something else, or of other prompts, stay there and do not count.
+    about: what else decides a figure (model, settings, weights). An interrupted run goes on where
+    it stopped; rows in the folder that are about something else, or of other prompts, stay there
+    and do not count.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = read_rows(folder)
@@ -140,7 +155,9 @@ def run(
 
 def _run_of(item: Item, about: str) -> str:
     """Short name of an item under everything that its rows depend on besides the method."""
-    return hashlib.sha256(json.dumps([about, item.name, item.source, item.target]).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        json.dumps([about, item.name, item.source, item.target]).encode()
+    ).hexdigest()[:12]
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -156,7 +173,8 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def measure(item: Item, made: Edited, metrics: Sequence[Metric] = ()) -> dict[str, float | None]:
-    """The figures of one edit, with those of further metrics; what cannot be known of this item is None."""
+    """The figures of one edit, with those of further metrics; what cannot be known of this item is
+    None."""
     row: dict[str, float | None] = {"network_calls": made.calls, "seconds": made.seconds}
     if item.read is not None:
         row |= _against(at_size(item.picture(), made.edited.shape[1::-1]), item, made)
@@ -166,7 +184,8 @@ def measure(item: Item, made: Edited, metrics: Sequence[Metric] = ()) -> dict[st
 
 
 def _against(picture: np.ndarray, item: Item, made: Edited) -> dict[str, float | None]:
-    """What an edit and its reconstruction have kept of the picture, and how near it is to the truth."""
+    """What an edit and its reconstruction have kept of the picture, and how near it is to the
+    truth."""
     row: dict[str, float | None] = {}
     if made.reconstruction is not None:
         for name in ("psnr", "ssim", "mse"):
@@ -185,12 +204,17 @@ def _against(picture: np.ndarray, item: Item, made: Edited) -> dict[str, float |
 
 
 def summary(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """Method -> means over all items, the same by kind of edit, and how many rows held NaN and were left out."""
+    """Method -> means over all items, the same by kind of edit, and how many rows held NaN and were
+    left out."""
     table: dict[str, dict[str, Any]] = {}
     rows = list(rows)
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
-        sound = [row for row in own if not any(isinstance(v, float) and math.isnan(v) for v in row.values())]
+        sound = [
+            row
+            for row in own
+            if not any(isinstance(v, float) and math.isnan(v) for v in row.values())
+        ]
         kinds = dict.fromkeys(row["kind"] for row in sound)
         table[method] = means(sound) | {
             "items": len(sound),
@@ -211,7 +235,8 @@ def means(rows: Sequence[Row]) -> dict[str, float | None]:
 
 
 def _keep(folder: Path, name: str, item: Item, made: Edited) -> str:
-    """Source, reconstruction and edit side by side, as far as there are any; the path in the folder."""
+    """Source, reconstruction and edit side by side, as far as there are any; the path in the
+    folder."""
     source = [at_size(item.picture(), made.edited.shape[1::-1])] if item.read is not None else []
     kept = [made.reconstruction] if made.reconstruction is not None else []
     path = folder / "pictures" / name

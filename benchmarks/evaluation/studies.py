@@ -1,9 +1,10 @@
 """The paper's studies: `python -m benchmarks.evaluation.studies STUDY`, JSON on stdout.
 
-guidance   how well pictures come back over the turn-on threshold tau and w (paper, figure on dynamic guidance; table 5)
-encoding   what guidance while encoding does to the noise and to the way back (table 1)
-tradeoff   edit success and what is kept, over ramps (tau1, tau2) and intervals (tau_low, tau)
-ablation   bundles trained with other chains and preservation losses (--models A B ...) beside each other (table 2)
+guidance   how well pictures come back over the turn-on threshold tau and w (paper, figure on
+dynamic guidance; table 5) encoding   what guidance while encoding does to the noise and to the way
+back (table 1) tradeoff   edit success and what is kept, over ramps (tau1, tau2) and intervals
+(tau_low, tau) ablation   bundles trained with other chains and preservation losses (--models A B
+...) beside each other (table 2)
 """
 
 from __future__ import annotations
@@ -37,11 +38,15 @@ Rows = list[dict[str, Any]]
 def guidance(engine: Engine, items: Sequence[Item]) -> Rows:
     """PSNR of pictures encoded and decoded with their own prompt, without control."""
     cases = [(w, tau) for w in SCALES for tau in (TAUS if w else TAUS[-1:])]
-    return [{"w": w, "tau": tau, "psnr": _mean(round_trip(engine, item, w, tau) for item in items)} for w, tau in cases]
+    return [
+        {"w": w, "tau": tau, "psnr": _mean(round_trip(engine, item, w, tau) for item in items)}
+        for w, tau in cases
+    ]
 
 
 def encoding(engine: Engine, items: Sequence[Item]) -> Rows:
-    """Deviation of the encoded noise (1 is what decoding expects) and PSNR of an unguided way back."""
+    """Deviation of the encoded noise (1 is what decoding expects) and PSNR of an unguided way
+    back."""
     rows = []
     for w in SCALES:
         spreads, kept = [], []
@@ -74,7 +79,9 @@ def _encoded(engine: Engine, item: Item, w: float) -> torch.Tensor:
 
 def _decoded(engine: Engine, item: Item, noised: torch.Tensor) -> np.ndarray:
     prompts = engine._encoded([engine.tokenizer.encode(item.source)])
-    inputs = DecodeInputs(latents=noised, prompts=prompts, guidance=[[0.0] for _ in engine._decode_hops])
+    inputs = DecodeInputs(
+        latents=noised, prompts=prompts, guidance=[[0.0] for _ in engine._decode_hops]
+    )
     latents = engine.runner.decode(inputs, engine._decode_hops, None).latents
     return np.asarray(engine.runner.host(engine.runner.to_pixels(latents)))[0]
 
@@ -83,7 +90,9 @@ def tradeoff(engine: Engine, items: Sequence[Item]) -> Rows:
     """Edits under thresholds, ramps and intervals of guidance, everything else as by default."""
     success = judged()
     forms: list[dict[str, Any]] = [{"tau": tau} for tau in TAUS]
-    forms += [{"tau": ramp} for ramp in RAMPS] + [{"tau_low": low, "tau": tau} for low, tau in INTERVALS]
+    forms += [{"tau": ramp} for ramp in RAMPS] + [
+        {"tau_low": low, "tau": tau} for low, tau in INTERVALS
+    ]
     rows = []
     for form in forms:
         method = icd(engine, **form)
@@ -94,8 +103,10 @@ def tradeoff(engine: Engine, items: Sequence[Item]) -> Rows:
 
 
 def ablation(engine: Engine, items: Sequence[Item]) -> Rows:
-    """The way there and back under no, dynamic and constant guidance, what noise is between, and edits by default."""
-    success, edit = judged(), icd(engine)
+    """The way there and back under no, dynamic and constant guidance, what noise is between, and
+    edits by default."""
+    success = judged()
+    edit = icd(engine)
     found = means([measure(item, edit(item), [success]) for item in items])
     return [
         {"network_calls": found["network_calls"]}
@@ -122,7 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", choices=[*STUDIES, "all"])
     parser.add_argument("--count", type=int, default=24, help="scenes of the world")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--models", nargs="+", default=["tiny"], metavar="MODEL", help="each is studied in turn")
+    parser.add_argument(
+        "--models", nargs="+", default=["tiny"], metavar="MODEL", help="each is studied in turn"
+    )
     parser.add_argument("--threads", type=int)
     options = parser.parse_args(arguments)
     if options.threads:
@@ -133,8 +146,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for model in options.models:
         engine = Engine.from_pretrained(model, runner="eager")
         for name in names:
-            found[name] += [{"model": Path(model).name} | row for row in STUDIES[name](engine, items)]
-    about = {"count": options.count, "seed": options.seed, "where": record.environment(torch.device("cpu"))}
+            found[name] += [
+                {"model": Path(model).name} | row for row in STUDIES[name](engine, items)
+            ]
+    about = {
+        "count": options.count,
+        "seed": options.seed,
+        "where": record.environment(torch.device("cpu")),
+    }
     print(json.dumps(about | found, indent=1))
     return 0
 

@@ -33,9 +33,9 @@ PIE_TYPES = {
 
 @dataclass(frozen=True)
 class Item:
-    """One picture and its edit. read: gives uint8 [H, W, 3], None where a prompt is all there is; truth: the exact
-    edited picture, where it is known; mask: true where the edit may change something; words: what the edited picture
-    should show, by kind."""
+    """One picture and its edit. read: gives uint8 [H, W, 3], None where a prompt is all there is;
+    truth: the exact edited picture, where it is known; mask: true where the edit may change
+    something; words: what the edited picture should show, by kind."""
 
     name: str
     kind: str
@@ -66,35 +66,55 @@ Metric = Callable[[Item, Edited], dict[str, float | None]]
 
 
 def tiny(count: int, seed: int) -> list[Item]:
-    """Freshly drawn scenes of the embedded model's world: colour, background and shape edits in turn."""
+    """Freshly drawn scenes of the embedded model's world: colour, background and shape edits in
+    turn."""
     from training import world
 
     def item(i: int, pair: world.Pair) -> Item:
         words = world.parse_caption(pair.target)
         return Item(
-            f"{seed}-{i:04d}", pair.kind, pair.source, pair.target, lambda: pair.picture, pair.truth, pair.mask, words
+            f"{seed}-{i:04d}",
+            pair.kind,
+            pair.source,
+            pair.target,
+            lambda: pair.picture,
+            pair.truth,
+            pair.mask,
+            words,
         )
 
     return [item(i, pair) for i, pair in enumerate(world.sample_pairs(count, seed))]
 
 
 def prompts(path: Path | None, count: int, seed: int) -> list[Item]:
-    """Prompts to generate: one a line of a text file, the column `prompt` of a CSV, or captions of freshly drawn scenes
-    of the world. SettingsError. Item i is named seed + i, the seed of its noise.
+    """Prompts to generate: one a line of a text file, the column `prompt` of a CSV, or captions of
+    freshly drawn scenes of the world. SettingsError. Item i is named seed + i, the seed of its
+    noise.
     """
     if path is not None:
-        texts = [row["prompt"] for row in _csv(path, ("prompt",))] if path.suffix.lower() == ".csv" else _lines(path)
-        return [Item(f"{seed + i}", "prompt", text, text, None) for i, text in enumerate(texts[:count])]
+        texts = (
+            [row["prompt"] for row in _csv(path, ("prompt",))]
+            if path.suffix.lower() == ".csv"
+            else _lines(path)
+        )
+        return [
+            Item(f"{seed + i}", "prompt", text, text, None) for i, text in enumerate(texts[:count])
+        ]
     from training import world
 
     captions = [world.sample_scene(np.random.default_rng([seed, i])).caption for i in range(count)]
     words = [world.parse_caption(caption) for caption in captions]
-    return [Item(f"{seed + i}", "scene", caption, caption, None, words=words[i]) for i, caption in enumerate(captions)]
+    return [
+        Item(f"{seed + i}", "scene", caption, caption, None, words=words[i])
+        for i, caption in enumerate(captions)
+    ]
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [
+            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not a readable text file: {error}") from None
 
@@ -102,8 +122,8 @@ def _lines(path: Path) -> list[str]:
 def judged() -> Metric:
     """What a judge that has only seen true pictures reads in them.
 
-    Of an edit: whether the word that was to change is right, and all the others. Of a generated scene: the share of
-    right words, and each kind of word alone.
+    Of an edit: whether the word that was to change is right, and all the others. Of a generated
+    scene: the share of right words, and each kind of word alone.
     """
     from training import tiny_judge
     from training.tiny_vae import to_pictures
@@ -111,10 +131,13 @@ def judged() -> Metric:
     judge = tiny_judge.load()
 
     def success(item: Item, made: Edited) -> dict[str, float | None]:
-        seen, wanted = judge.words(to_pictures(np.array(made.edited[None])))[0], item.words or {}
+        seen = judge.words(to_pictures(np.array(made.edited[None])))[0]
+        wanted = item.words or {}
         right = {kind: float(seen[kind] == word) for kind, word in wanted.items()}
         if item.read is None:
-            found: dict[str, float | None] = {f"{kind}_right": value for kind, value in right.items()}
+            found: dict[str, float | None] = {
+                f"{kind}_right": value for kind, value in right.items()
+            }
             return {"prompt_success": float(np.mean(list(right.values())))} | found
         return {"edit_success": right.pop(item.kind), "others_kept": float(all(right.values()))}
 
@@ -122,9 +145,18 @@ def judged() -> Metric:
 
 
 def pairs(path: Path) -> list[Item]:
-    """A CSV of picture, source, target (and kind, if there): paths are relative to the file. SettingsError."""
+    """A CSV of picture, source, target (and kind, if there): paths are relative to the file.
+
+    SettingsError.
+    """
     return [
-        Item(f"{i:04d}", row.get("kind") or "pair", row["source"], row["target"], _reader(path.parent / row["picture"]))
+        Item(
+            f"{i:04d}",
+            row.get("kind") or "pair",
+            row["source"],
+            row["target"],
+            _reader(path.parent / row["picture"]),
+        )
         for i, row in enumerate(_csv(path, ("picture", "source", "target")))
     ]
 
@@ -143,7 +175,8 @@ def _csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 
 def pie(folder: Path) -> list[Item]:
-    """PIE-Bench (Ju et al., arXiv 2310.01506): mapping_file.json and annotation_images/. SettingsError.
+    """PIE-Bench (Ju et al., arXiv 2310.01506): mapping_file.json and annotation_images/.
+    SettingsError.
 
     Words in square brackets are marked in the prompts: the brackets go, the words stay.
     """
@@ -156,15 +189,18 @@ def pie(folder: Path) -> list[Item]:
 
 
 def _pie_item(folder: Path, name: str, entry: dict[str, Any]) -> Item:
-    source, target = (re.sub(r"[\[\]]", "", entry[key]) for key in ("original_prompt", "editing_prompt"))
+    source, target = (
+        re.sub(r"[\[\]]", "", entry[key]) for key in ("original_prompt", "editing_prompt")
+    )
     kind = PIE_TYPES.get(str(entry["editing_type_id"]), str(entry["editing_type_id"]))
     image = folder / "annotation_images" / entry["image_path"]
     return Item(name, kind, source, target, _reader(image), mask=pie_mask(entry["mask"]))
 
 
 def pie_mask(runs: Sequence[int], side: int = PIE_SIDE) -> np.ndarray:
-    """Flat pairs of start and length, row by row, as bool [side, side]. As in the published code, runs end with the
-    picture, and the outermost pixels count as masked: the annotations leave gaps there."""
+    """Flat pairs of start and length, row by row, as bool [side, side]. As in the published code,
+    runs end with the picture, and the outermost pixels count as masked: the annotations leave gaps
+    there."""
     flat = np.zeros(side * side, dtype=bool)
     for start, length in zip(runs[::2], runs[1::2], strict=True):
         if not (0 <= start < flat.size and length >= 0):

@@ -1,4 +1,5 @@
-"""boundary_step as one Triton kernel: each latent and each prediction is read once, one result is written."""
+"""boundary_step as one Triton kernel: each latent and each prediction is read once, one result is
+written."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # (Triton's launch syntax, kernel[grid](...), has no types.)
@@ -10,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 512  # small blocks: two 64x64 rows of 4 channels are only 32,768 elements, and the chip has over 100 SMs
+# Small blocks: two 64x64 rows of 4 channels are only 32,768 elements, and the chip has over 100 SMs
+BLOCK = 512
 
 
 @triton.jit
@@ -35,17 +37,19 @@ def boundary_step_kernel(
     uncond_x,
     BLOCK: tl.constexpr,
 ):
-    """Program p handles BLOCK elements of one row: rows are the slow axis of a one-dimensional grid.
+    """Program p handles BLOCK elements of one row: rows are the slow axis of a one-dimensional
+    grid.
 
-    latents and out are contiguous; the names after width are strides, in elements. eps_uncond and w may be None,
-    which compiles the guidance away.
+    latents and out are contiguous; the names after width are strides, in elements. eps_uncond and w
+    may be None, which compiles the guidance away.
     """
     blocks_per_row = tl.cdiv(row_size, BLOCK)
     row = (tl.program_id(0) // blocks_per_row).to(tl.int64)
     n = (tl.program_id(0) % blocks_per_row) * BLOCK + tl.arange(0, BLOCK)
     inside = n < row_size
 
-    # The position inside a row is divided in 32 bits (64-bit division is slow); only the offsets need 64.
+    # The position inside a row is divided in 32 bits (64-bit division is slow); only the offsets
+    # need 64.
     channel = (n // plane_size).to(tl.int64)
     y = (n % plane_size // width).to(tl.int64)
     x = (n % width).to(tl.int64)
@@ -55,7 +59,9 @@ def boundary_step_kernel(
     if w is not None:
         w_row = tl.load(w + row)
         if w_row != 0:  # an unguided row never touches its second prediction, whatever it holds
-            uncond_offset = row * uncond_row + channel * uncond_channel + y * uncond_y + x * uncond_x
+            uncond_offset = (
+                row * uncond_row + channel * uncond_channel + y * uncond_y + x * uncond_x
+            )
             uncond = tl.load(eps_uncond + uncond_offset, mask=inside, other=0.0).to(tl.float32)
             eps_hat = uncond + (1.0 + w_row) * (eps_hat - uncond)
 
@@ -65,16 +71,28 @@ def boundary_step_kernel(
 
 
 def launch(
-    latents: Tensor, eps: Tensor, A: Tensor, B: Tensor, eps_uncond: Tensor | None = None, w: Tensor | None = None
+    latents: Tensor,
+    eps: Tensor,
+    A: Tensor,
+    B: Tensor,
+    eps_uncond: Tensor | None = None,
+    w: Tensor | None = None,
 ) -> Tensor:
-    """Run the kernel; arguments as `boundary_step`, already checked. CPU tensors need Triton's interpreter."""
-    latents, A, B = latents.contiguous(), A.contiguous(), B.contiguous()
+    """Run the kernel; arguments as `boundary_step`, already checked.
+
+    CPU tensors need Triton's interpreter.
+    """
+    latents = latents.contiguous()
+    A = A.contiguous()
+    B = B.contiguous()
     w = None if w is None else w.contiguous()
     out = torch.empty_like(latents)
     rows, channels, height, width = latents.shape
     row_size = channels * height * width
     if row_size > 2**31 - BLOCK:
-        raise ValueError(f"a row of latents has {row_size} elements: positions inside a row are 32-bit")
+        raise ValueError(
+            f"a row of latents has {row_size} elements: positions inside a row are 32-bit"
+        )
     if not out.numel():
         return out
 
@@ -82,6 +100,7 @@ def launch(
     with torch.cuda.device_of(latents):  # Triton launches on the current device
         boundary_step_kernel[rows * triton.cdiv(row_size, BLOCK),](
             latents, eps, eps_uncond, A, B, w, out, row_size, height * width, width, *eps.stride(), *uncond_strides,
-            BLOCK=BLOCK, enable_fp_fusion=True,  # said aloud because Triton 3.10 changes the default
+            # Said aloud because Triton 3.10 changes the default
+            BLOCK=BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
     return out

@@ -1,4 +1,5 @@
-"""The definition of boundary_step in plain PyTorch; it is what runs on the CPU, in training and in exports."""
+"""The definition of boundary_step in plain PyTorch; it is what runs on the CPU, in training and in
+exports."""
 
 from __future__ import annotations
 
@@ -7,16 +8,25 @@ from torch import Tensor
 
 
 def boundary_step_reference(
-    latents: Tensor, eps: Tensor, A: Tensor, B: Tensor, eps_uncond: Tensor | None = None, w: Tensor | None = None
+    latents: Tensor,
+    eps: Tensor,
+    A: Tensor,
+    B: Tensor,
+    eps_uncond: Tensor | None = None,
+    w: Tensor | None = None,
 ) -> Tensor:
-    """x_s = A x_t + B eps per row, with eps <- eps_uncond + (1 + w)(eps - eps_uncond) where w is not 0.
+    """x_s = A x_t + B eps per row, with eps <- eps_uncond + (1 + w)(eps - eps_uncond) where w is
+    not 0.
 
     Shapes as `csrc_triton.boundary_step.boundary_step`, unchecked; all arithmetic in float32.
     """
-    A, B = A.view(-1, 1, 1, 1), B.view(-1, 1, 1, 1)
+    A = A.view(-1, 1, 1, 1)
+    B = B.view(-1, 1, 1, 1)
     eps = eps.float()
     if eps_uncond is not None and w is not None:
-        w, eps_uncond = w.view(-1, 1, 1, 1), eps_uncond.float()
+        w = w.view(-1, 1, 1, 1)
+        eps_uncond = eps_uncond.float()
         guided = eps_uncond + (1 + w) * (eps - eps_uncond)
-        eps = torch.where(w == 0, eps, guided)  # not arithmetic: an unguided row's second prediction may be garbage
+        # Not arithmetic: an unguided row's second prediction may be garbage
+        eps = torch.where(w == 0, eps, guided)
     return (A * latents + B * eps).contiguous()

@@ -1,4 +1,5 @@
-"""Prompt-to-prompt cross-attention of all rows of a batch, its edit of the maps moved to the values they multiply."""
+"""Prompt-to-prompt cross-attention of all rows of a batch, its edit of the maps moved to the values
+they multiply."""
 
 from __future__ import annotations
 
@@ -25,31 +26,40 @@ def edited_attention(
     source_v: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Cross-attention under an edit: (out [S + T, H, N, d], or [T, H, N, d] without source_v; maps [2, T, N] or None).
+    """Cross-attention under an edit: (out [S + T, H, N, d], or [T, H, N, d] without source_v; maps
+    [2, T, N] or None).
 
-    Prompt-to-prompt (arXiv 2208.01626) replaces the map of a target row by P_s S + P_t diag(d). That is linear in the
-    maps of its source row and of its own, P = softmax(q k^T / sqrt(head size)), so S and d go to the values instead:
-        out_t = P_s mixed + P_t gained      with mixed = S V_t and gained = diag(d) V_t
-        out_s = P_s source_v
+    Prompt-to-prompt (arXiv 2208.01626) replaces the map of a target row by P_s S + P_t diag(d).
+    That is linear in the maps of its source row and of its own, P = softmax(q k^T / sqrt(head
+        size)), so S and d go to the values instead: out_t = P_s mixed + P_t gained      with mixed
+        = S V_t and gained = diag(d) V_t out_s = P_s source_v
         maps[0] = mean over heads of P_s columns[0]
         maps[1] = mean over heads of P_s columns[1] + P_t columns[2]
 
-    q: [T, H, N, d], the target rows' queries at N positions. k, gained, mixed: [T, H, n, d], n tokens of the prompt.
+    q: [T, H, N, d], the target rows' queries at N positions. k, gained, mixed: [T, H, n, d], n
+    tokens of the prompt.
     source_q, source_k: [S, H, N, d] and [S, H, n, d], those of the source rows.
-    source_row: [T] int64, the source of each target, in 0..S-1 (not checked: that would wait for the device).
+    source_row: [T] int64, the source of each target, in 0..S-1 (not checked: that would wait for
+    the device).
     source_v: [S, H, n, d] or None. With it the sources' own outputs come first in out.
-    columns: [3, T, n] float32 or None: 1 on the source prompt's blend words, S @ (1 on the target prompt's blend
-        words), and d * (1 on them). The maps that local blend reads are float32.
-    All but source_row and columns share a dtype, float32, float16 or bfloat16, and may have any strides: heads split
-    from a projection's output are read in place. out is [rows, N, H, d] in memory, so that merging heads is a view.
+    columns: [3, T, n] float32 or None: 1 on the source prompt's blend words, S @ (1 on the target
+        prompt's blend words), and d * (1 on them). The maps that local blend reads are float32.
+    All but source_row and columns share a dtype, float32, float16 or bfloat16, and may have any
+    strides: heads split from a projection's output are read in place. out is [rows, N, H, d] in
+    memory, so that merging heads is a view.
 
-    Raises ValueError or TypeError, naming the argument. On GPUs older than sm_80 and for prompts over 256 tokens plain
-    PyTorch computes it. Differentiable where gradients are on: then it is `edited_attention_reference`.
+    Raises ValueError or TypeError, naming the argument. On GPUs older than sm_80 and for prompts
+    over 256 tokens plain PyTorch computes it. Differentiable where gradients are on: then it is
+    `edited_attention_reference`.
     """
     _check(q, k, gained, source_q, source_k, mixed, source_row, source_v, columns)
     if not fused(q):
-        return edited_attention_reference(q, k, gained, source_q, source_k, mixed, source_row, source_v, columns)
-    out, maps = torch.ops.icd.edited_attention(q, k, gained, source_q, source_k, mixed, source_row, source_v, columns)
+        return edited_attention_reference(
+            q, k, gained, source_q, source_k, mixed, source_row, source_v, columns
+        )
+    out, maps = torch.ops.icd.edited_attention(
+        q, k, gained, source_q, source_k, mixed, source_row, source_v, columns
+    )
     return out, None if columns is None else maps
 
 
@@ -67,12 +77,15 @@ def _check(
     for name, tensor in {"q": q, "k": k, "source_q": source_q}.items():
         if tensor.ndim != 4:
             raise ValueError(f"{name} must have 4 axes, got {list(tensor.shape)}")
-    (targets, heads, positions, head), tokens, sources = q.shape, k.shape[2], source_q.shape[0]
+    (targets, heads, positions, head) = q.shape
+    tokens = k.shape[2]
+    sources = source_q.shape[0]
     if not (heads and tokens and head):
         raise ValueError(f"k must have heads, tokens and channels, got {list(k.shape)}")
     if q.dtype not in DTYPES:
         raise TypeError(f"q must be float32, float16 or bfloat16, got {q.dtype}")
-    values, source_values = (targets, heads, tokens, head), (sources, heads, tokens, head)
+    values = (targets, heads, tokens, head)
+    source_values = (sources, heads, tokens, head)
     expected = {
         "q": (q, q.shape, q.dtype),
         "k": (k, values, q.dtype),
@@ -107,7 +120,9 @@ def _plain(
     columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The reference as an operator: without columns the maps are an empty tensor."""
-    out, maps = edited_attention_reference(q, k, gained, source_q, source_k, mixed, source_row, source_v, columns)
+    out, maps = edited_attention_reference(
+        q, k, gained, source_q, source_k, mixed, source_row, source_v, columns
+    )
     return out, q.new_empty(0) if maps is None else maps
 
 

@@ -1,10 +1,14 @@
-"""edited_attention as one Triton kernel: both softmaxed maps stay in registers and serve every set of values they have.
+"""edited_attention as one Triton kernel: both softmaxed maps stay in registers and serve every set
+of values they have.
 
-A whole prompt fits a tile, so the softmax needs one pass over it and no rescaling; the loops run over channels.
+A whole prompt fits a tile, so the softmax needs one pass over it and no rescaling; the loops run
+over channels.
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportOperatorIssue=false
-# (Triton's launch syntax, kernel[grid](...), has no types, and its functions say little of theirs.)
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false
+# (Triton's launch syntax, kernel[grid](...), has no types, and its
+# functions say little of theirs.)
 
 from __future__ import annotations
 
@@ -17,13 +21,15 @@ from torch import Tensor
 from triton import knobs
 
 LARGEST_PROMPT = 256  # tokens
-# The interpreter's tl.dot takes the bits of bfloat16 for integers: there the operands are widened first.
+# The interpreter's tl.dot takes the bits of bfloat16 for integers: there the operands are widened
+# first.
 INTERPRETED: tl.constexpr = tl.constexpr(knobs.runtime.interpret)
 
 
 @triton.constexpr_function
 def part(tokens: int) -> int:
-    """A prompt is one tile of a power of two, or two where that wastes less: 77 = 64 + 16 (masked) instead of 128.
+    """A prompt is one tile of a power of two, or two where that wastes less: 77 = 64 + 16 (masked)
+    instead of 128.
 
     `part` is the first tile and `rest` the second, 0 where there is none; tl.dot wants at least 16.
     """
@@ -40,13 +46,19 @@ def rest(tokens: int) -> int:
 
 @triton.jit
 def head_of(tensor, row, row_stride, head, head_stride, VECTOR: tl.constexpr):
-    """Where a head of a row begins. The hint keeps loads 16 bytes wide: a stride of 40 is nothing to Triton itself."""
+    """Where a head of a row begins.
+
+    The hint keeps loads 16 bytes wide: a stride of 40 is nothing to Triton itself.
+    """
     return tensor + tl.multiple_of(row * row_stride + head * head_stride, VECTOR)
 
 
 @triton.jit
-def load_tile(base, stride, rows, limit, first, WIDTH: tl.constexpr, HEAD: tl.constexpr, VECTOR: tl.constexpr):
-    """[rows, WIDTH] from channel `first` on of a matrix of HEAD channels; 0 beyond them and in rows from `limit` on."""
+def load_tile(
+    base, stride, rows, limit, first, WIDTH: tl.constexpr, HEAD: tl.constexpr, VECTOR: tl.constexpr
+):
+    """[rows, WIDTH] from channel `first` on of a matrix of HEAD channels; 0 beyond them and in rows
+    from `limit` on."""
     channel = first + tl.arange(0, WIDTH)
     inside = (rows < limit)[:, None]
     if HEAD % WIDTH:
@@ -72,7 +84,8 @@ def add_scores(
     qk, qk_rest, q, q_token, rows, limit, k, k_token, tokens, first,
     WIDTH: tl.constexpr, PROMPT: tl.constexpr, HEAD: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """The scores of both parts of the prompt, plus what WIDTH channels from `first` on contribute."""
+    """The scores of both parts of the prompt, plus what WIDTH channels from `first` on
+    contribute."""
     q = load_tile(q, q_token, rows, limit, first, WIDTH, HEAD, VECTOR)
     token = tl.arange(0, part(PROMPT))
     keys = load_tile(k, k_token, token, tokens, first, WIDTH, HEAD, VECTOR)
@@ -95,7 +108,8 @@ def softmax(qk, qk_rest, scale, PROMPT: tl.constexpr):
         qk_rest = tl.where((token < PROMPT)[None, :], qk_rest, float("-inf"))
         peak = tl.maximum(peak, tl.max(qk_rest, 1))
     peak = (peak * scale)[:, None]
-    p, p_rest = tl.exp2(qk * scale - peak), tl.exp2(qk_rest * scale - peak)
+    p = tl.exp2(qk * scale - peak)
+    p_rest = tl.exp2(qk_rest * scale - peak)
     total = tl.sum(p, 1)
     if rest(PROMPT):
         total += tl.sum(p_rest, 1)
@@ -126,7 +140,9 @@ def word_map(p, p_rest, column, tokens, PROMPT: tl.constexpr):
     attention = tl.sum(p * tl.load(column + token, mask=token < tokens, other=0.0)[None, :], 1)
     if rest(PROMPT):
         token = part(PROMPT) + tl.arange(0, rest(PROMPT))
-        attention += tl.sum(p_rest * tl.load(column + token, mask=token < tokens, other=0.0)[None, :], 1)
+        attention += tl.sum(
+            p_rest * tl.load(column + token, mask=token < tokens, other=0.0)[None, :], 1
+        )
     return attention
 
 
@@ -144,33 +160,42 @@ def edited_attention_kernel(
     TARGETS: tl.constexpr, PROMPT: tl.constexpr, HEAD: tl.constexpr, VECTOR: tl.constexpr, BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, head, role): BLOCK positions of one head of one target row, and of its source's own output.
+    """Program (block, head, role): BLOCK positions of one head of one target row, and of its
+    source's own output.
 
-    Roles below `targets` are the target rows; the first target of a source also writes the source's output, from the
-    same P_s. Further roles are the `sources`: they return at once, except where a source has no target. Without
-    source_v, `sources` is 0 and out has no source rows.
+    Roles below `targets` are the target rows; the first target of a source also writes the source's
+    output, from the same P_s. Further roles are the `sources`: they return at once, except where a
+    source has no target. Without source_v, `sources` is 0 and out has no source rows.
 
-    The names from q_row on are strides in elements, multiples of VECTOR; channels are adjacent. out [sources + targets,
-    positions, heads, HEAD], maps [2, targets, heads, positions], columns [3, targets, PROMPT] and source_row are
-    contiguous. source_v and columns may be None, which compiles their part away. TARGETS is a power of two and at least
-    `targets`; scale is log2(e) / sqrt(HEAD).
+    The names from q_row on are strides in elements, multiples of VECTOR; channels are adjacent. out
+    [sources + targets, positions, heads, HEAD], maps [2, targets, heads, positions], columns [3,
+    targets, PROMPT] and source_row are contiguous. source_v and columns may be None, which compiles
+    their part away. TARGETS is a power of two and at least `targets`; scale is log2(e) /
+    sqrt(HEAD).
     """
-    head, heads = tl.program_id(1), tl.num_programs(1)
+    head = tl.program_id(1)
+    heads = tl.num_programs(1)
     role = tl.program_id(2).to(tl.int64)
     is_target = role < targets
     source = tl.load(source_row + role, mask=is_target, other=0)
-    # These limits close the masks of what a program has no part in: zeros are read for it, and nothing is stored.
-    target_positions, target_tokens = positions, PROMPT
-    source_positions, source_tokens = positions, PROMPT
+    # These limits close the masks of what a program has no part in: zeros are read for it, and
+    # nothing is stored.
+    target_positions = positions
+    target_tokens = PROMPT
+    source_positions = positions
+    source_tokens = PROMPT
     if source_v is not None:
         source = tl.where(is_target, source, role - targets)
         other = tl.arange(0, TARGETS)
         others = tl.load(source_row + other, mask=other < targets, other=-1)
-        taken = tl.max(((others == source) & (other < role)).to(tl.int32), 0) == 1  # an earlier role writes the source
+        # An earlier role writes the source
+        taken = tl.max(((others == source) & (other < role)).to(tl.int32), 0) == 1
         if taken & (role >= targets):
             return
-        target_positions, target_tokens = tl.where(is_target, positions, 0), tl.where(is_target, PROMPT, 0)
-        source_positions, source_tokens = tl.where(taken, 0, positions), tl.where(taken, 0, PROMPT)
+        target_positions = tl.where(is_target, positions, 0)
+        target_tokens = tl.where(is_target, PROMPT, 0)
+        source_positions = tl.where(taken, 0, positions)
+        source_tokens = tl.where(taken, 0, PROMPT)
         source_v = head_of(source_v, source, source_v_row, head, source_v_head, VECTOR)
 
     q = head_of(q, role, q_row, head, q_head, VECTOR)
@@ -181,7 +206,8 @@ def edited_attention_kernel(
     mixed = head_of(mixed, role, mixed_row, head, mixed_head, VECTOR)
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
 
-    s, s_rest = tl.zeros([BLOCK, part(PROMPT)], tl.float32), tl.zeros([BLOCK, max(rest(PROMPT), 1)], tl.float32)
+    s = tl.zeros([BLOCK, part(PROMPT)], tl.float32)
+    s_rest = tl.zeros([BLOCK, max(rest(PROMPT), 1)], tl.float32)
     t, t_rest = s, s_rest
     for first in range(0, HEAD, WIDTH):
         s, s_rest = add_scores(
@@ -196,7 +222,8 @@ def edited_attention_kernel(
     t, t_rest = softmax(t, t_rest, scale, PROMPT)
 
     if columns is not None:
-        column, target_columns = columns + role * PROMPT, targets * PROMPT
+        column = columns + role * PROMPT
+        target_columns = targets * PROMPT
         source_map = word_map(s, s_rest, column, target_tokens, PROMPT)
         target_map = word_map(s, s_rest, column + target_columns, target_tokens, PROMPT)
         target_map += word_map(t, t_rest, column + 2 * target_columns, target_tokens, PROMPT)
@@ -211,24 +238,61 @@ def edited_attention_kernel(
         nothing = tl.zeros([BLOCK, WIDTH], tl.float32)
         if source_v is not None:
             own = add_product(
-                nothing, s, s_rest, source_v, source_v_token, source_tokens, first, WIDTH, PROMPT, HEAD, VECTOR
+                nothing,
+                s,
+                s_rest,
+                source_v,
+                source_v_token,
+                source_tokens,
+                first,
+                WIDTH,
+                PROMPT,
+                HEAD,
+                VECTOR,
             )
             store_tile(own, source_out, heads * HEAD, rows, source_positions, first, WIDTH, HEAD)
-        edited = add_product(nothing, s, s_rest, mixed, mixed_token, target_tokens, first, WIDTH, PROMPT, HEAD, VECTOR)
-        edited = add_product(edited, t, t_rest, gained, gained_token, target_tokens, first, WIDTH, PROMPT, HEAD, VECTOR)
+        edited = add_product(
+            nothing,
+            s,
+            s_rest,
+            mixed,
+            mixed_token,
+            target_tokens,
+            first,
+            WIDTH,
+            PROMPT,
+            HEAD,
+            VECTOR,
+        )
+        edited = add_product(
+            edited,
+            t,
+            t_rest,
+            gained,
+            gained_token,
+            target_tokens,
+            first,
+            WIDTH,
+            PROMPT,
+            HEAD,
+            VECTOR,
+        )
         store_tile(edited, target_out, heads * HEAD, rows, target_positions, first, WIDTH, HEAD)
 
 
 def fits(q: Tensor, k: Tensor) -> bool:
-    """Whether there is a kernel: matrix units came with sm_80, and longer prompts than 256 tokens fit no tile."""
+    """Whether there is a kernel: matrix units came with sm_80, and longer prompts than 256 tokens
+    fit no tile."""
     return k.shape[2] <= LARGEST_PROMPT and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def tiling(element_size: int, prompt: int, head: int) -> tuple[int, int, int]:
-    """(positions of a program, channels of a step, warps), by what spills no registers on sm_80 and newer.
+    """(positions of a program, channels of a step, warps), by what spills no registers on sm_80 and
+    newer.
 
-    Counted, not measured: heads of 40 and 80 take steps of 32 as well. Steps of 16 would waste nothing (40 = 3 x 16
-    instead of 64), but Hopper's matrix units spend as long on a product 16 wide as on one of 32, and each step waits.
+    Counted, not measured: heads of 40 and 80 take steps of 32 as well. Steps of 16 would waste
+    nothing (40 = 3 x 16 instead of 64), but Hopper's matrix units spend as long on a product 16
+    wide as on one of 32, and each step waits.
     """
     if element_size == 4:
         return (32, 16, 4) if prompt <= 96 else (16, 16, 8)
@@ -246,21 +310,33 @@ def launch(
     source_v: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the kernel; arguments as `edited_attention`, already checked. CPU tensors need Triton's interpreter.
+    """Run the kernel; arguments as `edited_attention`, already checked. CPU tensors need Triton's
+    interpreter.
 
-    Every program writes the maps of its head and one reduction takes their mean: atomic additions would let results
-    differ from run to run. Without columns the maps are an empty tensor, because an operator cannot return None.
+    Every program writes the maps of its head and one reduction takes their mean: atomic additions
+    would let results differ from run to run. Without columns the maps are an empty tensor, because
+    an operator cannot return None.
     """
     targets, heads, positions, head = q.shape
-    prompt, sources = k.shape[2], 0 if source_v is None else source_v.shape[0]
+    prompt = k.shape[2]
+    sources = 0 if source_v is None else source_v.shape[0]
     strided = [q, k, gained, source_q, source_k, mixed, source_v]
     strided = [x if x is None or x.stride(3) == 1 else x.contiguous() for x in strided]
     strides = [stride for x in strided for stride in ((0, 0, 0) if x is None else x.stride()[:3])]
-    if any(x is not None and x.shape[1] * x.stride(1) + x.shape[2] * x.stride(2) >= 2**31 for x in strided):
-        raise ValueError("q, k or values reach over 2^31 elements within a row: offsets inside a row are 32-bit")
+    if any(
+        x is not None and x.shape[1] * x.stride(1) + x.shape[2] * x.stride(2) >= 2**31
+        for x in strided
+    ):
+        raise ValueError(
+            "q, k or values reach over 2^31 elements within a row: offsets inside a row are 32-bit"
+        )
     block, width, num_warps = tiling(q.element_size(), prompt, head)
     out = q.new_empty(sources + targets, positions, heads, head)
-    maps = q.new_empty(0) if columns is None else q.new_empty(2, targets, heads, positions, dtype=torch.float32)
+    maps = (
+        q.new_empty(0)
+        if columns is None
+        else q.new_empty(2, targets, heads, positions, dtype=torch.float32)
+    )
     if out.numel():
         with torch.cuda.device_of(q):  # Triton launches on the current device
             edited_attention_kernel[triton.cdiv(positions, block), heads, targets + sources](

@@ -1,4 +1,5 @@
-"""The definition of edited_attention in plain PyTorch; it is also the CPU implementation and what exporters see."""
+"""The definition of edited_attention in plain PyTorch; it is also the CPU implementation and what
+exporters see."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ def edited_attention_reference(
     source_v: Tensor | None = None,
     columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """out_t = P_s mixed + P_t gained, out_s = P_s source_v. As `csrc_triton.edited_attention`, unchecked, in float32.
+    """out_t = P_s mixed + P_t gained, out_s = P_s source_v. As `csrc_triton.edited_attention`,
+    unchecked, in float32.
 
-    For 77 tokens, two stored maps and plain products take about two thirds of the CPU time of PyTorch's own attention,
-    which would compute P_s once for every set of values.
+    For 77 tokens, two stored maps and plain products take about two thirds of the CPU time of
+    PyTorch's own attention, which would compute P_s once for every set of values.
     """
-    P_s, P_t = attention_map(source_q, source_k), attention_map(q, k)
+    P_s = attention_map(source_q, source_k)
+    P_t = attention_map(q, k)
     shared = P_s if P_s.shape[0] == 1 else P_s[source_row]  # one source broadcasts: nothing to copy
     rows = [shared @ mixed.float() + P_t @ gained.float()]
     if source_v is not None:

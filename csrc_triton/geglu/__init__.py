@@ -14,15 +14,18 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def geglu(hidden: Tensor, bias: Tensor | None = None) -> Tensor:
-    """value * gelu(gate) of `hidden` = [value | gate], as diffusers' GEGLU (arXiv 2002.05202): [..., F].
+    """value * gelu(gate) of `hidden` = [value | gate], as diffusers' GEGLU (arXiv 2002.05202):
+    [..., F].
 
-    gelu(g) = g (1 + erf(g / sqrt 2)) / 2, the exact one. A bias is added to both halves first, so that the projection
-    before may leave its own to this operation. All in float32, rounded once to hidden's dtype.
+    gelu(g) = g (1 + erf(g / sqrt 2)) / 2, the exact one. A bias is added to both halves first, so
+    that the projection before may leave its own to this operation. All in float32, rounded once to
+    hidden's dtype.
 
-    hidden: [..., 2F], float32, float16 or bfloat16; the kernel takes rows with any stride between them in place, and
-    copies others first. bias: [2F], float32 or hidden's dtype.
+    hidden: [..., 2F], float32, float16 or bfloat16; the kernel takes rows with any stride between
+    them in place, and copies others first. bias: [2F], float32 or hidden's dtype.
 
-    Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is, wherever gradients are on.
+    Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is,
+    wherever gradients are on.
     """
     _check(hidden, bias)
     if fused(hidden):

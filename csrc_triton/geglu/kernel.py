@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, BLOCK = 8, 256  # 256 divides the widths in use (256 to 5120), so no lane idles; 8 rows share a bias once loaded
+# 256 divides the widths in use (256 to 5120), so no lane idles; 8 rows share a bias once loaded
+ROWS, BLOCK = 8, 256
 
 
 @triton.jit
@@ -24,10 +25,11 @@ def geglu_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Program p handles ROWS rows and BLOCK of their WIDTH columns: blocks of one set of rows are neighbours.
+    """Program p handles ROWS rows and BLOCK of their WIDTH columns: blocks of one set of rows are
+    neighbours.
 
-    hidden_row is a stride, in elements; columns are adjacent, the gate WIDTH after the value, out contiguous. bias may
-    be None, which compiles it away.
+    hidden_row is a stride, in elements; columns are adjacent, the gate WIDTH after the value, out
+    contiguous. bias may be None, which compiles it away.
     """
     blocks: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
     row = tl.program_id(0) // blocks * ROWS + tl.arange(0, ROWS)[:, None]
@@ -47,7 +49,10 @@ def geglu_kernel(
 
 
 def launch(hidden: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Run the kernel; arguments as `geglu`, already checked. CPU tensors need Triton's interpreter."""
+    """Run the kernel; arguments as `geglu`, already checked.
+
+    CPU tensors need Triton's interpreter.
+    """
     width = hidden.shape[-1] // 2
     out = hidden.new_empty((*hidden.shape[:-1], width))
     if not out.numel():

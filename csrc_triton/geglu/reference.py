@@ -1,4 +1,5 @@
-"""The definition of geglu in plain PyTorch; it is what runs on the CPU, in training and in exports."""
+"""The definition of geglu in plain PyTorch; it is what runs on the CPU, in training and in
+exports."""
 
 from __future__ import annotations
 

@@ -14,22 +14,33 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def group_norm_silu(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, skip: Tensor | None = None, silu: bool = True
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    skip: Tensor | None = None,
+    silu: bool = True,
 ) -> Tensor:
     """SiLU of the GroupNorm of [x, skip]: [B, C, H, W] in x's dtype, where C = C1 + C2.
 
-    y = (v - mean) / sqrt(variance + eps) * weight + bias (arXiv 1803.08494) for the channels v of x and then those of
-    skip, mean and biased variance over the C // groups channels and all pixels of a group; the result is y sigmoid(y),
-    or y without silu. All in float32, rounded once. A group may begin in x and end in skip. Stable Diffusion has it at
-    the head of every residual block, with the skip of its way up, and (without silu) of every transformer.
+    y = (v - mean) / sqrt(variance + eps) * weight + bias (arXiv 1803.08494) for the channels v of x
+    and then those of skip, mean and biased variance over the C // groups channels and all pixels of
+    a group; the result is y sigmoid(y), or y without silu. All in float32, rounded once. A group
+    may begin in x and end in skip. Stable Diffusion has it at the head of every residual block,
+    with the skip of its way up, and (without silu) of every transformer.
 
-    x: [B, C1, H, W]; skip: [B, C2, H, W] or None; one dtype of float32, float16 and bfloat16, any strides.
+    x: [B, C1, H, W]; skip: [B, C2, H, W] or None; one dtype of float32, float16 and bfloat16, any
+    strides.
     weight, bias: [C], float32 or x's dtype. groups divides C.
 
-    The kernel (CUDA, gradients off) reads both maps where they lie, fastest channels-last, and returns a channels-last
-    map. The reference keeps x's memory format: channels-last for channels-last, else contiguous.
+    The kernel (CUDA, gradients off) reads both maps where they lie, fastest channels-last, and
+    returns a channels-last map. The reference keeps x's memory format: channels-last for
+    channels-last, else contiguous.
 
-    Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is, wherever gradients are on.
+    Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is,
+    wherever gradients are on.
     """
     _check(x, weight, bias, groups, skip)
     if fused(x):
@@ -42,8 +53,12 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | 
         raise ValueError(f"x must be [B, C, H, W], got {list(x.shape)}")
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
-    if skip is not None and (skip.ndim != 4 or skip.shape[:1] + skip.shape[2:] != x.shape[:1] + x.shape[2:]):
-        raise ValueError(f"skip must be {list(x.shape)} but for its channels, got {list(skip.shape)}")
+    if skip is not None and (
+        skip.ndim != 4 or skip.shape[:1] + skip.shape[2:] != x.shape[:1] + x.shape[2:]
+    ):
+        raise ValueError(
+            f"skip must be {list(x.shape)} but for its channels, got {list(skip.shape)}"
+        )
     channels = x.shape[1] + (0 if skip is None else skip.shape[1])
     if groups < 1 or channels < 1 or channels % groups:
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
@@ -55,25 +70,52 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | 
         if tensor.device != x.device:
             raise ValueError(f"{name} is on {tensor.device}, x on {x.device}")
         if tensor.dtype != x.dtype and (name == "skip" or tensor.dtype != torch.float32):
-            raise TypeError(f"{name} must be of x's {x.dtype}{' or float32' * (name != 'skip')}, got {tensor.dtype}")
+            raise TypeError(
+                f"{name} must be of x's {x.dtype}{' or float32' * (name != 'skip')}, got {tensor.dtype}"
+            )
 
 
 # The operator's skip and silu are positional: custom operators take no keyword-only tensors.
 @torch.library.custom_op("icd::group_norm_silu", mutates_args=(), device_types="cpu")
-def _op(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, skip: Tensor | None, silu: bool) -> Tensor:
+def _op(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    skip: Tensor | None,
+    silu: bool,
+) -> Tensor:
     y = group_norm_silu_reference(x, weight, bias, groups, eps, skip=skip, silu=silu)
-    return y.contiguous(memory_format=torch.channels_last)  # the operator has one memory format on every device
+    # The operator has one memory format on every device
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 @_op.register_kernel("cuda")
-def _cuda(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, skip: Tensor | None, silu: bool) -> Tensor:
+def _cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    skip: Tensor | None,
+    silu: bool,
+) -> Tensor:
     from csrc_triton.group_norm_silu.kernel import launch  # Triton exists on GPU builds only
 
     return launch(x, weight, bias, groups, eps, skip=skip, silu=silu)
 
 
 @_op.register_fake
-def _fake(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, skip: Tensor | None, silu: bool) -> Tensor:
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    skip: Tensor | None,
+    silu: bool,
+) -> Tensor:
     rows, channels, height, width = x.shape
     shape = (rows, channels + (0 if skip is None else skip.shape[1]), height, width)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

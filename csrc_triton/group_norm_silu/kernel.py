@@ -1,13 +1,16 @@
-"""group_norm_silu in Triton, on tiles of pixels x channels: contiguous in memory where maps are channels-last.
+"""group_norm_silu in Triton, on tiles of pixels x channels: contiguous in memory where maps are
+channels-last.
 
-Bytes: x and skip are read twice and the result is written once, 3 B C H W elements together (7.9 MB for a row of
-64x64x320 in bf16, 201 MB for 512x512x128): no result can be written before the statistics are complete, and those span
-the whole map. Below 50 MB the second reading finds the map in the H200's L2. Maps that fit a tile are read once.
+Bytes: x and skip are read twice and the result is written once, 3 B C H W elements together (7.9 MB
+for a row of 64x64x320 in bf16, 201 MB for 512x512x128): no result can be written before the
+statistics are complete, and those span the whole map. Below 50 MB the second reading finds the map
+in the H200's L2. Maps that fit a tile are read once.
 
-Why the split: a row has 32 groups and the chip 132 SMs, so with a block per group three quarters of it would idle at
-batch 1, and a group's 8 to 160 bytes a pixel are no whole memory transactions. So programs take several whole groups
-side by side and a chunk of the pixels. statistics_kernel writes each chunk's (mean, sum of squared deviations) a group,
-norm_kernel merges them, every program for itself and in one order: no atomics, and each run gives the same bits.
+Why the split: a row has 32 groups and the chip 132 SMs, so with a block per group three quarters of
+it would idle at batch 1, and a group's 8 to 160 bytes a pixel are no whole memory transactions. So
+programs take several whole groups side by side and a chunk of the pixels. statistics_kernel writes
+each chunk's (mean, sum of squared deviations) a group, norm_kernel merges them, every program for
+itself and in one order: no atomics, and each run gives the same bits.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
@@ -26,8 +29,11 @@ DEEPEST = 8192
 
 
 @triton.jit
-def load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT: tl.constexpr):
-    """The elements of [x, skip] at pixel [P, 1] and channel [1, C]; x and skip point at the first pixel of a channel.
+def load_tile(
+    x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT: tl.constexpr
+):
+    """The elements of [x, skip] at pixel [P, 1] and channel [1, C]; x and skip point at the first
+    pixel of a channel.
 
     A map whose pixels are evenly spaced has None for its stride between lines.
     """
@@ -54,7 +60,8 @@ def tile_mean(tile, inside, count):
 
 @triton.jit
 def group_moments(shift, total, squares, count, member):
-    """(mean, M2) [G, 1] of groups from sums of v - shift and (v - shift)^2 over the `count` pixels of each channel."""
+    """(mean, M2) [G, 1] of groups from sums of v - shift and (v - shift)^2 over the `count` pixels
+    of each channel."""
     mean = shift + total / count
     M2 = tl.maximum(squares - total * (total / count), 0.0)
     return merge(tl.where(member, count, 0.0), mean, M2)
@@ -62,14 +69,18 @@ def group_moments(shift, total, squares, count, member):
 
 @triton.jit
 def merge(count, mean, M2):
-    """(mean, M2) [G, 1] of the union along axis 1 of sets with these moments; M2 is the sum of squared deviations.
+    """(mean, M2) [G, 1] of the union along axis 1 of sets with these moments; M2 is the sum of
+    squared deviations.
 
-    Sets with count 0 are absent and may hold anything. The mean is corrected once, so that of equal means it is exact.
+    Sets with count 0 are absent and may hold anything. The mean is corrected once, so that of equal
+    means it is exact.
     """
     there = count > 0
     n = tl.maximum(tl.sum(count, axis=1, keep_dims=True), 1.0)
     rough = tl.sum(tl.where(there, count * mean, 0.0), axis=1, keep_dims=True) / n
-    merged = rough + tl.sum(tl.where(there, count * (mean - rough), 0.0), axis=1, keep_dims=True) / n
+    merged = (
+        rough + tl.sum(tl.where(there, count * (mean - rough), 0.0), axis=1, keep_dims=True) / n
+    )
     apart = mean - merged
     return merged, tl.sum(tl.where(there, M2 + count * apart * apart, 0.0), axis=1, keep_dims=True)
 
@@ -99,10 +110,12 @@ def statistics_kernel(
     PIXELS: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """Program p takes the moments of TILES tiles of PIXELS x WIDTH elements of a row: [B, chunks, groups].
+    """Program p takes the moments of TILES tiles of PIXELS x WIDTH elements of a row: [B, chunks,
+    groups].
 
-    Channels are the fast axis of the grid. CHANNELS are C, SPLIT of them x's, DEPTH a group's; BLOCK and BLOCK_GROUPS
-    are the powers of 2 that hold WIDTH and its groups. The names after width are strides, in elements.
+    Channels are the fast axis of the grid. CHANNELS are C, SPLIT of them x's, DEPTH a group's;
+    BLOCK and BLOCK_GROUPS are the powers of 2 that hold WIDTH and its groups. The names after width
+    are strides, in elements.
     """
     blocks: tl.constexpr = (CHANNELS + WIDTH - 1) // WIDTH
     chunk: tl.constexpr = TILES * PIXELS
@@ -122,9 +135,9 @@ def statistics_kernel(
     pixel = first + tl.arange(0, PIXELS)[:, None]
     inside = (pixel < stop) & present
     tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
-    # Deviations are taken from the first tile's mean. Their squares exceed the chunk's own by its mean's distance from
-    # that, so with n tiles they cost at most a factor n of precision, however far from zero the mean lies, and none
-    # where tiles are alike.
+    # Deviations are taken from the first tile's mean. Their squares exceed the chunk's own by its
+    # mean's distance from that, so with n tiles they cost at most a factor n of precision, however
+    # far from zero the mean lies, and none where tiles are alike.
     shift = tile_mean(tile, inside, tl.minimum(stop - first, PIXELS) * 1.0)
     total = tl.zeros([PIXELS, BLOCK], tl.float32)
     square = tl.zeros([PIXELS, BLOCK], tl.float32)
@@ -132,7 +145,17 @@ def statistics_kernel(
         pixel = first + i * PIXELS + tl.arange(0, PIXELS)[:, None]
         ahead_pixel = pixel + PIXELS
         ahead = load_tile(
-            x, skip, ahead_pixel, channel, (ahead_pixel < stop) & present, width, x_y, x_x, skip_y, skip_x, SPLIT
+            x,
+            skip,
+            ahead_pixel,
+            channel,
+            (ahead_pixel < stop) & present,
+            width,
+            x_y,
+            x_x,
+            skip_y,
+            skip_x,
+            SPLIT,
         )
         deviation = tl.where((pixel < stop) & present, tile.to(tl.float32) - shift, 0.0)
         total += deviation
@@ -184,10 +207,11 @@ def norm_kernel(
     CHUNKS: tl.constexpr,
     SILU: tl.constexpr,
 ):
-    """Program p norms TILES tiles of PIXELS x WIDTH elements of a row; out is [B, H, W, C]. Names as above.
+    """Program p norms TILES tiles of PIXELS x WIDTH elements of a row; out is [B, H, W, C]. Names
+    as above.
 
-    means and squares have the moments of chunks of `chunk` pixels; CHUNKS is the power of 2 that holds a row's. Both
-    may be None: then a map is one tile, which gives its own moments.
+    means and squares have the moments of chunks of `chunk` pixels; CHUNKS is the power of 2 that
+    holds a row's. Both may be None: then a map is one tile, which gives its own moments.
     """
     blocks: tl.constexpr = (CHANNELS + WIDTH - 1) // WIDTH
     share: tl.constexpr = TILES * PIXELS
@@ -205,7 +229,8 @@ def norm_kernel(
         skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
     out += row * pixels * CHANNELS + channel
 
-    # What can be loaded is, before the barriers of the sums below: no load could be moved above them.
+    # What can be loaded is, before the barriers of the sums below: no load could be moved above
+    # them.
     pixel = first + tl.arange(0, PIXELS)[:, None]
     inside = (pixel < stop) & present
     tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
@@ -230,14 +255,25 @@ def norm_kernel(
         part_M2 = tl.load(squares + offset, mask=count > 0, other=0.0)
         mean, M2 = merge(tl.maximum(count, 0) * (1.0 * DEPTH), part_mean, part_M2)
     scale = tl.rsqrt(M2 / (pixels * (1.0 * DEPTH)) + eps)
-    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True)  # of its group to each channel
+    # Of its group to each channel
+    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True)
     gain = gamma * tl.sum(tl.where(member, scale, 0.0), axis=0, keep_dims=True)
 
     for i in range(TILES):
         pixel = first + i * PIXELS + tl.arange(0, PIXELS)[:, None]
         ahead_pixel = pixel + PIXELS
         ahead = load_tile(
-            x, skip, ahead_pixel, channel, (ahead_pixel < stop) & present, width, x_y, x_x, skip_y, skip_x, SPLIT
+            x,
+            skip,
+            ahead_pixel,
+            channel,
+            (ahead_pixel < stop) & present,
+            width,
+            x_y,
+            x_x,
+            skip_y,
+            skip_x,
+            SPLIT,
         )
         y = (tile.to(tl.float32) - mean) * gain + beta
         if SILU:
@@ -258,15 +294,19 @@ def launch(
     silu: bool = True,
     planned: Plan | None = None,
 ) -> Tensor:
-    """Run the kernels; arguments as `group_norm_silu`, already checked. CPU tensors need Triton's interpreter.
+    """Run the kernels; arguments as `group_norm_silu`, already checked. CPU tensors need Triton's
+    interpreter.
 
     `planned` replaces the plan: for tests and measurements.
     """
     rows, split, height, width = x.shape
-    channels, pixels = len(weight), height * width
+    channels = len(weight)
+    pixels = height * width
     depth = channels // groups
     if depth > DEEPEST:
-        raise ValueError(f"groups have {depth} channels: the kernel's tiles hold whole groups of at most {DEEPEST}")
+        raise ValueError(
+            f"groups have {depth} channels: the kernel's tiles hold whole groups of at most {DEEPEST}"
+        )
     if pixels > 2**28:
         raise ValueError(f"x has {pixels} pixels: positions inside a map are 32-bit")
     shape = (rows, channels, height, width)
@@ -288,12 +328,16 @@ def launch(
         "enable_fp_fusion": True,  # said aloud because Triton 3.10 changes the default
     }
     means = squares = None
-    chunk, share = p.chunk * p.tile, p.share * p.tile
-    chunks, beside = 1, rows * triton.cdiv(channels, p.width)
+    chunk = p.chunk * p.tile
+    share = p.share * p.tile
+    chunks = 1
+    beside = rows * triton.cdiv(channels, p.width)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         if chunk:
             chunks = triton.cdiv(pixels, chunk)
-            means, squares = torch.empty((2, rows, chunks, groups), dtype=torch.float32, device=x.device)
+            means, squares = torch.empty(
+                (2, rows, chunks, groups), dtype=torch.float32, device=x.device
+            )
             statistics_kernel[beside * chunks,](
                 x, skip, means, squares, pixels, width, *strides, TILES=p.chunk, **constants
             )
@@ -305,7 +349,8 @@ def launch(
 
 
 def _strides(x: Tensor) -> tuple[int, int, int | None, int]:
-    """Strides of x: row, channel, line, pixel; None for the line's where pixels are evenly spaced."""
+    """Strides of x: row, channel, line, pixel; None for the line's where pixels are evenly
+    spaced."""
     row, channel, y, x_ = x.stride()
     height, width = x.shape[2:]
     if height == 1 or width == 1:

@@ -1,4 +1,5 @@
-"""How group_norm_silu shares a map out to programs: a function of shapes, so that no run waits for a tuner."""
+"""How group_norm_silu shares a map out to programs: a function of shapes, so that no run waits for
+a tuner."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ from math import lcm
 from typing import NamedTuple
 
 SMS = 132  # of an H200
-WHOLE = 16384  # elements that a program normalises without a second reading: 32 a thread with 16 warps
-TILE_BYTES = 16384  # a program has one tile in flight; two programs an SM then cover the memory's latency
+# Elements that a program normalises without a second reading: 32 a thread with 16 warps
+WHOLE = 16384
+# a program has one tile in flight; two programs an SM then cover the memory's latency
+TILE_BYTES = 16384
 MOST_CHUNKS = 128  # every norm program reads the moments of all chunks of its groups
 
 
@@ -17,24 +20,29 @@ class Plan(NamedTuple):
     width: int  # channels of a program: whole groups
     block: int  # the power of 2 that holds them
     tile: int  # pixels a program holds at once
-    chunk: int  # tiles of a statistics program; 0 where one tile is the map and norm programs need no other
+    # Tiles of a statistics program; 0 where one tile is the map and norm programs need no other
+    chunk: int
     share: int  # tiles of a norm program
     warps: int
 
 
 def plan(rows: int, channels: int, groups: int, pixels: int, itemsize: int, joined: bool) -> Plan:
-    """The plan for `rows` maps of `channels` x `pixels` elements of `itemsize` bytes, `joined` of two tensors or not.
+    """The plan for `rows` maps of `channels` x `pixels` elements of `itemsize` bytes, `joined` of
+    two tensors or not.
 
-    Maps whose groups fit a tile take one launch, with as few groups a program as leave it a memory transaction of 32
-    channels. Others take two. Of the blocks whose groups begin at multiples of 16 bytes that one is chosen which leaves
-    the fewest lanes idle, at least 64 channels wide (a line of the L2 in bf16); tiles shrink until every SM has one.
+    Maps whose groups fit a tile take one launch, with as few groups a program as leave it a memory
+    transaction of 32 channels. Others take two. Of the blocks whose groups begin at multiples of 16
+    bytes that one is chosen which leaves the fewest lanes idle, at least 64 channels wide (a line
+    of the L2 in bf16); tiles shrink until every SM has one.
     """
     depth = channels // groups
-    block, tile = max(_power_of_2(depth), 32), _power_of_2(pixels)
+    block = max(_power_of_2(depth), 32)
+    tile = _power_of_2(pixels)
     if tile * block <= WHOLE:
         return Plan(min(block // depth * depth, channels), block, tile, 0, 1, _warps(tile * block))
 
-    # 8 elements of 2 bytes; where Triton chooses between two addresses it proves half of their alignment.
+    # 8 elements of 2 bytes; where Triton chooses between two addresses it proves half of their
+    # alignment.
     aligned = lcm(depth, 16 if joined else 8)
     step = min(aligned if aligned <= 256 else depth, channels)
     blocks = [block for block in (64, 128, 256) if block >= step] or [_power_of_2(step)]

@@ -1,4 +1,5 @@
-"""The definition of group_norm_silu in plain PyTorch; it is what runs on the CPU, in training and in exports."""
+"""The definition of group_norm_silu in plain PyTorch; it is what runs on the CPU, in training and
+in exports."""
 
 from __future__ import annotations
 
@@ -8,12 +9,20 @@ from torch import Tensor
 
 
 def group_norm_silu_reference(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, skip: Tensor | None = None, silu: bool = True
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    skip: Tensor | None = None,
+    silu: bool = True,
 ) -> Tensor:
-    """SiLU of the GroupNorm of [x, skip], as `csrc_triton.group_norm_silu.group_norm_silu`, unchecked.
+    """SiLU of the GroupNorm of [x, skip], as `csrc_triton.group_norm_silu.group_norm_silu`,
+    unchecked.
 
-    The result has x's memory format, but the norm is always taken of a contiguous map: on the CPU, PyTorch's
-    channels-last GroupNorm takes the variance in one pass and loses digits.
+    The result has x's memory format, but the norm is always taken of a contiguous map: on the CPU,
+    PyTorch's channels-last GroupNorm takes the variance in one pass and loses digits.
     """
     joined = x if skip is None else torch.cat([x, skip], dim=1)
     y = F.group_norm(joined.contiguous().float(), groups, weight.float(), bias.float(), eps)

@@ -1,7 +1,10 @@
-"""layer_norm as one Triton kernel: a row stays in registers from the residual sum to the normed result."""
+"""layer_norm as one Triton kernel: a row stays in registers from the residual sum to the normed
+result."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportOptionalMemberAccess=false
-# (Triton's launch syntax, kernel[grid](...), has no types, and `total` is a pointer or None.)
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOptionalMemberAccess=false
+# (Triton's launch syntax, kernel[grid](...), has no types, and
+# `total` is a pointer or None.)
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 2048  # elements a program holds at least: 16 a thread with 4 warps, two 16-byte loads of each bf16 input
+# Elements a program holds at least: 16 a thread with 4 warps, two 16-byte loads of each bf16 input
+TILE = 2048
 MOST_CHANNELS = 8192
 
 
@@ -32,8 +36,8 @@ def layer_norm_kernel(
 ):
     """Program p handles ROWS whole rows; BLOCK is the power of 2 that holds their CHANNELS.
 
-    x_row and residual_row are strides, in elements; channels are adjacent, total and normed contiguous. residual and
-    total may both be None, which compiles the sum away.
+    x_row and residual_row are strides, in elements; channels are adjacent, total and normed
+    contiguous. residual and total may both be None, which compiles the sum away.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     channel = tl.arange(0, BLOCK)[None, :]
@@ -52,7 +56,8 @@ def layer_norm_kernel(
         tl.store(total + offset, rounded, mask=inside)
         s = rounded.to(tl.float32)  # the statistics are those of what the next block will read
 
-    # Two passes, in registers: the mean of squares less the squared mean loses its digits where the mean is large.
+    # Two passes, in registers: the mean of squares less the squared mean loses its digits where the
+    # mean is large.
     mean = tl.sum(s, axis=1, keep_dims=True) / CHANNELS
     centred = tl.where(inside, s - mean, 0.0)
     variance = tl.sum(centred * centred, axis=1, keep_dims=True) / CHANNELS
@@ -63,7 +68,8 @@ def layer_norm_kernel(
 def tile(channels: int) -> dict[str, int]:
     """The constants of the kernel and its warps, 16 elements a thread.
 
-    They depend on nothing but the channels, so each layer of a network compiles once, whatever the picture's size.
+    They depend on nothing but the channels, so each layer of a network compiles once, whatever the
+    picture's size.
     """
     block = triton.next_power_of_2(channels)
     return {
@@ -77,16 +83,22 @@ def tile(channels: int) -> dict[str, int]:
 def launch(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, residual: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run the kernel; arguments as `layer_norm`, already checked. CPU tensors need Triton's interpreter."""
+    """Run the kernel; arguments as `layer_norm`, already checked.
+
+    CPU tensors need Triton's interpreter.
+    """
     channels = x.shape[-1]
     if channels > MOST_CHANNELS:
-        raise ValueError(f"x has {channels} channels: the kernel keeps a row in registers, at most {MOST_CHANNELS}")
+        raise ValueError(
+            f"x has {channels} channels: the kernel keeps a row in registers, at most {MOST_CHANNELS}"
+        )
     normed = torch.empty_like(x, memory_format=torch.contiguous_format)
     total = None if residual is None else torch.empty_like(normed)
     if x.numel():
         x_rows = _rows(x)
         residual_rows = None if residual is None else _rows(residual)
-        rows, constants = len(x_rows), tile(channels)
+        rows = len(x_rows)
+        constants = tile(channels)
         with torch.cuda.device_of(x):  # Triton launches on the current device
             layer_norm_kernel[triton.cdiv(rows, constants["ROWS"]),](
                 x_rows, residual_rows, weight.contiguous(), bias.contiguous(), total, normed, rows, x_rows.stride(0),

@@ -14,11 +14,12 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def from_pixels(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Bytes 0..255 -> values in [-1, 1]: a new [B, 3, H, W], channels-last in memory on CUDA, contiguous on the CPU.
+    """Bytes 0..255 -> values in [-1, 1]: a new [B, 3, H, W], channels-last in memory on CUDA,
+    contiguous on the CPU.
 
-    x / 127.5 - 1 in float32, bit-equal to `icd_engine.images.to_model_range`, then rounded to `dtype`. `to_pixels`
-    takes it back to the same bytes from every dtype: bfloat16, the coarsest, is off by at most 2^-9, a quarter of a
-    step of 1 / 127.5.
+    x / 127.5 - 1 in float32, bit-equal to `icd_engine.images.to_model_range`, then rounded to
+    `dtype`. `to_pixels` takes it back to the same bytes from every dtype: bfloat16, the coarsest,
+    is off by at most 2^-9, a quarter of a step of 1 / 127.5.
 
     pixels: uint8 [B, H, W, 3], any strides. dtype: float16, bfloat16, float32 or float64.
 
@@ -36,23 +37,30 @@ def from_pixels(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def to_pixels(pictures: Tensor) -> Tensor:
     """Values in [-1, 1] -> bytes 0..255: a new contiguous uint8 [B, H, W, 3].
 
-    Clipped to [-1, 1], then (x + 1) * 127.5 in float32, rounded half to even: the bytes of `icd_engine.images.to_pil`,
-    which refuses NaN and infinities. Here NaN becomes 0 and infinities are clipped.
+    Clipped to [-1, 1], then (x + 1) * 127.5 in float32, rounded half to even: the bytes of
+    `icd_engine.images.to_pil`, which refuses NaN and infinities. Here NaN becomes 0 and infinities
+    are clipped.
 
-    pictures: [B, 3, H, W], float16, bfloat16, float32 or float64, any strides (contiguous and channels-last are read
-    in place).
+    pictures: [B, 3, H, W], float16, bfloat16, float32 or float64, any strides (contiguous and
+    channels-last are read in place).
 
     Raises ValueError or TypeError, naming the argument. Gradients do not pass.
     """
     if pictures.ndim != 4 or pictures.shape[1] != 3:
         raise ValueError(f"pictures must be [B, 3, H, W], got {list(pictures.shape)}")
     if pictures.dtype not in DTYPES:
-        raise TypeError(f"pictures must be one of {', '.join(map(str, DTYPES))}, got {pictures.dtype}")
+        raise TypeError(
+            f"pictures must be one of {', '.join(map(str, DTYPES))}, got {pictures.dtype}"
+        )
     return (torch.ops.icd.to_pixels if fused(pictures) else to_pixels_reference)(pictures)
 
 
-_from_pixels = torch.library.custom_op("icd::from_pixels", from_pixels_reference, mutates_args=(), device_types="cpu")
-_to_pixels = torch.library.custom_op("icd::to_pixels", to_pixels_reference, mutates_args=(), device_types="cpu")
+_from_pixels = torch.library.custom_op(
+    "icd::from_pixels", from_pixels_reference, mutates_args=(), device_types="cpu"
+)
+_to_pixels = torch.library.custom_op(
+    "icd::to_pixels", to_pixels_reference, mutates_args=(), device_types="cpu"
+)
 
 
 @_from_pixels.register_kernel("cuda")

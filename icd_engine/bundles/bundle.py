@@ -1,4 +1,5 @@
-"""A bundle, the model folder: what is in it, whether it is whole, and how one is written without leaving halves."""
+"""A bundle, the model folder: what is in it, whether it is whole, and how one is written without
+leaving halves."""
 
 from __future__ import annotations
 
@@ -20,18 +21,20 @@ from icd_engine.errors import BundleError, shown
 from icd_engine.settings import EditSettings
 
 RECORD = "icd.json"
-VERIFY_BELOW = 256 * 2**20  # bytes; hashing the gigabytes of a full model at every load would cost seconds
+# Bytes; hashing the gigabytes of a full model at every load would cost seconds
+VERIFY_BELOW = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A checked model folder: its numbers here, its networks on disk.
 
-    encode_times, decode_times: ascending time steps (METHOD table of schedules); encoding ends at encode_end, decoding
-    at 0. size: (w, h) of the pictures. blend_downscale: latent side / side of the attention maps that local blend
-    reads; share_downscale: the same for the finest self-attention that is shared. defaults: settings of an edit.
-    origin: where the weights came from. sha256: {relative file: digest}. exported: the ONNX graphs that stand in place
-    of weights, None in a bundle of weights.
+    encode_times, decode_times: ascending time steps (METHOD table of schedules); encoding ends at
+    encode_end, decoding at 0. size: (w, h) of the pictures. blend_downscale: latent side / side of
+    the attention maps that local blend reads; share_downscale: the same for the finest
+    self-attention that is shared. defaults: settings of an edit.
+    origin: where the weights came from. sha256: {relative file: digest}. exported: the ONNX graphs
+    that stand in place of weights, None in a bundle of weights.
     """
 
     path: Path
@@ -50,26 +53,33 @@ class Bundle:
 
     @property
     def start_noise(self) -> bool:
-        """Whether noise is added before encoding. False for forward models that start at t = 0 (Inverse-and-Edit)."""
+        """Whether noise is added before encoding.
+
+        False for forward models that start at t = 0 (Inverse-and-Edit).
+        """
         return self.encode_times[0] > 0
 
     @property
     def difference(self) -> Path | None:
-        """What makes the forward network of the reverse one (`lora.difference`), where both came of LoRA files."""
+        """What makes the forward network of the reverse one (`lora.difference`), where both came of
+        LoRA files."""
         return self.path / DIFFERENCE if DIFFERENCE in self.sha256 else None
 
     @property
     def samples_posterior(self) -> bool:
-        """Whether pictures become a sample of the VAE's posterior (SDXL, as in the reference) instead of its mean."""
+        """Whether pictures become a sample of the VAE's posterior (SDXL, as in the reference)
+        instead of its mean."""
         return FAMILIES[self.family].samples_posterior
 
     @property
     def guidance_embedded(self) -> bool:
-        """Whether w enters the decode network as an embedding, so that no second, unconditional pass is needed."""
+        """Whether w enters the decode network as an embedding, so that no second, unconditional
+        pass is needed."""
         return self.configs["unet"].get("time_cond_proj_dim") is not None
 
     def config(self, part: str) -> Config:
-        """The configuration of a part, as `Family.configs` names them; a field it lacks is a BundleError."""
+        """The configuration of a part, as `Family.configs` names them; a field it lacks is a
+        BundleError."""
         if part not in self.configs:
             raise BundleError(f"{self.path}: no part {part!r} (known: {', '.join(self.configs)})")
         file = f"{_folder(part, self.exported)}/{FAMILIES[self.family].configs[part]}"
@@ -79,24 +89,32 @@ class Bundle:
         """The safetensors file of a network part, for `read_weights`."""
         files = FAMILIES[self.family].weights
         if part not in files:
-            raise BundleError(f"{self.path}: no weights for part {part!r} (known: {', '.join(files)})")
+            raise BundleError(
+                f"{self.path}: no weights for part {part!r} (known: {', '.join(files)})"
+            )
         return self.path / part / files[part]
 
     def verify(self) -> None:
-        """Reads every file listed in icd.json. Raises BundleError naming the first that is missing or was changed."""
+        """Reads every file listed in icd.json.
+
+        Raises BundleError naming the first that is missing or was changed.
+        """
         for name, digest in self.sha256.items():
             path = self.path / name
             if not path.is_file():
                 raise BundleError(f"{self.path}: {name} is missing")
             if file_digest(path) != digest:
-                raise BundleError(f"{self.path}: {name} was changed or damaged (SHA-256 differs from icd.json)")
+                raise BundleError(
+                    f"{self.path}: {name} was changed or damaged (SHA-256 differs from icd.json)"
+                )
 
 
 def read_bundle(name_or_path: str | Path, verify: bool | None = None) -> Bundle:
     """The embedded bundle "tiny", or the bundle in a folder; no network is loaded.
 
-    Checks that every part is there and that icd.json is sound, and the SHA-256 of the listed files when `verify` is
-    true; None means: when they are less than 256 MiB. Raises BundleError naming the file or the field.
+    Checks that every part is there and that icd.json is sound, and the SHA-256 of the listed files
+    when `verify` is true; None means: when they are less than 256 MiB. Raises BundleError naming
+    the file or the field.
     """
     if not isinstance(name_or_path, str | os.PathLike):
         raise BundleError(f"a model is a name or the path of a folder, not {shown(name_or_path)}")
@@ -107,7 +125,9 @@ def read_bundle(name_or_path: str | Path, verify: bool | None = None) -> Bundle:
     else:
         folder = Path(name_or_path)
     if not os.path.isdir(folder):  # Path.is_dir would raise for a name that is too long
-        raise BundleError(f"no model folder at {folder} (and no embedded model of that name; there is 'tiny')")
+        raise BundleError(
+            f"no model folder at {folder} (and no embedded model of that name; there is 'tiny')"
+        )
     bundle = _load(folder, folder)
     if verify is None:
         listed = (bundle.path / name for name in bundle.sha256)
@@ -121,11 +141,15 @@ def _load(folder: Path, shown: Path) -> Bundle:
     """The bundle in `folder`; errors say `shown`, the place the user knows."""
     try:
         if not (folder / RECORD).is_file() and (folder / MODEL_INDEX).is_file():
-            raise BundleError("icd.json is missing: this is a diffusers folder, `icd convert` makes a bundle from one")
+            raise BundleError(
+                "icd.json is missing: this is a diffusers folder, `icd convert` makes a bundle from one"
+            )
         values = parse_record(read_json(folder, RECORD))
         family = read_family(folder)
         if values["family"] != family.name:
-            raise BundleError(f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family.name!r}")
+            raise BundleError(
+                f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family.name!r}"
+            )
         exported = read_manifest(folder)
         files = {part: f"{_folder(part, exported)}/{name}" for part, name in family.configs.items()}
         configs = {part: read_json(folder, name) for part, name in files.items()}
@@ -152,7 +176,8 @@ def _folder(part: str, exported: Exported | None) -> str:
 
 
 def _same_vocabulary(folder: Path, tokenizers: list[str]) -> None:
-    """Words are found and aligned by the first tokenizer: others may pad otherwise, and nothing else."""
+    """Words are found and aligned by the first tokenizer: others may pad otherwise, and nothing
+    else."""
     files = [f"{part}/tokenizer.json" for part in tokenizers]
     for name in files:
         require_file(folder, name)
@@ -162,7 +187,8 @@ def _same_vocabulary(folder: Path, tokenizers: list[str]) -> None:
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Raises BundleError unless a bundle may be written at `out`: free, an empty folder, or a bundle to overwrite."""
+    """Raises BundleError unless a bundle may be written at `out`: free, an empty folder, or a
+    bundle to overwrite."""
     if out.is_dir():
         if not any(out.iterdir()):
             return
@@ -180,11 +206,13 @@ def write_bundle(
     files: Iterable[tuple[str, Any]],
     overwrite: bool = False,
 ) -> Bundle:
-    """Writes a bundle whole or not at all; with `overwrite` an older bundle at `out` stays until the new one is whole.
+    """Writes a bundle whole or not at all; with `overwrite` an older bundle at `out` stays until
+    the new one is whole.
 
-    record: the fields of icd.json but for `format` and `sha256`, which are added; `defaults` may be an EditSettings.
-    files: pairs of relative name and content (see `files.write_file`), taken one at a time, so that only one network
-    need be in memory. Raises BundleError.
+    record: the fields of icd.json but for `format` and `sha256`, which are added; `defaults` may be
+    an EditSettings.
+    files: pairs of relative name and content (see `files.write_file`), taken one at a time, so that
+    only one network need be in memory. Raises BundleError.
     """
     out = Path(out)
     with new_folder(out, overwrite) as new:
@@ -199,7 +227,8 @@ def write_bundle(
 
 @contextmanager
 def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when the block ends without an error and vanishes otherwise.
+    """A folder to fill, which becomes `out` when the block ends without an error and vanishes
+    otherwise.
 
     Raises BundleError where `out` may not be written, or cannot.
     """

@@ -1,4 +1,5 @@
-"""The configurations of a model's parts: what their fields may hold, and what must agree between them."""
+"""The configurations of a model's parts: what their fields may hold, and what must agree between
+them."""
 
 from __future__ import annotations
 
@@ -35,14 +36,21 @@ def _above_zero(high: float) -> Field:
 
 def _list_of(field: Field) -> Field:
     def fits(value: Any) -> bool:
-        return isinstance(value, list) and 0 < len(value) <= MOST_LEVELS and all(map(field.fits, value))
+        return (
+            isinstance(value, list)
+            and 0 < len(value) <= MOST_LEVELS
+            and all(map(field.fits, value))
+        )
 
     return Field(f"a list of up to {MOST_LEVELS}, each {field.wanted}", fits)
 
 
 def _one_of(*known: Any) -> Field:
     wanted = " or ".join(repr(value) for value in known)
-    return Field(wanted, lambda value: any(value is one or (isinstance(one, str) and value == one) for one in known))
+    return Field(
+        wanted,
+        lambda value: any(value is one or (isinstance(one, str) and value == one) for one in known),
+    )
 
 
 def _either(*fields: Field) -> Field:
@@ -54,10 +62,17 @@ TEXT = Field("a text", lambda value: isinstance(value, str))
 SWITCH = Field("true or false", lambda value: isinstance(value, bool))
 NOTHING = Field("null", lambda value: value is None)
 OBJECT = Field("an object", lambda value: isinstance(value, dict))
-CHANNELS, LAYERS, TOKENS = _whole(1, MOST_CHANNELS), _whole(1, MOST_LAYERS), _whole(0, 2**20)
-IMAGES = {"block_out_channels": _list_of(CHANNELS), "layers_per_block": LAYERS, "norm_num_groups": CHANNELS}
+CHANNELS = _whole(1, MOST_CHANNELS)
+LAYERS = _whole(1, MOST_LAYERS)
+TOKENS = _whole(0, 2**20)
+IMAGES = {
+    "block_out_channels": _list_of(CHANNELS),
+    "layers_per_block": LAYERS,
+    "norm_num_groups": CHANNELS,
+}
 
-# By the part's name without "_2" and "_forward". Fields that are not here are not read, or checked where they are.
+# By the part's name without "_2" and "_forward". Fields that are not here are not read, or checked
+# where they are.
 FIELDS: dict[str, dict[str, Field]] = {
     "tokenizer": {"model_max_length": _whole(3, 4096), "pad_token": _either(TEXT, OBJECT, NOTHING)},
     "scheduler": {
@@ -73,7 +88,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "num_hidden_layers": LAYERS,
         "max_position_embeddings": _whole(3, 4096),
         "projection_dim": _either(CHANNELS, NOTHING),
-        "hidden_act": _one_of("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"),
+        "hidden_act": _one_of(
+            "quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"
+        ),
         "layer_norm_eps": _above_zero(1),
         "eos_token_id": TOKENS,  # where SDXL's pooled features are read
         **dict.fromkeys(("bos_token_id", "pad_token_id"), _either(TOKENS, NOTHING)),
@@ -85,7 +102,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "latent_channels": _whole(1, 64),
         "scaling_factor": _above_zero(1000),
         "sample_size": _whole(8, 2**16),
-        **dict.fromkeys(("mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"), SWITCH),
+        **dict.fromkeys(
+            ("mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"), SWITCH
+        ),
         **dict.fromkeys(("shift_factor", "latents_mean", "latents_std"), NOTHING),
     },
     "unet": {
@@ -106,7 +125,10 @@ FIELDS: dict[str, dict[str, Field]] = {
 
 
 class Config(dict[str, Any]):
-    """The fields of a configuration. Asking for one that is not there is a BundleError naming the file."""
+    """The fields of a configuration.
+
+    Asking for one that is not there is a BundleError naming the file.
+    """
 
     def __init__(self, values: Mapping[str, Any], where: object):
         super().__init__(values)
@@ -117,14 +139,17 @@ class Config(dict[str, Any]):
 
 
 def check_configs(configs: Mapping[str, Mapping[str, Any]], files: Mapping[str, str]) -> None:
-    """Raises BundleError naming the first field of the first part that cannot be. A missing one is for who reads it.
+    """Raises BundleError naming the first field of the first part that cannot be. A missing one is
+    for who reads it.
 
     configs: by part. files: of each part, as errors name them.
     """
     for part, config in configs.items():
         for name, field in FIELDS[_kind(part)].items():
             if name in config and not field.fits(config[name]):
-                raise BundleError(f"{files[part]}: {name} must be {field.wanted}, not {shown(config[name])}")
+                raise BundleError(
+                    f"{files[part]}: {name} must be {field.wanted}, not {shown(config[name])}"
+                )
         _check_divisions(files[part], config)
     _check_agreement(configs, files)
 
@@ -137,9 +162,16 @@ def _check_divisions(file: str, config: Mapping[str, Any]) -> None:
     """Channels are divided into groups and heads, and lists have an entry a level."""
     widths = config.get("block_out_channels", [])
     heads = config.get("attention_head_dim", 1)
-    for name in ("down_block_types", "up_block_types", "attention_head_dim", "transformer_layers_per_block"):
+    for name in (
+        "down_block_types",
+        "up_block_types",
+        "attention_head_dim",
+        "transformer_layers_per_block",
+    ):
         if widths and isinstance(config.get(name), list) and len(config[name]) != len(widths):
-            raise BundleError(f"{file}: {name} has {len(config[name])} entries for {len(widths)} block_out_channels")
+            raise BundleError(
+                f"{file}: {name} has {len(config[name])} entries for {len(widths)} block_out_channels"
+            )
     for level, width in enumerate(widths):
         parts = {
             "norm_num_groups": config.get("norm_num_groups", 1),
@@ -162,8 +194,12 @@ def _check_agreement(configs: Mapping[str, Mapping[str, Any]], files: Mapping[st
             wanted["cross_attention_dim"] = sum(config["hidden_size"] for config in texts)
         for name, value in wanted.items():
             if value is not None and configs[part].get(name, value) != value:
-                raise BundleError(f"{files[part]}: {name} is {configs[part][name]}, but other parts make it {value}")
+                raise BundleError(
+                    f"{files[part]}: {name} is {configs[part][name]}, but other parts make it {value}"
+                )
     length = configs["tokenizer"].get("model_max_length", 0)
     positions = configs["text_encoder"].get("max_position_embeddings", length)
     if length > positions:
-        raise BundleError(f"{files['tokenizer']}: model_max_length {length} is beyond the text encoder's {positions}")
+        raise BundleError(
+            f"{files['tokenizer']}: model_max_length {length} is beyond the text encoder's {positions}"
+        )

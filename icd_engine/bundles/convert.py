@@ -1,4 +1,5 @@
-"""Published checkpoints -> a bundle: a diffusers base, the guidance-distilled teacher, and two LoRA files."""
+"""Published checkpoints -> a bundle: a diffusers base, the guidance-distilled teacher, and two LoRA
+files."""
 
 from __future__ import annotations
 
@@ -39,23 +40,28 @@ def convert(
     overwrite: bool = False,
     defaults: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or nothing is written.
+    """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or
+    nothing is written.
 
-    base: diffusers folder. teacher: state dict (.pt with tensors only, or .safetensors) or UNet folder, with guidance
-    embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights, or whole
-    UNets of the teacher's architecture, as training without LoRA leaves them. Each may also be a repository of the
-    hub, the last three tar archives as the authors publish them (see `sources.gathered`).
-    Time steps come from the file names where they carry them, else from the arguments, else each from the other
-    file's, else chain A. precision: fp32, fp16 or bf16, of what is written. defaults: settings of an edit where they
-    are not the reference's.
-    Raises BundleError naming the file and the key or field.
+    base: diffusers folder. teacher: state dict (.pt with tensors only, or .safetensors) or UNet
+    folder, with guidance embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in
+    fp32 into the teacher's weights, or whole UNets of the teacher's architecture, as training
+    without LoRA leaves them. Each may also be a repository of the hub, the last three tar archives
+    as the authors publish them (see `sources.gathered`). Time steps come from the file names where
+    they carry them, else from the arguments, else each from the other file's, else chain A.
+    precision: fp32, fp16 or bf16, of what is written. defaults: settings of an edit where they are
+    not the reference's. Raises BundleError naming the file and the key or field.
     """
     out = Path(out)
     if precision not in PRECISIONS:
         raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     check_target(out, overwrite)
-    with gathered(*(Path(p) for p in (base, teacher, forward, reverse)), beside=out.parent) as sources:
-        return _convert(sources, out, decode_times, encode_times, precision, overwrite, defaults or {})
+    with gathered(
+        *(Path(p) for p in (base, teacher, forward, reverse)), beside=out.parent
+    ) as sources:
+        return _convert(
+            sources, out, decode_times, encode_times, precision, overwrite, defaults or {}
+        )
 
 
 def _convert(
@@ -67,7 +73,9 @@ def _convert(
     overwrite: bool,
     defaults: Mapping[str, Any],
 ) -> Bundle:
-    base, forward, reverse = sources.base, sources.forward, sources.reverse
+    base = sources.base
+    forward = sources.forward
+    reverse = sources.reverse
     encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times)
     family, unet_config, shapes = _read_base(base)
     teacher = teacher_file(sources.teacher)
@@ -90,17 +98,25 @@ def _convert(
         "defaults": default_settings(family, decode) | dict(defaults),
         "origin": {
             "base": sources.base_name,
-            **{k: _source(p) for k, p in (("teacher", teacher), ("forward", forward), ("reverse", reverse))},
-            "lora_scale": {part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()},
+            **{
+                k: _source(p)
+                for k, p in (("teacher", teacher), ("forward", forward), ("reverse", reverse))
+            },
+            "lora_scale": {
+                part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
+            },
             "precision": precision,
             "notes": notes,
         },
     }
-    return write_bundle(out, record, _files(base, family, unet_config, weights, loras, whole, precision), overwrite)
+    return write_bundle(
+        out, record, _files(base, family, unet_config, weights, loras, whole, precision), overwrite
+    )
 
 
 def attention_levels(unet_config: Mapping[str, Any]) -> dict[str, int]:
-    """Local blend reads the quarter-resolution maps, sharing begins at half resolution: 16x16 and 32x32 at 512.
+    """Local blend reads the quarter-resolution maps, sharing begins at half resolution: 16x16 and
+    32x32 at 512.
 
     A UNet of two levels, made for small pictures, has no such maps: there the finest serve both.
     """
@@ -109,36 +125,55 @@ def attention_levels(unet_config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def is_whole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a safetensors file holds a UNet of its own instead of LoRA updates of the teacher's."""
+    """Whether a safetensors file holds a UNet of its own instead of LoRA updates of the
+    teacher's."""
     return path.suffix == ".safetensors" and path.is_file() and read_shapes(path) == dict(shapes)
 
 
 def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]]]:
-    """(family, UNet configuration, UNet weight shapes) of a diffusers folder with every part in place."""
+    """(family, UNet configuration, UNet weight shapes) of a diffusers folder with every part in
+    place."""
     try:
         family = read_family(base)
         for files in (family.configs, family.weights):
             for part, name in files.items():
                 if part != "unet_forward":
                     require_file(base, f"{part}/{name}")
-        prediction = read_json(base, "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+        prediction = read_json(base, "scheduler/scheduler_config.json").get(
+            "prediction_type", "epsilon"
+        )
         if prediction != "epsilon":
-            raise BundleError(f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported")
-        return family, read_json(base, "unet/config.json"), read_shapes(base / "unet" / family.weights["unet"])
+            raise BundleError(
+                f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported"
+            )
+        return (
+            family,
+            read_json(base, "unet/config.json"),
+            read_shapes(base / "unet" / family.weights["unet"]),
+        )
     except BundleError as error:
         raise BundleError(f"{base}: {error}") from error
 
 
 def choose_times(
-    forward: Path, reverse: Path, encode_times: Sequence[int] | None, decode_times: Sequence[int] | None
+    forward: Path,
+    reverse: Path,
+    encode_times: Sequence[int] | None,
+    decode_times: Sequence[int] | None,
 ) -> tuple[list[int], list[int], list[str]]:
-    """(encode times, decode times, notes on what was assumed). Raises BundleError where names and arguments differ."""
+    """(encode times, decode times, notes on what was assumed).
+
+    Raises BundleError where names and arguments differ.
+    """
     encode = _agreed(forward, "forward", FORWARD_NAME, REVERSE_NAME, encode_times)
     decode = _agreed(reverse, "reverse", REVERSE_NAME, FORWARD_NAME, decode_times)
     notes: list[str] = []
     if decode is None:
         decode = [*CHAIN_A] if encode is None else [*encode[1:], END]
-        notes.append(f"decode times assumed: {decode}, " + ("chain A" if encode is None else "from the encode times"))
+        notes.append(
+            f"decode times assumed: {decode}, "
+            + ("chain A" if encode is None else "from the encode times")
+        )
     if encode is None:
         encode = [START, *decode[:-1]]
         notes.append(f"encode times assumed: {encode}, from the decode times")
@@ -146,7 +181,9 @@ def choose_times(
         if not times or sorted(set(times)) != times or times[0] < 0:
             raise BundleError(f"{name} times must ascend, not {times}")
     if encode[-1] >= decode[-1]:
-        raise BundleError(f"encode times {encode} must end below {decode[-1]}, where decoding starts")
+        raise BundleError(
+            f"encode times {encode} must end below {decode[-1]}, where decoding starts"
+        )
     return encode, decode, notes
 
 
@@ -155,7 +192,9 @@ def _agreed(
 ) -> list[int] | None:
     match = own.search(path.stem)
     if match is None and other.search(path.stem):
-        raise BundleError(f"{path.name} is given as the {role} model, but its name has the other one's time steps")
+        raise BundleError(
+            f"{path.name} is given as the {role} model, but its name has the other one's time steps"
+        )
     named = [int(t) for t in re.split("[_-]", match[0])] if match else None
     if named and role == "forward" and named[-1] == END:
         named = named[:-1]
@@ -165,7 +204,8 @@ def _agreed(
 
 
 def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, Any]:
-    """The reference's settings, tau as each chain was tuned; amplify and blend are left to the caller."""
+    """The reference's settings, tau as each chain was tuned; amplify and blend are left to the
+    caller."""
     return {
         "guidance_scale": family.guidance_scale,
         "tau": 0.8 if tuple(decode_times) == CHAIN_A else 0.7,
@@ -178,9 +218,12 @@ def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, A
 
 
 def _picture_size(base: Path, unet_config: Mapping[str, Any]) -> list[int]:
-    side, blocks = unet_config.get("sample_size"), read_json(base, "vae/config.json").get("block_out_channels")
+    side = unet_config.get("sample_size")
+    blocks = read_json(base, "vae/config.json").get("block_out_channels")
     if not isinstance(side, int) or not isinstance(blocks, list):
-        raise BundleError(f"{base}: unet/config.json sample_size or vae/config.json block_out_channels is unusable")
+        raise BundleError(
+            f"{base}: unet/config.json sample_size or vae/config.json block_out_channels is unusable"
+        )
     return [side * 2 ** (len(blocks) - 1)] * 2
 
 
@@ -214,29 +257,40 @@ def _files(
         if part == "vae":
             weights = {_new_vae_key(key): value for key, value in weights.items()}
         if precision != "fp32":
-            weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+            weights = {
+                key: value.to(dtype) if value.is_floating_point() else value
+                for key, value in weights.items()
+            }
         yield f"{part}/{name}", weights
     for part, lora in loras.items():
         yield f"{part}/config.json", unet_config
         yield f"{part}/{family.weights[part]}", fuse(teacher, lora, dtype)
     for part, path in whole.items():
         yield f"{part}/config.json", unet_config
-        yield f"{part}/{family.weights[part]}", {key: value.to(dtype) for key, value in read_weights(path).items()}
+        yield (
+            f"{part}/{family.weights[part]}",
+            {key: value.to(dtype) for key, value in read_weights(path).items()},
+        )
     if not whole:
         yield DIFFERENCE, difference(loras["unet"], loras["unet_forward"], dtype)
 
 
 def _new_vae_key(key: str) -> str:
     return re.sub(
-        r"(attentions\.\d+\.)(query|key|value|proj_attn)(?=\.)", lambda m: m[1] + OLD_VAE_ATTENTION[m[2]], key
+        r"(attentions\.\d+\.)(query|key|value|proj_attn)(?=\.)",
+        lambda m: m[1] + OLD_VAE_ATTENTION[m[2]],
+        key,
     )
 
 
 def _model_index(base: Path, family: Family) -> dict[str, Any]:
-    """The base's, without the parts a bundle has not (safety checker), so that stock diffusers loads the bundle."""
+    """The base's, without the parts a bundle has not (safety checker), so that stock diffusers
+    loads the bundle."""
     index = read_json(base, MODEL_INDEX)
     missing = {
-        key: [None, None] for key, value in index.items() if isinstance(value, list) and key not in family.configs
+        key: [None, None]
+        for key, value in index.items()
+        if isinstance(value, list) and key not in family.configs
     }
     return {**index, **missing, "requires_safety_checker": False}
 
@@ -260,4 +314,6 @@ def _build_tokenizer(base: Path, part: str) -> str:
         return tokenizer.backend_tokenizer.to_str(pretty=True)
     except Exception as error:  # transformers raises many kinds for a damaged vocabulary
         reason = " ".join(str(error).split())
-        raise BundleError(f"{base}: {part}/tokenizer.json is missing and cannot be made: {reason}") from error
+        raise BundleError(
+            f"{base}: {part}/tokenizer.json is missing and cannot be made: {reason}"
+        ) from error

@@ -1,4 +1,5 @@
-"""manifest.json of an exported bundle: its ONNX graphs, what goes in and out of them, and whether they are whole."""
+"""manifest.json of an exported bundle: its ONNX graphs, what goes in and out of them, and whether
+they are whole."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ NEEDED = ("vae_encoder", "vae_decoder", "unet", "encode_hop", "decode_hop", "fur
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """One ONNX file, relative to the folder, and the file of its weights; sha256 of the graph without them.
+    """One ONNX file, relative to the folder, and the file of its weights; sha256 of the graph
+    without them.
 
-    error: the largest difference to torch, relative to the largest value, when it was exported; None: not measured.
+    error: the largest difference to torch, relative to the largest value, when it was exported;
+    None: not measured.
     """
 
     file: str
@@ -32,7 +35,8 @@ class ExportedGraph:
 
 @dataclass(frozen=True)
 class Exported:
-    """What manifest.json says: graphs by name, their opset, and the precision of the UNets: "fp32" or "fp16"."""
+    """What manifest.json says: graphs by name, their opset, and the precision of the UNets: "fp32"
+    or "fp16"."""
 
     graphs: dict[str, ExportedGraph]
     opset: int
@@ -40,10 +44,11 @@ class Exported:
 
 
 def read_manifest(folder: Path) -> Exported | None:
-    """The manifest of an exported bundle, None for a folder that has none. Every graph is there and as exported.
+    """The manifest of an exported bundle, None for a folder that has none. Every graph is there and
+    as exported.
 
-    Graphs are small and always hashed; their weights are hashed with the other files of the bundle. Raises BundleError
-    naming the file.
+    Graphs are small and always hashed; their weights are hashed with the other files of the bundle.
+    Raises BundleError naming the file.
     """
     if not (folder / MANIFEST).is_file():
         return None
@@ -51,9 +56,17 @@ def read_manifest(folder: Path) -> Exported | None:
     if manifest.get("format") != FORMAT:
         raise BundleError(f"{MANIFEST}: format must be {FORMAT}, not {manifest.get('format')!r}")
     if manifest.get("layout") != LAYOUTS[0]:
-        raise BundleError(f"{MANIFEST}: layout {manifest.get('layout')!r} is for servers: export with --layout optimum")
-    entries, opset, precision = manifest.get("graphs"), manifest.get("opset"), manifest.get("precision")
-    if not isinstance(entries, dict) or not isinstance(opset, int) or precision not in ("fp32", "fp16"):
+        raise BundleError(
+            f"{MANIFEST}: layout {manifest.get('layout')!r} is for servers: export with --layout optimum"
+        )
+    entries = manifest.get("graphs")
+    opset = manifest.get("opset")
+    precision = manifest.get("precision")
+    if (
+        not isinstance(entries, dict)
+        or not isinstance(opset, int)
+        or precision not in ("fp32", "fp16")
+    ):
         raise BundleError(f"{MANIFEST} must hold graphs, opset and precision (fp32 or fp16)")
     graphs = {name: _graph(name, entry) for name, entry in entries.items()}
     for name in NEEDED:
@@ -61,7 +74,9 @@ def read_manifest(folder: Path) -> Exported | None:
             raise BundleError(f"{MANIFEST}: the graph {name} is missing")
     for graph in graphs.values():
         if file_digest(require_file(folder, graph.file)) != graph.sha256:
-            raise BundleError(f"{graph.file} was changed or damaged (SHA-256 differs from {MANIFEST})")
+            raise BundleError(
+                f"{graph.file} was changed or damaged (SHA-256 differs from {MANIFEST})"
+            )
         if graph.data is not None:
             require_file(folder, graph.data)
     return Exported(graphs, opset, precision)
@@ -73,7 +88,9 @@ def _graph(name: str, entry: Any) -> ExportedGraph:
     file, data, digest, error = (entry.get(key) for key in ("file", "data", "sha256", "error"))
     for path in (file, data):
         inside = (
-            isinstance(path, str) and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+            isinstance(path, str)
+            and not PurePosixPath(path).is_absolute()
+            and ".." not in PurePosixPath(path).parts
         )
         if not inside and not (path is None and path is data):
             raise BundleError(f"{MANIFEST}: {name}: {path!r} is not a path inside the folder")

@@ -17,9 +17,10 @@ DIFFERENCE = "unet_forward/difference.safetensors"  # from the reverse network, 
 class Family:
     """A family of models as the reference treats it.
 
-    pipeline: diffusers' class, by which a folder is known. text_encoders: how many. samples_posterior: whether pictures
-    become a sample of the VAE's posterior instead of its mean. rounds_lora: whether LoRA factors are rounded to fp16
-    before they are fused. guidance_scale: the reference's default w.
+    pipeline: diffusers' class, by which a folder is known. text_encoders: how many.
+    samples_posterior: whether pictures become a sample of the VAE's posterior instead of its mean.
+    rounds_lora: whether LoRA factors are rounded to fp16 before they are fused. guidance_scale: the
+    reference's default w.
     """
 
     name: str
@@ -31,8 +32,11 @@ class Family:
 
     @property
     def configs(self) -> dict[str, str]:
-        """Part -> its configuration file: tokenizers, scheduler, text encoders, vae, unet, unet_forward."""
-        networks = dict.fromkeys((*self._numbered("text_encoder"), "vae", "unet", "unet_forward"), "config.json")
+        """Part -> its configuration file: tokenizers, scheduler, text encoders, vae, unet,
+        unet_forward."""
+        networks = dict.fromkeys(
+            (*self._numbered("text_encoder"), "vae", "unet", "unet_forward"), "config.json"
+        )
         tokenizers = dict.fromkeys(self._numbered("tokenizer"), "tokenizer_config.json")
         return tokenizers | {"scheduler": "scheduler_config.json"} | networks
 
@@ -53,14 +57,31 @@ class Family:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("sd15", "StableDiffusionPipeline", 1, samples_posterior=False, rounds_lora=True, guidance_scale=19.0),
-        Family("sdxl", "StableDiffusionXLPipeline", 2, samples_posterior=True, rounds_lora=False, guidance_scale=7.0),
+        Family(
+            "sd15",
+            "StableDiffusionPipeline",
+            1,
+            samples_posterior=False,
+            rounds_lora=True,
+            guidance_scale=19.0,
+        ),
+        Family(
+            "sdxl",
+            "StableDiffusionXLPipeline",
+            2,
+            samples_posterior=True,
+            rounds_lora=False,
+            guidance_scale=7.0,
+        ),
     )
 }
 
 
 def read_family(folder: Path) -> Family:
-    """The family by `_class_name` of model_index.json. Raises BundleError for one that is not supported."""
+    """The family by `_class_name` of model_index.json.
+
+    Raises BundleError for one that is not supported.
+    """
     name = read_json(folder, MODEL_INDEX).get("_class_name")
     for family in FAMILIES.values():
         if family.pipeline == name:

@@ -1,4 +1,5 @@
-"""Single files of a model folder: required, parsed, hashed, and weights read from safetensors only."""
+"""Single files of a model folder: required, parsed, hashed, and weights read from safetensors
+only."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 def require_file(folder: Path, name: str) -> Path:
-    """The path of a file that must exist. Raises BundleError, also when a pickle stands in place of safetensors."""
+    """The path of a file that must exist.
+
+    Raises BundleError, also when a pickle stands in place of safetensors.
+    """
     path = folder / name
     if path.is_file():
         return path
@@ -25,12 +29,15 @@ def require_file(folder: Path, name: str) -> Path:
         pickled = sorted(other.name for other in path.parent.iterdir() if other.suffix in PICKLES)
         if pickled:
             other = Path(name).parent / pickled[0]
-            raise BundleError(f"{other.as_posix()} is a pickle and only safetensors is loaded: {name} is missing")
+            raise BundleError(
+                f"{other.as_posix()} is a pickle and only safetensors is loaded: {name} is missing"
+            )
     raise BundleError(f"{name} is missing")
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object. Raises BundleError naming the file when it is missing, damaged or not an object."""
+    """A JSON object. Raises BundleError naming the file when it is missing, damaged or not an
+    object."""
     path = require_file(folder, name)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +55,10 @@ def file_digest(path: Path) -> str:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Key -> shape from the header of a safetensors file, no weight read. Raises BundleError naming the file."""
+    """Key -> shape from the header of a safetensors file, no weight read.
+
+    Raises BundleError naming the file.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -61,7 +71,8 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU, in the file's own precision.
 
-    Raises BundleError naming the file when it is missing, short or corrupt, and the key when a value is not finite.
+    Raises BundleError naming the file when it is missing, short or corrupt, and the key when a
+    value is not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -90,9 +101,11 @@ def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
 
 
 def write_file(folder: Path, name: str, content: Any) -> None:
-    """Writes one file: tensors (*.safetensors), a JSON object (*.json), text, bytes, or a copy of the file at a Path.
+    """Writes one file: tensors (*.safetensors), a JSON object (*.json), text, bytes, or a copy of
+    the file at a Path.
 
-    Raises BundleError when tensors are not finite, or share memory, which safetensors cannot express.
+    Raises BundleError when tensors are not finite, or share memory, which safetensors cannot
+    express.
     """
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +130,13 @@ def _write_tensors(path: Path, name: str, tensors: Mapping[str, Tensor]) -> None
     check_finite(tensors, name)
     try:
         path.touch()
-        mode = path.stat().st_mode  # as other files are made: safetensors would let nobody else read it
-        save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata={"format": "pt"})
+        # As other files are made: safetensors would let nobody else read it
+        mode = path.stat().st_mode
+        save_file(
+            {key: value.contiguous() for key, value in tensors.items()},
+            path,
+            metadata={"format": "pt"},
+        )
         path.chmod(mode)
     except (SafetensorError, RuntimeError) as error:
         raise BundleError(f"{name} cannot be written: {' '.join(str(error).split())}") from error

@@ -1,4 +1,5 @@
-"""LoRA files of the published styles: paired, checked against the network and fused into its weights."""
+"""LoRA files of the published styles: paired, checked against the network and fused into its
+weights."""
 
 from __future__ import annotations
 
@@ -43,25 +44,32 @@ DOWN = ("lora_A.weight", "lora.down.weight", "lora_down.weight")
 
 @dataclass(frozen=True)
 class LoraPair:
-    """One module's update, scale * up @ down, in fp32. down [r, in, (k, k)], up [out, r, (1, 1)]."""
+    """One module's update, scale * up @ down, in fp32. down [r, in, (k, k)], up [out, r, (1,
+    1)]."""
 
     down: Tensor
     up: Tensor
     scale: float
 
 
-def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]], rounds: bool) -> dict[str, LoraPair]:
+def read_lora(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], rounds: bool
+) -> dict[str, LoraPair]:
     """Module -> update, from a LoRA safetensors file for a network with these weight shapes.
 
-    Key styles: `unet.base_model.model.<module>.lora_A.weight` (published), the same without `unet.` (peft's own
-    saver), `unet.<module>.lora_A.weight` or `.lora.down.weight` (diffusers), `lora_unet_<module with
-    underscores>.lora_down.weight` (kohya). Scale is alpha / rank with the file's own `alpha` tensors, else alpha 8.
+    Key styles: `unet.base_model.model.<module>.lora_A.weight` (published), the same without `unet.`
+    (peft's own saver), `unet.<module>.lora_A.weight` or `.lora.down.weight` (diffusers),
+    `lora_unet_<module with underscores>.lora_down.weight` (kohya). Scale is alpha / rank with the
+    file's own `alpha` tensors, else alpha 8.
     rounds: A and B to fp16, as the reference does for SD1.5.
-    Raises BundleError naming the key: unknown style, no such module, no partner, wrong shape, not finite.
+    Raises BundleError naming the key: unknown style, no such module, no partner, wrong shape, not
+    finite.
     """
     tensors = read_weights(path)
     modules: dict[str, dict[str, str]] = {}
-    by_flat_name = {key.removesuffix(".weight").replace(".", "_"): key.removesuffix(".weight") for key in shapes}
+    by_flat_name = {
+        key.removesuffix(".weight").replace(".", "_"): key.removesuffix(".weight") for key in shapes
+    }
     for key in sorted(tensors):
         match = KEY.fullmatch(key)
         if match is None:
@@ -77,15 +85,25 @@ def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]], rounds: bool) -
     if not modules:
         raise BundleError(f"{path.name} holds no LoRA weights")
     if rounds:
-        factors = {name for keys in modules.values() for role, name in keys.items() if role != "alpha"}
+        factors = {
+            name for keys in modules.values() for role, name in keys.items() if role != "alpha"
+        }
         tensors |= {key: _rounded(path, key, tensors[key]) for key in factors}
-    return {module: _pair(path, tensors, keys, shapes[f"{module}.weight"]) for module, keys in modules.items()}
+    return {
+        module: _pair(path, tensors, keys, shapes[f"{module}.weight"])
+        for module, keys in modules.items()
+    }
 
 
-def _pair(path: Path, tensors: Mapping[str, Tensor], keys: Mapping[str, str], shape: tuple[int, ...]) -> LoraPair:
+def _pair(
+    path: Path, tensors: Mapping[str, Tensor], keys: Mapping[str, str], shape: tuple[int, ...]
+) -> LoraPair:
     if "down" not in keys or "up" not in keys:
-        raise BundleError(f"{path.name}: {next(iter(keys.values()))!r} has no partner (LoRA weights come in pairs)")
-    down, up = tensors[keys["down"]], tensors[keys["up"]]
+        raise BundleError(
+            f"{path.name}: {next(iter(keys.values()))!r} has no partner (LoRA weights come in pairs)"
+        )
+    down = tensors[keys["down"]]
+    up = tensors[keys["up"]]
     rank = down.shape[0] if down.ndim else 0
     expected = {"down": (rank, *shape[1:]), "up": (shape[0], rank, *[1] * (len(shape) - 2))}
     for role, tensor in (("down", down), ("up", up)):
@@ -111,21 +129,31 @@ def _rounded(path: Path, key: str, tensor: Tensor) -> Tensor:
 def difference(
     reverse: Mapping[str, LoraPair], forward: Mapping[str, LoraPair], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """What makes the forward network of the reverse one: W_forward = W_reverse + up @ down for every module of either.
+    """What makes the forward network of the reverse one: W_forward = W_reverse + up @ down for
+    every module of either.
 
-    `<module>.down` [R, in, (k, k)] and `<module>.up` [out, R, (1, 1)], scales in `up`, R the sum of both ranks.
+    `<module>.down` [R, in, (k, k)] and `<module>.up` [out, R, (1, 1)], scales in `up`, R the sum of
+    both ranks.
     """
     import torch
 
     found = {}
     for module in dict.fromkeys((*reverse, *forward)):
-        pairs = [(lora[module], sign) for lora, sign in ((forward, 1.0), (reverse, -1.0)) if module in lora]
+        pairs = [
+            (lora[module], sign)
+            for lora, sign in ((forward, 1.0), (reverse, -1.0))
+            if module in lora
+        ]
         found[f"{module}.down"] = torch.cat([pair.down for pair, _ in pairs]).to(dtype)
-        found[f"{module}.up"] = torch.cat([sign * pair.scale * pair.up for pair, sign in pairs], dim=1).to(dtype)
+        found[f"{module}.up"] = torch.cat(
+            [sign * pair.scale * pair.up for pair, sign in pairs], dim=1
+        ).to(dtype)
     return found
 
 
-def fuse(weights: Mapping[str, Tensor], lora: Mapping[str, LoraPair], dtype: torch.dtype) -> dict[str, Tensor]:
+def fuse(
+    weights: Mapping[str, Tensor], lora: Mapping[str, LoraPair], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """W + scale B A for every module of `lora`, computed in fp32, all weights then in `dtype`.
 
     One weight after the other, so that beside the given weights only the result is in memory.
@@ -134,7 +162,8 @@ def fuse(weights: Mapping[str, Tensor], lora: Mapping[str, LoraPair], dtype: tor
     for key, weight in weights.items():
         pair = lora.get(key.removesuffix(".weight"))
         if pair is not None and key.endswith(".weight"):
-            # A convolution's B is 1x1, so that B after A is one matrix product over A's flattened kernels.
+            # A convolution's B is 1x1, so that B after A is one matrix product over A's flattened
+            # kernels.
             update = (pair.up.flatten(1) @ pair.down.flatten(1)).reshape(weight.shape)
             weight = weight.float() + pair.scale * update
         fused[key] = weight.to(dtype)

@@ -13,11 +13,15 @@ from icd_engine.settings import EditSettings
 
 FORMAT = 1
 TRAIN_STEPS = 1000
-DEFAULTS = {"blend_downscale": 4, "share_downscale": 2, "origin": {}, "sha256": {}}  # fields that may be left out
+# Fields that may be left out
+DEFAULTS = {"blend_downscale": 4, "share_downscale": 2, "origin": {}, "sha256": {}}
 
 
 def parse_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of icd.json but for `format`, checked and in a Bundle's types. Raises BundleError naming the field."""
+    """The fields of icd.json but for `format`, checked and in a Bundle's types.
+
+    Raises BundleError naming the field.
+    """
     if record.get("format") != FORMAT:
         raise BundleError(f"icd.json: format must be {FORMAT}, not {record.get('format')!r}")
     checks = {
@@ -41,9 +45,13 @@ def parse_record(record: Mapping[str, Any]) -> dict[str, Any]:
             raise BundleError(f"icd.json: {name} is missing")
         values[name] = check(name, record.get(name, DEFAULTS.get(name)))
     if values["encode_end"] != values["decode_times"][-1]:
-        raise BundleError(f"icd.json: encode_end {values['encode_end']} is not the last of decode_times")
+        raise BundleError(
+            f"icd.json: encode_end {values['encode_end']} is not the last of decode_times"
+        )
     if values["encode_times"][-1] >= values["encode_end"] or values["decode_times"][0] == 0:
-        raise BundleError("icd.json: encode_times must end below encode_end, decode_times must begin above 0")
+        raise BundleError(
+            "icd.json: encode_times must end below encode_end, decode_times must begin above 0"
+        )
     return values
 
 
@@ -64,16 +72,28 @@ def _count(name: str, value: Any) -> int:
 
 
 def _times(name: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value or not all(_is_count(t) and 0 <= t < TRAIN_STEPS for t in value):
-        raise BundleError(f"icd.json: {name} must list time steps in 0..{TRAIN_STEPS - 1}, not {shown(value)}")
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(_is_count(t) and 0 <= t < TRAIN_STEPS for t in value)
+    ):
+        raise BundleError(
+            f"icd.json: {name} must list time steps in 0..{TRAIN_STEPS - 1}, not {shown(value)}"
+        )
     if any(t >= later for t, later in pairwise(value)):
         raise BundleError(f"icd.json: {name} must ascend, not {shown(value)}")
     return tuple(value)
 
 
 def _size(name: str, value: Any) -> tuple[int, int]:
-    if not isinstance(value, list) or len(value) != 2 or not all(_is_count(n) and n > 0 and n % 8 == 0 for n in value):
-        raise BundleError(f"icd.json: {name} must be [width, height], multiples of 8, not {shown(value)}")
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(_is_count(n) and n > 0 and n % 8 == 0 for n in value)
+    ):
+        raise BundleError(
+            f"icd.json: {name} must be [width, height], multiples of 8, not {shown(value)}"
+        )
     return value[0], value[1]
 
 
@@ -96,5 +116,7 @@ def _digests(name: str, value: Any) -> dict[str, str]:
         if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
             raise BundleError(f"icd.json: {name}: {file!r} is not a path inside the bundle")
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise BundleError(f"icd.json: {name}: the digest of {file!r} must be 64 hexadecimal digits")
+            raise BundleError(
+                f"icd.json: {name}: the digest of {file!r} must be 64 hexadecimal digits"
+            )
     return value

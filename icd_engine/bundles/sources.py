@@ -1,4 +1,5 @@
-"""Where published files come from: paths, the authors' tar archives, and repositories of the Hugging Face hub."""
+"""Where published files come from: paths, the authors' tar archives, and repositories of the
+Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ FORWARD_NAME = re.compile(r"(?<!\d)(?:0|19)(?:[_-]\d{2,3})+(?!\d)")
 REVERSE_NAME = re.compile(r"(?<!\d)\d{2,3}(?:[_-]\d{2,3})*[_-]999(?!\d)")
 TIMES = {"forward": FORWARD_NAME, "reverse": REVERSE_NAME}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# What is downloaded: never pickles. Of a base, both halves of its folder names (SDXL has text_encoder_2).
+# What is downloaded: never pickles. Of a base, both halves of its folder names (SDXL has
+# text_encoder_2).
 BASE_FILES = (
     "model_index.json",
     "scheduler/*.json",
@@ -48,12 +50,15 @@ class Sources:
 
 
 @contextmanager
-def gathered(base: Path, teacher: Path, forward: Path, reverse: Path, beside: Path) -> Iterator[Sources]:
+def gathered(
+    base: Path, teacher: Path, forward: Path, reverse: Path, beside: Path
+) -> Iterator[Sources]:
     """The paths, with what lies in archives unpacked and what lies on the hub downloaded.
 
-    forward and reverse may be the same archive, folder or repository: the file is chosen by its name. Members of
-    archives are unpacked into a scratch folder near `beside`, which goes when the block ends; downloads stay in the
-    hub's cache. Raises BundleError naming the archive, folder or repository.
+    forward and reverse may be the same archive, folder or repository: the file is chosen by its
+    name. Members of archives are unpacked into a scratch folder near `beside`, which goes when the
+    block ends; downloads stay in the hub's cache. Raises BundleError naming the archive, folder or
+    repository.
     """
     near = next(folder for folder in (beside, *beside.parents) if folder.is_dir())
     with TemporaryDirectory(prefix=".icd-", dir=near) as scratch:
@@ -86,15 +91,22 @@ def _lora(path: Path, role: str, scratch: Path) -> Path:
 def _local(path: Path, wanted: Sequence[str]) -> Path:
     """The path, or where a hub repository of that name was downloaded to."""
     name = path.as_posix()
-    if path.exists() or not HUB_ID.fullmatch(name) or name.endswith((".safetensors", ".pt", *ARCHIVES)):
+    if (
+        path.exists()
+        or not HUB_ID.fullmatch(name)
+        or name.endswith((".safetensors", ".pt", *ARCHIVES))
+    ):
         return path
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(wanted)))
-    except Exception as error:  # the hub's client, its transport and its cache have each their own classes
+    # The hub's client, its transport and its cache have each their own classes
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"{name} is neither a path here nor a repository the hub gives: {reason}") from None
+        raise BundleError(
+            f"{name} is neither a path here nor a repository the hub gives: {reason}"
+        ) from None
 
 
 def _unpacked(archive: Path, role: str, scratch: Path) -> Path:
@@ -121,10 +133,15 @@ def _unpacked(archive: Path, role: str, scratch: Path) -> Path:
 
 
 def _chosen(names: Iterable[str], role: str, where: Path) -> str:
-    """The file for a role: by its suffix, by the role's name in its path, by its time steps, or the only one."""
+    """The file for a role: by its suffix, by the role's name in its path, by its time steps, or the
+    only one."""
     suffixes = (".pt", ".safetensors") if role == "teacher" else (".safetensors",)
     # macOS's tar writes a `._` companion beside every file.
-    found = sorted(name for name in names if name.endswith(suffixes) and not PurePosixPath(name).name.startswith("._"))
+    found = sorted(
+        name
+        for name in names
+        if name.endswith(suffixes) and not PurePosixPath(name).name.startswith("._")
+    )
     if role in TIMES:
         other = "reverse" if role == "forward" else "forward"
         own = [name for name in found if _is_for(name, role) and not _is_for(name, other)]

@@ -1,4 +1,5 @@
-"""The guidance-distilled teacher: a UNet's plain state dict, read without running a pickle and held to the base."""
+"""The guidance-distilled teacher: a UNet's plain state dict, read without running a pickle and held
+to the base."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ COND_PROJ = "time_embedding.cond_proj.weight"
 
 
 def teacher_file(teacher: Path) -> Path:
-    """The weight file of a teacher given as a file, as a UNet folder or as a folder that holds `unet/`."""
+    """The weight file of a teacher given as a file, as a UNet folder or as a folder that holds
+    `unet/`."""
     if not teacher.is_dir():
         return teacher
     folder = teacher / "unet" if (teacher / "unet").is_dir() else teacher
@@ -31,8 +33,8 @@ def teacher_file(teacher: Path) -> Path:
 def read_teacher(path: Path) -> dict[str, Tensor]:
     """A plain state dict in the file's own precision, mapped from the file where that can be.
 
-    A pickle is read with torch's weights-only loader: nothing in it is ever run. Raises BundleError naming the file,
-    and the key where it is no plain tensor.
+    A pickle is read with torch's weights-only loader: nothing in it is ever run. Raises BundleError
+    naming the file, and the key where it is no plain tensor.
     """
     if path.suffix == ".safetensors":
         return read_weights(path)
@@ -44,20 +46,33 @@ def read_teacher(path: Path) -> dict[str, Tensor]:
         # Mapped, it takes no memory of its own; torch's format before 1.6 cannot be.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # a damaged or hostile file may raise anything; none of it is ours
-        raise BundleError(f"{path} is damaged or holds more than tensors: refused, nothing in it was run") from error
+        raise BundleError(
+            f"{path} is damaged or holds more than tensors: refused, nothing in it was run"
+        ) from error
     if not isinstance(state, Mapping):
         raise BundleError(f"{path} must hold a state dict, not a {type(state).__name__}")
     for key, value in state.items():
-        plain = isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+        plain = (
+            isinstance(key, str)
+            and isinstance(value, torch.Tensor)
+            and value.layout == torch.strided
+        )
         if not plain or value.device.type != "cpu" or not value.is_floating_point():
             raise BundleError(f"{path.name}: {key!r} is not a plain tensor of numbers")
     return {key: value.detach() for key, value in state.items()}
 
 
-def check_teacher(name: str, weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The width of the guidance embedding. Raises BundleError naming the key that does not fit the base's UNet."""
+def check_teacher(
+    name: str, weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> int:
+    """The width of the guidance embedding.
+
+    Raises BundleError naming the key that does not fit the base's UNet.
+    """
     if COND_PROJ not in weights:
-        raise BundleError(f"{name}: {COND_PROJ!r} is missing: this network is not guidance-distilled")
+        raise BundleError(
+            f"{name}: {COND_PROJ!r} is missing: this network is not guidance-distilled"
+        )
     width = weights[COND_PROJ].shape[-1] if weights[COND_PROJ].ndim == 2 else 0
     expected = {**shapes, COND_PROJ: (shapes.get("conv_in.weight", (0,))[0], width)}
     for key in sorted(expected.keys() | weights.keys()):

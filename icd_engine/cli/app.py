@@ -24,7 +24,9 @@ from icd_engine.cli.terminal import print_error
 from icd_engine.cli.ui import ui
 from icd_engine.errors import IcdError
 
-BAD_INPUT, USAGE, INTERRUPTED = 1, 2, 130
+BAD_INPUT = 1
+USAGE = 2
+INTERRUPTED = 130
 
 # Plain help: boxes would cut option names short in narrow terminals.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -43,7 +45,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def icd(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Edit real pictures by text in about eight network calls.
@@ -56,7 +61,10 @@ def icd(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; `arguments` are those of the process if None. Returns the exit code: see `run`."""
+    """Runs one command; `arguments` are those of the process if None.
+
+    Returns the exit code: see `run`.
+    """
     return run(app, sys.argv[1:] if arguments is None else arguments, "icd")
 
 

@@ -1,4 +1,5 @@
-"""`icd batch`: every row of a manifest edited, on this machine or a cluster, by a run that may be killed."""
+"""`icd batch`: every row of a manifest edited, on this machine or a cluster, by a run that may be
+killed."""
 
 from __future__ import annotations
 
@@ -21,32 +22,56 @@ def batch(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="For <id>.png, results.jsonl and summary.json; a run is resumed.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="For <id>.png, results.jsonl and summary.json; a run is resumed."
+        ),
     ],
     model: options.Model = "tiny",
-    rows: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Rows edited together.")] = 8,
+    rows: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, help="Rows edited together.")
+    ] = 8,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="The first rows alone.", show_default="all")
+        int | None,
+        typer.Option(metavar="N", min=1, help="The first rows alone.", show_default="all"),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Base of the seeds of rows that have none.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Base of the seeds of rows that have none.")
+    ] = 0,
     settings: Annotated[
         str | None,
         typer.Option(
-            metavar="JSON", help="Settings of all rows, under their own; paths as in them.", show_default="model's own"
+            metavar="JSON",
+            help="Settings of all rows, under their own; paths as in them.",
+            show_default="model's own",
         ),
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Engines.", show_default="one a GPU, or one a machine")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Engines.", show_default="one a GPU, or one a machine"
+        ),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="CPUs of each engine.", show_default="all but one; 1 with a GPU"),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="CPUs of each engine.",
+            show_default="all but one; 1 with a GPU",
+        ),
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Of a Ray cluster that sees the same folders.", show_default="none"),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of a Ray cluster that sees the same folders.",
+            show_default="none",
+        ),
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto is every GPU there is.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto is every GPU there is.")
+    ] = "auto",
     dtype: options.Dtype = "auto",
     runner: options.RunnerName = "auto",
     weights: options.Weights = "fused",
@@ -57,9 +82,9 @@ def batch(
 ) -> None:
     """Edit every row of a manifest.
 
-    A row that cannot be edited is a line of results.jsonl with the error's name, and the run goes on. A run that was
-    killed goes on with the same command, and ends with the same pictures. Prints the path of results.jsonl. It needs
-    pip install 'icd-engine[batch]'.
+    A row that cannot be edited is a line of results.jsonl with the error's name, and the run goes
+    on. A run that was killed goes on with the same command, and ends with the same pictures. Prints
+    the path of results.jsonl. It needs pip install 'icd-engine[batch]'.
 
     \b
     Example:

@@ -1,4 +1,5 @@
-"""`icd bench`: the repository's benchmarks, in a process of their own: they are no part of the installed package."""
+"""`icd bench`: the repository's benchmarks, in a process of their own: they are no part of the
+installed package."""
 
 from __future__ import annotations
 
@@ -25,31 +26,47 @@ def bench(
         ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", min=1, help="Side of the pictures.", show_default=options.MODELS_OWN)
+        int | None,
+        typer.Option(
+            metavar="PIXELS", min=1, help="Side of the pictures.", show_default=options.MODELS_OWN
+        ),
     ] = None,
     baseline: Annotated[
         Literal["reference", "lean", "compiled"] | None,
-        typer.Option(help="Measure the edit beside diffusers' modules too, in the same run.", show_default="none"),
+        typer.Option(
+            help="Measure the edit beside diffusers' modules too, in the same run.",
+            show_default="none",
+        ),
     ] = None,
     runner: options.RunnerName = "auto",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Of the CPU.", show_default="torch's choice")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of the CPU.", show_default="torch's choice"),
     ] = None,
-    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Measured calls of each subject.")] = 10,
+    repeats: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Measured calls of each subject.")
+    ] = 10,
     warmup: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Unmeasured calls before.", show_default="2 on the CPU, 5 on CUDA"),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Unmeasured calls before.",
+            show_default="2 on the CPU, 5 on CUDA",
+        ),
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Append the results to FOLDER/<device>.jsonl.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Append the results to FOLDER/<device>.jsonl."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Measure the engine on this machine; runs from a checkout of the repository.
 
-    What is measured is checked first and refused where it is wrong. Numbers for people go to stderr.
+    What is measured is checked first and refused where it is wrong. Numbers for people go to
+    stderr.
 
     \b
     Example:

@@ -1,4 +1,5 @@
-"""Commands that are programs of their own: run in a child process, since what they need lies above the command line."""
+"""Commands that are programs of their own: run in a child process, since what they need lies above
+the command line."""
 
 from __future__ import annotations
 
@@ -16,22 +17,33 @@ ROOT = Path(icd_engine.__file__).resolve().parents[1]
 
 
 def run_from_checkout(
-    module: str, what: str, first: Sequence[str], options: Mapping[str, object], flags: Mapping[str, bool]
+    module: str,
+    what: str,
+    first: Sequence[str],
+    options: Mapping[str, object],
+    flags: Mapping[str, bool],
 ) -> int:
-    """A program of the repository that is no part of the package: its exit code, 1 with an error where it is not here.
+    """A program of the repository that is no part of the package: its exit code, 1 with an error
+    where it is not here.
 
-    what: the program's name for people. options that are None and flags that are False are left out.
+    what: the program's name for people. options that are None and flags that are False are left
+    out.
     """
     if not ROOT.joinpath(*module.split("."), "__main__.py").is_file():
-        print_error(f"{what} run from a checkout of the repository (pip install --editable .): none is here")
+        print_error(
+            f"{what} run from a checkout of the repository (pip install --editable .): none is here"
+        )
         return BAD_INPUT
-    given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    given = [
+        text for name, value in options.items() if value is not None for text in (name, str(value))
+    ]
     return run_module(module, [*first, *given, *(flag for flag, wanted in flags.items() if wanted)])
 
 
 def run_module(module: str, arguments: Sequence[str]) -> int:
     """`python -m module arguments`; its exit code."""
-    # -P and PYTHONPATH, not another current folder: relative paths stay the user's, and nothing there is imported.
+    # -P and PYTHONPATH, not another current folder: relative paths stay the user's, and nothing
+    # there is imported.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", module, *arguments]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode

@@ -22,7 +22,9 @@ Times = Annotated[
 
 
 def convert(
-    base: Annotated[Path, typer.Option(help="Diffusers folder of the base model.", metavar="FOLDER")],
+    base: Annotated[
+        Path, typer.Option(help="Diffusers folder of the base model.", metavar="FOLDER")
+    ],
     teacher: Annotated[
         Path,
         typer.Option(
@@ -33,24 +35,32 @@ def convert(
     out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="FOLDER")],
     lora: Annotated[
         Path | None,
-        typer.Option(help="Both LoRA files: the authors' .tar.gz, or a folder.", metavar="ARCHIVE|FOLDER"),
+        typer.Option(
+            help="Both LoRA files: the authors' .tar.gz, or a folder.", metavar="ARCHIVE|FOLDER"
+        ),
     ] = None,
     forward: Annotated[
-        Path | None, typer.Option(help="Instead of --lora: that of the forward (encode) model.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Instead of --lora: that of the forward (encode) model.", metavar="FILE"),
     ] = None,
     reverse: Annotated[
-        Path | None, typer.Option(help="Instead of --lora: that of the reverse (decode) model.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Instead of --lora: that of the reverse (decode) model.", metavar="FILE"),
     ] = None,
     decode_steps: Times = None,
     encode_steps: Times = None,
-    precision: Annotated[Literal["fp32", "fp16", "bf16"], typer.Option(help="Of the weights written.")] = "fp32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder at --out.")] = False,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"], typer.Option(help="Of the weights written.")
+    ] = "fp32",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model folder at --out.")
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Make a model folder of published files, for SD1.5 or SDXL.
 
-    Every tensor must fit. Prints the path of the folder, which is written whole or not at all. Instead of a path, each
-    may be a repository of the Hugging Face hub, OWNER/NAME.
+    Every tensor must fit. Prints the path of the folder, which is written whole or not at all.
+    Instead of a path, each may be a repository of the Hugging Face hub, OWNER/NAME.
 
     \b
     Example:
@@ -59,7 +69,8 @@ def convert(
     """
     from icd_engine.bundles import convert as published
 
-    forward, reverse = forward or lora, reverse or lora
+    forward = forward or lora
+    reverse = reverse or lora
     if forward is None or reverse is None:
         raise options.usage_error("give --lora, or --forward and --reverse", "--lora")
     bundle = published.convert(
@@ -86,5 +97,7 @@ def _times(option: str, text: str | None) -> list[int] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise options.usage_error(f"{text!r} must be whole numbers with commas between them", option)
+        raise options.usage_error(
+            f"{text!r} must be whole numbers with commas between them", option
+        )
     return [int(part) for part in parts]

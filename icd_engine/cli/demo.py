@@ -13,12 +13,14 @@ from icd_engine.errors import BundleError, IcdError
 from icd_engine.images import load_image
 from icd_engine.settings import EditSettings
 
-PICTURE, RECORD = "demo.png", "demo.json"
+PICTURE = "demo.png"
+RECORD = "demo.json"
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A picture of the model's world, what it shows, what it should show, and settings that suit it."""
+    """A picture of the model's world, what it shows, what it should show, and settings that suit
+    it."""
 
     picture: Image.Image
     source: str
@@ -27,14 +29,25 @@ class Demo:
 
 
 def read_demo(folder: Path) -> Demo:
-    """The demonstration of the model in `folder`. Raises BundleError if it has none or it is damaged."""
+    """The demonstration of the model in `folder`.
+
+    Raises BundleError if it has none or it is damaged.
+    """
     if not (folder / PICTURE).is_file() or not (folder / RECORD).is_file():
         raise BundleError(f"{folder}: this model has no demonstration ({PICTURE} and {RECORD})")
     try:
         record = read_json(folder, RECORD)
-        source, target, settings = record.get("source"), record.get("target"), record.get("settings", {})
-        if not isinstance(source, str) or not isinstance(target, str) or not isinstance(settings, dict):
-            raise BundleError(f"{RECORD} must hold the texts source and target, and an object settings")
+        source = record.get("source")
+        target = record.get("target")
+        settings = record.get("settings", {})
+        if (
+            not isinstance(source, str)
+            or not isinstance(target, str)
+            or not isinstance(settings, dict)
+        ):
+            raise BundleError(
+                f"{RECORD} must hold the texts source and target, and an object settings"
+            )
         EditSettings.from_mapping(settings)
         return Demo(load_image(folder / PICTURE), source, target, settings)
     except IcdError as error:

@@ -26,16 +26,20 @@ Finding = tuple[str, str, bool]  # name, text, whether it is sound
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")] = "tiny",
+    model: Annotated[
+        str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")
+    ] = "tiny",
     check: Annotated[
         bool | None,
-        typer.Option("--self-check/--no-self-check", help="Edit a picture.", show_default="models below 1 GB"),
+        typer.Option(
+            "--self-check/--no-self-check", help="Edit a picture.", show_default="models below 1 GB"
+        ),
     ] = None,
 ) -> None:
     """Check the installation and a model.
 
-    Tells what the model is and what memory it needs, and edits a picture with it. The exit code is 1 if something is
-    broken.
+    Tells what the model is and what memory it needs, and edits a picture with it. The exit code is
+    1 if something is broken.
 
     \b
     Example:
@@ -43,7 +47,9 @@ def doctor(
       icd doctor MODEL_FOLDER
     """
     exported = _is_exported(model)
-    broken = _tell(chain(_packages(exported), _providers() if exported else _devices(), _model(model)))
+    broken = _tell(
+        chain(_packages(exported), _providers() if exported else _devices(), _model(model))
+    )
     if not broken:  # what is broken need not be tried
         broken = _tell(_self_check(model, check))
     for problem in broken:
@@ -75,11 +81,19 @@ def _packages(exported: bool) -> Iterator[Finding]:
     versions = {name: _version(name) for name in (*NEEDED, *FOR_WEIGHTS, *OPTIONAL)}
     for name, found in versions.items():
         needed = name in NEEDED or (name in FOR_WEIGHTS and not exported)
-        yield name, found or f"not installed{'' if needed else ' (optional)'}", bool(found) or not needed
+        yield (
+            name,
+            found or f"not installed{'' if needed else ' (optional)'}",
+            bool(found) or not needed,
+        )
     if exported and not any(versions[name] for name in RUNTIMES):
         yield "onnxruntime", "not installed, and the model is an exported folder", False
     if all(versions[name] for name in RUNTIMES):
-        yield "onnxruntime", "both onnxruntime and onnxruntime-gpu are installed and overwrite each other", False
+        yield (
+            "onnxruntime",
+            "both onnxruntime and onnxruntime-gpu are installed and overwrite each other",
+            False,
+        )
 
 
 def _version(package: str) -> str | None:
@@ -108,13 +122,19 @@ def _devices() -> Iterator[Finding]:
         yield "cuda", "none usable" if torch.version.cuda else "none (torch is a CPU build)", True
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
-        yield f"cuda:{i}", f"{card.name}, {in_units(card.total_memory)}, sm_{card.major}{card.minor}", True
+        yield (
+            f"cuda:{i}",
+            f"{card.name}, {in_units(card.total_memory)}, sm_{card.major}{card.minor}",
+            True,
+        )
 
 
 def _self_check(model: str, wanted: bool | None) -> Iterator[Finding]:
     from icd_engine.cli.selfcheck import self_check
 
-    if wanted is False or (wanted is None and size_on_disk(read_bundle(model, verify=False)) > CHECKED_BELOW):
+    if wanted is False or (
+        wanted is None and size_on_disk(read_bundle(model, verify=False)) > CHECKED_BELOW
+    ):
         yield "self-check", "not run (--self-check runs it)" if wanted is None else "not run", True
         return
     try:
@@ -134,4 +154,8 @@ def _model(model: str) -> Iterator[Finding]:
         yield "model", str(error), False
         return
     count = len(bundle.sha256)
-    yield "SHA-256", f"{count} files are as recorded" if count else "none recorded in icd.json: not checked", True
+    yield (
+        "SHA-256",
+        f"{count} files are as recorded" if count else "none recorded in icd.json: not checked",
+        True,
+    )

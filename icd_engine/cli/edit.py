@@ -30,36 +30,62 @@ def edit(
     picture: Annotated[
         str | None,
         typer.Argument(
-            help="PNG, JPEG or WEBP file, or a .safetensors file that `icd invert` made.", metavar="PICTURE"
+            help="PNG, JPEG or WEBP file, or a .safetensors file that `icd invert` made.",
+            metavar="PICTURE",
         ),
     ] = None,
-    source: Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows.")] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the picture shows.")
+    ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="What it should show. Several: one picture each, numbered _1, _2, ..."),
+        typer.Option(
+            metavar="TEXT",
+            help="What it should show. Several: one picture each, numbered _1, _2, ...",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File to write; overwritten.", show_default="PICTURE's name + _edited.png"),
+        typer.Option(
+            metavar="FILE",
+            help="File to write; overwritten.",
+            show_default="PICTURE's name + _edited.png",
+        ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Write one picture: source, reconstruction, edits, side by side.")
+        bool,
+        typer.Option(
+            "--compare", help="Write one picture: source, reconstruction, edits, side by side."
+        ),
     ] = False,
     auto: Annotated[
-        bool, typer.Option("--auto", help="Try settings and keep the best; those that are given stay. One target.")
+        bool,
+        typer.Option(
+            "--auto", help="Try settings and keep the best; those that are given stay. One target."
+        ),
     ] = False,
-    edits: Annotated[int, typer.Option(metavar="N", min=1, help="Of --auto: edits to try at most.")] = 34,
+    edits: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of --auto: edits to try at most.")
+    ] = 34,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of --auto: small pictures of what was tried, best first.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Of --auto: small pictures of what was tried, best first."
+        ),
     ] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Edit the model's own example; implies --compare.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Edit the model's own example; implies --compare.")
+    ] = False,
     model: options.Model = "tiny",
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the encode noise.", show_default=MODELS_OWN)] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the encode noise.", show_default=MODELS_OWN)
+    ] = None,
     guidance_scale: options.GuidanceScale = None,
     tau: options.Tau = None,
     tau_low: options.TauLow = None,
     control: Annotated[
-        Control | None, typer.Option(help="How attention follows the source.", show_default=MODELS_OWN)
+        Control | None,
+        typer.Option(help="How attention follows the source.", show_default=MODELS_OWN),
     ] = None,
     cross_replace: Annotated[
         list[str] | None,
@@ -72,11 +98,17 @@ def edit(
     ] = None,
     self_replace: Annotated[
         str | None,
-        typer.Option(metavar="SHARE|FROM,TO", help="The same for self-attention.", show_default=MODELS_OWN),
+        typer.Option(
+            metavar="SHARE|FROM,TO", help="The same for self-attention.", show_default=MODELS_OWN
+        ),
     ] = None,
     amplify: Annotated[
         list[str] | None,
-        typer.Option(metavar="WORD=FACTOR", help="Strengthen a target word (repeat it).", show_default=MODELS_OWN),
+        typer.Option(
+            metavar="WORD=FACTOR",
+            help="Strengthen a target word (repeat it).",
+            show_default=MODELS_OWN,
+        ),
     ] = None,
     blend: Annotated[
         str | None,
@@ -87,7 +119,10 @@ def edit(
         ),
     ] = None,
     mask: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Picture whose white parts may change.", show_default="all may")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Picture whose white parts may change.", show_default="all may"
+        ),
     ] = None,
     paste_back: Annotated[
         bool | None,
@@ -111,8 +146,8 @@ def edit(
 ) -> None:
     """Edit a picture by text.
 
-    The source says what the picture shows, the target what it should show. Prints the path of what it wrote; an
-    existing file is overwritten.
+    The source says what the picture shows, the target what it should show. Prints the path of what
+    it wrote; an existing file is overwritten.
 
     \b
     Example:
@@ -142,33 +177,47 @@ def edit(
     out = options.check_picture_path(out or Path(f"{Path(picture or 'demo').stem}_edited.png"))
     if mask is not None:
         load_mask(mask, (8, 8))  # an unreadable mask shows before the model is loaded
-    image: Image.Image | None = None if picture is None or _is_kept(picture) else load_image(picture)
+    image: Image.Image | None = (
+        None if picture is None or _is_kept(picture) else load_image(picture)
+    )
     if image is not None and "signature" in marks:
         marks["parent"] = Path(str(picture)).read_bytes()
     memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
     engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
     if demo:
         example = read_demo(engine.bundle.path)
-        image, source, target = example.picture, example.source, [example.target]
+        image = example.picture
+        source = example.source
+        target = [example.target]
         settings = {**example.settings, **settings}
         print_note(f"source: {source}\ntarget: {example.target}", quiet)
     if auto:
         kept = str(picture) if image is None else None
-        found = _search(engine, image, kept, source, target or [], wanted_size, settings, edits, quiet)
+        found = _search(
+            engine, image, kept, source, target or [], wanted_size, settings, edits, quiet
+        )
         if sheet is not None:
             print_path(save_image(found.contact_sheet(), sheet, **marks))
         result = found.result
     elif image is None:
-        result = _edit_kept(engine, str(picture), source, target or [], wanted_size, settings, quiet)
+        result = _edit_kept(
+            engine, str(picture), source, target or [], wanted_size, settings, quiet
+        )
     else:
-        result = _edit_picture(engine, image, source or "", target or [], wanted_size, settings, quiet)
+        result = _edit_picture(
+            engine, image, source or "", target or [], wanted_size, settings, quiet
+        )
     pictures = [side_by_side(_panels(image, result))] if compare or demo else result.images
-    print_note(f"{result.network_calls} network calls, {result.timings['total']:.0f} ms after loading", quiet)
+    print_note(
+        f"{result.network_calls} network calls, {result.timings['total']:.0f} ms after loading",
+        quiet,
+    )
     save_all(pictures, out, **marks)
 
 
 def save_all(pictures: Sequence[Image.Image], out: Path, **marks: Any) -> None:
-    """Writes and prints `out`, or with several pictures out_1, out_2 and so on; marks: see `save_image`."""
+    """Writes and prints `out`, or with several pictures out_1, out_2 and so on; marks: see
+    `save_image`."""
     for i, one in enumerate(pictures, start=1):
         path = out if len(pictures) == 1 else out.with_stem(f"{out.stem}_{i}")
         print_path(save_image(one, path, **marks))
@@ -188,7 +237,9 @@ def _is_kept(picture: str) -> bool:
     return Path(picture).suffix.lower() == KEPT
 
 
-def _check_arguments(picture: str | None, source: str | None, target: list[str] | None, demo: bool) -> None:
+def _check_arguments(
+    picture: str | None, source: str | None, target: list[str] | None, demo: bool
+) -> None:
     if demo:
         if picture is not None or source is not None or target:
             raise UsageError("--demo brings its own PICTURE, --source and --target")
@@ -249,17 +300,25 @@ def _search(
             inversion = engine.invert(image, source or "", size=size, seed=settings.get("seed"))
         found = inversion.search(targets[0], edits=edits, progress=progress, **settings)
     values = {name: getattr(found.result.settings, name) for name in SEARCHED}
-    text = ", ".join(f"{name} {v:.2f}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items())
+    text = ", ".join(
+        f"{name} {v:.2f}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items()
+    )
     print_note(f"best of {len(found.candidates)} settings: {text}", quiet)
     return found
 
 
 def _check_kept(
-    path: str, inversion: Inversion, source: str | None, size: tuple[int, int] | None, seed: int | None
+    path: str,
+    inversion: Inversion,
+    source: str | None,
+    size: tuple[int, int] | None,
+    seed: int | None,
 ) -> None:
     """What was fixed by inverting cannot be chosen again. Raises PromptError, SettingsError."""
     if source not in (None, inversion.source):
-        raise PromptError(f"{path} was inverted with the source {inversion.source!r}, not {source!r}")
+        raise PromptError(
+            f"{path} was inverted with the source {inversion.source!r}, not {source!r}"
+        )
     if seed not in (None, inversion.seed):
         raise SettingsError(f"{path} was inverted with seed {inversion.seed}, not {seed}")
     if size not in (None, inversion.size):
@@ -267,6 +326,11 @@ def _check_kept(
 
 
 def _panels(image: Image.Image | None, result: EditResult) -> list[Image.Image]:
-    """Source (unless it was inverted earlier: then the picture is not at hand), reconstruction, edits."""
-    first = [] if image is None else [image.resize(result.inversion.picture_size, Image.Resampling.BICUBIC)]
+    """Source (unless it was inverted earlier: then the picture is not at hand), reconstruction,
+    edits."""
+    first = (
+        []
+        if image is None
+        else [image.resize(result.inversion.picture_size, Image.Resampling.BICUBIC)]
+    )
     return [*first, result.reconstruction, *result.images]

@@ -1,4 +1,5 @@
-"""`icd eval`: how well edits are, in a process of its own: suites and other methods are no part of the package."""
+"""`icd eval`: how well edits are, in a process of its own: suites and other methods are no part of
+the package."""
 
 from __future__ import annotations
 
@@ -13,14 +14,20 @@ from icd_engine.cli.child import run_from_checkout
 
 def evaluate(
     suite: Annotated[
-        Literal["tiny", "pie", "pairs", "generate"], typer.Option(help="What is edited or generated.")
+        Literal["tiny", "pie", "pairs", "generate"],
+        typer.Option(help="What is edited or generated."),
     ] = "tiny",
     path: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts, or one a line."),
+        typer.Option(
+            metavar="PATH",
+            help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts, or one a line.",
+        ),
     ] = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Items at most.")] = 100,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of drawn scenes and generated pictures.")] = 2025,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of drawn scenes and generated pictures.")
+    ] = 2025,
     model: options.Model = "tiny",
     methods: Annotated[
         str,
@@ -31,37 +38,54 @@ def evaluate(
     ] = "icd",
     teacher: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Undistilled UNet of the other methods.", show_default="tiny's"),
+        typer.Option(
+            metavar="FOLDER", help="Undistilled UNet of the other methods.", show_default="tiny's"
+        ),
     ] = None,
-    clip: Annotated[Path | None, typer.Option(metavar="FOLDER", help="CLIP model, for its agreement.")] = None,
-    dino: Annotated[Path | None, typer.Option(metavar="FOLDER", help="DINO model, for structure distance.")] = None,
-    dinov2: Annotated[Path | None, typer.Option(metavar="FOLDER", help="DINOv2 model, for likeness.")] = None,
+    clip: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="CLIP model, for its agreement.")
+    ] = None,
+    dino: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="DINO model, for structure distance.")
+    ] = None,
+    dinov2: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="DINOv2 model, for likeness.")
+    ] = None,
     lpips: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="torchvision's SqueezeNet, AlexNet or VGG16, for LPIPS.")
+        Path | None,
+        typer.Option(metavar="FILE", help="torchvision's SqueezeNet, AlexNet or VGG16, for LPIPS."),
     ] = None,
     studies: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON of studies, for the paper's orderings.", show_default="the recorded"),
+        typer.Option(
+            metavar="FILE",
+            help="JSON of studies, for the paper's orderings.",
+            show_default="the recorded",
+        ),
     ] = None,
     settings: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Settings of icd.", show_default=options.MODELS_OWN)
+        str | None,
+        typer.Option(metavar="JSON", help="Settings of icd.", show_default=options.MODELS_OWN),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Rows, results.json, report.html; resumed.")] = Path(
-        "out/eval"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Rows, results.json, report.html; resumed.")
+    ] = Path("out/eval"),
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     runner: options.RunnerName = "auto",
     threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Of the CPU.", show_default="torch's choice")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of the CPU.", show_default="torch's choice"),
     ] = None,
     quiet: options.Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Edit a suite of pictures, measure the edits, compare with other methods; runs from a checkout of the repository.
+    """Edit a suite of pictures, measure the edits, compare with other methods; runs from a checkout
+    of the repository.
 
-    Writes a table, results.json and one self-contained page. An interrupted run goes on where it stopped; another run
-    in the same folder starts anew. Weights of metrics are never downloaded: those not given leave n/a.
+    Writes a table, results.json and one self-contained page. An interrupted run goes on where it
+    stopped; another run in the same folder starts anew. Weights of metrics are never downloaded:
+    those not given leave n/a.
 
     \b
     Example:
@@ -91,5 +115,7 @@ def evaluate(
         "--threads": threads,
     }
     raise typer.Exit(
-        run_from_checkout("benchmarks.evaluation", "evaluations", [], given, {"--json": json, "--quiet": quiet})
+        run_from_checkout(
+            "benchmarks.evaluation", "evaluations", [], given, {"--json": json, "--quiet": quiet}
+        )
     )

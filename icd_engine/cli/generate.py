@@ -14,16 +14,23 @@ from icd_engine.cli.terminal import hop_bar, open_engine
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="What each picture shows.", metavar="PROMPT...")],
+    prompts: Annotated[
+        list[str], typer.Argument(help="What each picture shows.", metavar="PROMPT...")
+    ],
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="File to write; overwritten. Several prompts: numbered _1, _2, ...")
+        Path,
+        typer.Option(
+            metavar="FILE", help="File to write; overwritten. Several prompts: numbered _1, _2, ..."
+        ),
     ] = Path("generated.png"),
     model: options.Model = "tiny",
     seed: Annotated[int, typer.Option(metavar="N", help="Of the noise.")] = 0,
     guidance_scale: options.GuidanceScale = None,
     tau: options.Tau = None,
     tau_low: options.TauLow = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Of the pictures.", show_default=MODELS_OWN)] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Of the pictures.", show_default=MODELS_OWN)
+    ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     runner: options.RunnerName = "auto",
@@ -43,7 +50,9 @@ def generate(
     Example:
       icd generate "a small red circle on a plain blue background" --seed 3 --out circle.png
     """
-    settings = options.given(seed=seed, guidance_scale=guidance_scale, tau=options.share("--tau", tau), tau_low=tau_low)
+    settings = options.given(
+        seed=seed, guidance_scale=guidance_scale, tau=options.share("--tau", tau), tau_low=tau_low
+    )
     wanted_size = options.size(size)
     options.check_picture_path(out)
     marks = options.marks(provenance, c2pa_cert, c2pa_key)

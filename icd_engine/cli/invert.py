@@ -1,4 +1,5 @@
-"""`icd invert`: a picture to noise, kept in a file, so that further edits cost the decode hops only."""
+"""`icd invert`: a picture to noise, kept in a file, so that further edits cost the decode hops
+only."""
 
 from __future__ import annotations
 
@@ -15,10 +16,14 @@ from icd_engine.images import load_image
 def invert(
     picture: Annotated[str, typer.Argument(help="PNG, JPEG or WEBP file.", metavar="PICTURE")],
     source: Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write, ending in .safetensors; overwritten.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="File to write, ending in .safetensors; overwritten."),
+    ],
     model: options.Model = "tiny",
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Of the encode noise.", show_default=options.MODELS_OWN)
+        int | None,
+        typer.Option(metavar="N", help="Of the encode noise.", show_default=options.MODELS_OWN),
     ] = None,
     size: options.Size = None,
     device: options.Device = "auto",

@@ -8,7 +8,8 @@ import threading
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone; of names, only localhost is known to be."""
+    """Whether an address is reached from this machine alone; of names, only localhost is known to
+    be."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,7 @@
-"""The options that commands share, and how their texts are read. A text that cannot be read names its option."""
+"""The options that commands share, and how their texts are read.
+
+A text that cannot be read names its option.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,37 @@ from icd_engine.provenance import Signature
 from icd_engine.settings import EditSettings, Share
 
 MODELS_OWN = "model's own"
-# typer brings its own copy of click or uses the installed one, by version: this is the UsageError it raises.
+# typer brings its own copy of click or uses the installed one, by version: this is the UsageError
+# it raises.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
-Model = Annotated[str, typer.Option(metavar="NAME|FOLDER", help="The embedded model tiny, or a model folder.")]
+Model = Annotated[
+    str, typer.Option(metavar="NAME|FOLDER", help="The embedded model tiny, or a model folder.")
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Precision of the networks.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "float16", "bfloat16"],
+    typer.Option(help="Precision of the networks."),
+]
 RunnerName = Annotated[
     str,
     typer.Option(
-        "--runner", metavar="NAME", help="How network calls are executed: auto, eager, compiled, graph; onnx."
+        "--runner",
+        metavar="NAME",
+        help="How network calls are executed: auto, eager, compiled, graph; onnx.",
     ),
 ]
 Weights = Annotated[
-    str, typer.Option(help="fused: two whole networks; switch: one, and the other as low-rank updates (less memory).")
+    str,
+    typer.Option(
+        help="fused: two whole networks; switch: one, and the other as low-rank updates (less memory)."
+    ),
 ]
-Offload = Annotated[bool, typer.Option("--offload", help="Text encoders and VAE wait in host memory (less on a GPU).")]
+Offload = Annotated[
+    bool,
+    typer.Option("--offload", help="Text encoders and VAE wait in host memory (less on a GPU)."),
+]
 VaeTiling = Annotated[
     bool | None,
     typer.Option(
@@ -42,21 +59,37 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print written paths 
 Size = Annotated[
     str | None,
     typer.Option(
-        metavar="WxH", help="Work at this size and return it.", show_default="the picture's aspect, and its size"
+        metavar="WxH",
+        help="Work at this size and return it.",
+        show_default="the picture's aspect, and its size",
     ),
 ]
 Provenance = Annotated[
-    bool, typer.Option("--provenance/--no-provenance", help="Say in the file's metadata that a model made the picture.")
+    bool,
+    typer.Option(
+        "--provenance/--no-provenance",
+        help="Say in the file's metadata that a model made the picture.",
+    ),
 ]
 C2paCert = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Sign that statement (C2PA): certificate chain, PEM.", show_default="not signed"),
+    typer.Option(
+        metavar="FILE",
+        help="Sign that statement (C2PA): certificate chain, PEM.",
+        show_default="not signed",
+    ),
 ]
 C2paKey = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The certificate's private key, PEM.", show_default="not signed")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The certificate's private key, PEM.", show_default="not signed"
+    ),
 ]
 GuidanceScale = Annotated[
-    float | None, typer.Option(metavar="W", help="0 is unguided (the paper's w minus 1).", show_default=MODELS_OWN)
+    float | None,
+    typer.Option(
+        metavar="W", help="0 is unguided (the paper's w minus 1).", show_default=MODELS_OWN
+    ),
 ]
 Tau = Annotated[
     str | None,
@@ -68,7 +101,11 @@ Tau = Annotated[
 ]
 TauLow = Annotated[
     float | None,
-    typer.Option(metavar="SHARE", help="Guidance is off below this share too; 0 is never.", show_default=MODELS_OWN),
+    typer.Option(
+        metavar="SHARE",
+        help="Guidance is off below this share too; 0 is never.",
+        show_default=MODELS_OWN,
+    ),
 ]
 
 
@@ -87,7 +124,10 @@ def check_picture_path(out: Path, option: str = "--out") -> Path:
 
 
 def marks(provenance: bool, certificate: Path | None, key: Path | None) -> dict[str, Any]:
-    """What `save_image` is told of provenance, the signature read and tried. Raises SettingsError, RunnerError."""
+    """What `save_image` is told of provenance, the signature read and tried.
+
+    Raises SettingsError, RunnerError.
+    """
     if (certificate is None) != (key is None):
         raise UsageError("--c2pa-cert and --c2pa-key belong together")
     if certificate is None or key is None:
@@ -133,7 +173,10 @@ def cross_replace(texts: Sequence[str]) -> Share | dict[str, Share] | None:
     if len(texts) == 1 and "=" not in texts[0]:
         return share("--cross-replace", texts[0])
     if any("=" not in text for text in texts):
-        raise usage_error("several values must all be WORD=VALUE (default=VALUE for other words)", "--cross-replace")
+        raise usage_error(
+            "several values must all be WORD=VALUE (default=VALUE for other words)",
+            "--cross-replace",
+        )
     return by_word("--cross-replace", texts, share) or None
 
 
@@ -143,7 +186,9 @@ def blend(text: str | None) -> tuple[list[str], list[str]] | None:
         return None
     sides = [[word.strip() for word in side.split(",")] for side in text.split(":")]
     if len(sides) > 2 or not all(word for side in sides for word in side):
-        raise usage_error(f"{text!r} must be WORD[,WORD...] or SOURCE[,...]:TARGET[,...]", "--blend")
+        raise usage_error(
+            f"{text!r} must be WORD[,WORD...] or SOURCE[,...]:TARGET[,...]", "--blend"
+        )
     return sides[0], sides[-1]
 
 

@@ -13,7 +13,10 @@ from icd_engine.errors import BundleError
 
 
 def describe(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    """(name, text) of everything but the digests. Raises BundleError if a weight file cannot be read."""
+    """(name, text) of everything but the digests.
+
+    Raises BundleError if a weight file cannot be read.
+    """
     width, height = bundle.size
     embedded = "embedded" if bundle.guidance_embedded else "two passes a hop"
     yield "model", str(bundle.path)
@@ -25,7 +28,9 @@ def describe(bundle: Bundle) -> Iterator[tuple[str, str]]:
     if bundle.exported is not None:
         yield "exported", f"{bundle.exported.precision}, opset {bundle.exported.opset}"
         for name, graph in bundle.exported.graphs.items():
-            measured = "not checked" if graph.error is None else f"differs from torch by {graph.error:.0e}"
+            measured = (
+                "not checked" if graph.error is None else f"differs from torch by {graph.error:.0e}"
+            )
             yield name, f"{graph.file}, {measured}"
     for part in () if bundle.exported else FAMILIES[bundle.family].weights:
         yield part, _stored(bundle.weights(part))
@@ -45,11 +50,15 @@ def in_units(size: int) -> str:
 
 
 def _expected_memory(bundle: Bundle) -> str:
-    """What an edit needs in each precision: all weights, and the VAE's decoder at full size, which is the largest of
-    what comes and goes: its last stage holds about three maps of its second width. Left out: what libraries and
-    compiled programs keep, and what is kept of prompts and inversions.
+    """What an edit needs in each precision: all weights, and the VAE's decoder at full size, which
+    is the largest of what comes and goes: its last stage holds about three maps of its second
+    width. Left out: what libraries and compiled programs keep, and what is kept of prompts and
+    inversions.
     """
-    counts = {part: sum(_counts(bundle.weights(part)).values()) for part in FAMILIES[bundle.family].weights}
+    counts = {
+        part: sum(_counts(bundle.weights(part)).values())
+        for part in FAMILIES[bundle.family].weights
+    }
     widths = bundle.config("vae")["block_out_channels"]
     width, height = bundle.size
     coming_and_going = 3 * widths[min(1, len(widths) - 1)] * width * height
@@ -78,7 +87,9 @@ def _stored(path: Path) -> str:
     """Parameters, precision on disk and size of a weight file, from its header."""
     counts = _counts(path)
     kinds = ", ".join(sorted(counts))
-    return f"{sum(counts.values()) / 1e6:.2f} M parameters, {kinds}, {in_units(path.stat().st_size)}"
+    return (
+        f"{sum(counts.values()) / 1e6:.2f} M parameters, {kinds}, {in_units(path.stat().st_size)}"
+    )
 
 
 def _counts(path: Path) -> Counter[str]:

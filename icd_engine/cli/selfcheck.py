@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def self_check(model: str) -> Iterator[tuple[str, str]]:
-    """(name, text) about loading the model and one edit. IcdError where either fails or the result is not a picture."""
+    """(name, text) about loading the model and one edit.
+
+    IcdError where either fails or the result is not a picture.
+    """
     started = time.perf_counter()
     engine = open_engine(model, quiet=True)
     loaded = time.perf_counter() - started
@@ -31,9 +34,13 @@ def self_check(model: str) -> Iterator[tuple[str, str]]:
     if np.ptp(np.asarray(result.image)) == 0:
         raise ImageError("the self-check's picture is one colour")
     width, height = result.inversion.size
-    seconds, calls = result.timings["total"] / 1000, result.network_calls
+    seconds = result.timings["total"] / 1000
+    calls = result.network_calls
     yield "self-check", f"an edit at {width}x{height}: {calls} network calls, {seconds:.1f} s"
-    yield "inversion", f"{psnr(demo.picture, result.reconstruction):.1f} dB between the picture and its reconstruction"
+    yield (
+        "inversion",
+        f"{psnr(demo.picture, result.reconstruction):.1f} dB between the picture and its reconstruction",
+    )
 
 
 def _demo(engine: Engine) -> Demo:

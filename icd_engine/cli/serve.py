@@ -21,23 +21,33 @@ DEFAULTS = Limits()
 def serve(
     model: options.Model = "tiny",
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="To listen on; others than loopback need --token.")
+        str,
+        typer.Option(metavar="ADDRESS", help="To listen on; others than loopback need --token."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="To listen on.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", envvar=TOKEN, help="What clients must send; others see it on the command line."),
+        typer.Option(
+            metavar="TEXT",
+            envvar=TOKEN,
+            help="What clients must send; others see it on the command line.",
+        ),
     ] = None,
-    replicas: Annotated[int, typer.Option(metavar="N", min=1, help="Engines, each with a GPU of its own.")] = 1,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Requests of one pass.")] = DEFAULTS.batch,
+    replicas: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Engines, each with a GPU of its own.")
+    ] = 1,
+    batch: Annotated[
+        int, typer.Option(metavar="N", min=1, max=64, help="Requests of one pass.")
+    ] = DEFAULTS.batch,
     queue: Annotated[
         int, typer.Option(metavar="N", min=0, help="Requests that wait; one more is refused.")
     ] = DEFAULTS.queue,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="From a request to its answer.")
     ] = DEFAULTS.seconds,
-    max_body: Annotated[int, typer.Option(metavar="MIB", min=1, max=1024, help="Of a request.")] = DEFAULTS.body_bytes
-    >> 20,
+    max_body: Annotated[
+        int, typer.Option(metavar="MIB", min=1, max=1024, help="Of a request.")
+    ] = DEFAULTS.body_bytes >> 20,
     max_megapixels: Annotated[
         float, typer.Option(metavar="N", min=0.001, max=32, help="Of a picture.")
     ] = DEFAULTS.pixels / 1e6,
@@ -57,7 +67,8 @@ def serve(
 ) -> None:
     """Serve edits over HTTP until SIGTERM or Ctrl-C, which answer what is under way first.
 
-    POST /v1/images/edits as at OpenAI, plus source_prompt; /v1/inversions; /health, /ready, /metrics, /openapi.json.
+    POST /v1/images/edits as at OpenAI, plus source_prompt; /v1/inversions; /health, /ready,
+    /metrics, /openapi.json.
 
     \b
     Example:
@@ -66,7 +77,9 @@ def serve(
     """
     _check_address(host, token)
     if device not in ("auto", "cpu", "cuda"):
-        raise options.usage_error("auto, cpu or cuda: CUDA_VISIBLE_DEVICES says which GPUs", "--device")
+        raise options.usage_error(
+            "auto, cpu or cuda: CUDA_VISIBLE_DEVICES says which GPUs", "--device"
+        )
     read_bundle(model)  # a wrong folder shows before anything is started
     limits = Limits(
         replicas=replicas,
@@ -100,7 +113,11 @@ def _give_up() -> None:
 
 
 def _check_address(host: str, token: str | None) -> None:
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+    if token is not None and not (
+        token.isascii() and token.isprintable() and token.strip() == token != ""
+    ):
         raise options.usage_error("must be printable ASCII, without spaces around it", "--token")
     if token is None and not is_loopback(host):
-        raise options.usage_error(f"{host} can be reached from elsewhere: give --token or {TOKEN}", "--host")
+        raise options.usage_error(
+            f"{host} can be reached from elsewhere: give --token or {TOKEN}", "--host"
+        )

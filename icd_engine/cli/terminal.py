@@ -30,7 +30,10 @@ def print_error(text: str) -> None:
 
 @contextmanager
 def hop_bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar of `total` hops; yields what advances it. Nothing is drawn where stderr is not a terminal."""
+    """A progress bar of `total` hops; yields what advances it.
+
+    Nothing is drawn where stderr is not a terminal.
+    """
     if quiet or not sys.stderr.isatty():
         yield lambda hops: None
         return
@@ -45,21 +48,37 @@ def hop_bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def picture_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with pictures per second and the time left; yields what is told (done, total)."""
+    """A progress bar with pictures per second and the time left; yields what is told (done,
+    total)."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(TextColumn):
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.2f} pictures/s" if task.speed else "")
 
-    columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
+    columns = (
+        TextColumn("pictures"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(""),
+        TimeRemainingColumn(),
+    )
     # A batch may take minutes: the speed is measured over ten.
-    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=600) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=600
+    ) as bar:
 
         def report(done: int, total: int) -> None:
             # What an earlier run did is not of this one's speed: it is there when the task is made.
@@ -72,7 +91,8 @@ def picture_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def open_engine(model: str, quiet: bool, **options: Any) -> Engine:
-    """Loads a model, with a spinner where stderr is a terminal; options are those of `Engine.from_pretrained`.
+    """Loads a model, with a spinner where stderr is a terminal; options are those of
+    `Engine.from_pretrained`.
 
     Raises BundleError, RunnerError.
     """

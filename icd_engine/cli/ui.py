@@ -31,9 +31,15 @@ def ui(
     port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="To listen on.")] = 7860,
     auth: Annotated[
         str | None,
-        typer.Option(metavar="USER:PASSWORD", envvar=AUTH, help="To log in with; others see it on the command line."),
+        typer.Option(
+            metavar="USER:PASSWORD",
+            envvar=AUTH,
+            help="To log in with; others see it on the command line.",
+        ),
     ] = None,
-    queue: Annotated[int, typer.Option(metavar="N", min=1, help="Edits that wait; one more is refused.")] = 16,
+    queue: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Edits that wait; one more is refused.")
+    ] = 16,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     runner: options.RunnerName = "auto",
@@ -44,8 +50,8 @@ def ui(
 ) -> None:
     """Edit pictures on a page in the browser, until SIGTERM or Ctrl-C.
 
-    Pictures are kept in memory and in a temporary folder, for an hour after their last use and until the end at most.
-    It needs pip install 'icd-engine[ui]'.
+    Pictures are kept in memory and in a temporary folder, for an hour after their last use and
+    until the end at most. It needs pip install 'icd-engine[ui]'.
 
     \b
     Example:
@@ -54,17 +60,22 @@ def ui(
     """
     login = _login(auth)
     if login is None and not is_loopback(host):
-        raise options.usage_error(f"{host} can be reached from elsewhere: give --auth or {AUTH}", "--host")
+        raise options.usage_error(
+            f"{host} can be reached from elsewhere: give --auth or {AUTH}", "--host"
+        )
     if find_spec("gradio") is None:
         raise RunnerError("the page is made with Gradio: pip install 'icd-engine[ui]'")
     memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
     engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
     stopped = stop_signal()
     with TemporaryDirectory(prefix="icd-ui-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # read when Gradio is imported: what browsers send and get
+        # Read when Gradio is imported: what browsers send and get
+        os.environ["GRADIO_TEMP_DIR"] = folder
         from icd_engine.service.page import build_page, start
 
-        server = start(build_page(engine, _examples(engine, model), Path(folder)), host, port, login, queue)
+        server = start(
+            build_page(engine, _examples(engine, model), Path(folder)), host, port, login, queue
+        )
         print_note(f"{model} on http://{host}:{port}", quiet)
         stopped.wait()
         server.close(verbose=False)
@@ -82,4 +93,6 @@ def _login(auth: str | None) -> tuple[str, str] | None:
 def _examples(engine: Engine, model: str) -> list[Demo]:
     """The model's own demonstration, if it has one, and scenes of its world if that is known."""
     own = [read_demo(engine.bundle.path)] if (engine.bundle.path / PICTURE).is_file() else []
-    return own + ([read_demo(folder) for folder in sorted(SCENES.iterdir())] if model == "tiny" else [])
+    return own + (
+        [read_demo(folder) for folder in sorted(SCENES.iterdir())] if model == "tiny" else []
+    )

@@ -16,11 +16,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class EditPlan:
-    """One target of an edit, K decode steps, n tokens. The edited cross-attention is P_s @ S_k + P_t * d_k.
+    """One target of an edit, K decode steps, n tokens. The edited cross-attention is P_s @ S_k +
+    P_t * d_k.
 
-    source_mix: S_k [K, n, n], source token -> target token. target_gain: d_k [K, n]. share_self: [K], whether the
-    target row takes the source row's self-attention. blend_source, blend_target: [n], 1 on the tokens of the local
-    blend words of each prompt, or None without local blend.
+    source_mix: S_k [K, n, n], source token -> target token. target_gain: d_k [K, n]. share_self:
+    [K], whether the target row takes the source row's self-attention. blend_source, blend_target:
+    [n], 1 on the tokens of the local blend words of each prompt, or None without local blend.
     """
 
     source_mix: Floats
@@ -31,36 +32,42 @@ class EditPlan:
 
 
 class EditStep(NamedTuple):
-    """What one decode step does to attention, for a batch of S source rows, then T target rows; n tokens a prompt.
+    """What one decode step does to attention, for a batch of S source rows, then T target rows; n
+    tokens a prompt.
 
-    Cross-attention maps of a target row become P_t' = P_s S + P_t d, with P_s and P_t the softmaxed maps of its source
-    row and of its own (prompt-to-prompt; all of it is linear in the maps, so none is ever stored). Arrays or tensors,
-    whichever the runner takes.
+    Cross-attention maps of a target row become P_t' = P_s S + P_t d, with P_s and P_t the softmaxed
+    maps of its source row and of its own (prompt-to-prompt; all of it is linear in the maps, so
+    none is ever stored). Arrays or tensors, whichever the runner takes.
     """
 
     source_row: Any  # [T] int64: the source row of each target row
     source_mix: Any  # [T, n, n]: S
     target_gain: Any  # [T, n]: d
     share_self: Any  # [T] bool: self-attention takes Q and K from the source row
-    source_words: Any = None  # [T, n]: 1 on the source prompt's tokens that steer local blend; None: no words
+    # [T, n]: 1 on the source prompt's tokens that steer local blend; None: no words
+    source_words: Any = None
     target_words: Any = None  # [T, n]: the same for the target prompt
 
 
 def make_plan(source: Tokens, target: Tokens, settings: EditSettings, steps: int) -> EditPlan:
-    """The plan of one edit of `steps` decode steps, from resolved settings (a share that is None counts as 0).
+    """The plan of one edit of `steps` decode steps, from resolved settings (a share that is None
+    counts as 0).
 
     Replace: S_k = M diag(alpha_k eq), d_k = 1 - alpha_k. Refine: S_k = M diag(alpha_k eq a),
-    d_k = alpha_k eq (1 - a) + 1 - alpha_k. "auto" is replace for equal word counts, else refine; "none" and "switch"
-    edit by the prompts alone (S_k = 0, d_k = 1). PromptError naming a word that a setting holds and the prompt does
-    not, or if replace is asked for and the word counts differ.
+    d_k = alpha_k eq (1 - a) + 1 - alpha_k. "auto" is replace for equal word counts, else refine;
+    "none" and "switch" edit by the prompts alone (S_k = 0, d_k = 1). PromptError naming a word that
+    a setting holds and the prompt does not, or if replace is asked for and the word counts differ.
     """
     alpha = cross_windows(target, settings.cross_replace, steps)
     gain = _equalizer(target, settings.amplify)
     share_self = _window(settings.self_replace, steps, steps)
     control = _control(source, target, settings.control)
     if control in ("none", "switch"):
-        alpha, share_self = np.zeros_like(alpha), np.zeros_like(share_self)
-    mapper, aligned = _replace_mapper(source, target) if control == "replace" else _refine_mapper(source, target)
+        alpha = np.zeros_like(alpha)
+        share_self = np.zeros_like(share_self)
+    mapper, aligned = (
+        _replace_mapper(source, target) if control == "replace" else _refine_mapper(source, target)
+    )
     blend = settings.blend or (None, None)
     return EditPlan(
         source_mix=np.einsum("st,kt->kst", mapper, alpha * gain * aligned),
@@ -74,8 +81,8 @@ def make_plan(source: Tokens, target: Tokens, settings: EditSettings, steps: int
 def cross_windows(target: Tokens, cross_replace: Any, steps: int) -> Floats:
     """alpha [steps, n]: 1 where the token's cross-attention still comes from the source.
 
-    A share c gives k < int(c (steps + 1)), a window (c0, c1) int(c0 (steps + 1)) <= k < int(c1 (steps + 1)); a
-    word's own window overrides the default on its tokens.
+    A share c gives k < int(c (steps + 1)), a window (c0, c1) int(c0 (steps + 1)) <= k < int(c1
+    (steps + 1)); a word's own window overrides the default on its tokens.
     """
     windows = cross_replace if isinstance(cross_replace, Mapping) else {"default": cross_replace}
     alpha = np.empty((steps, len(target.ids)), dtype=np.float32)
@@ -112,10 +119,15 @@ def _control(source: Tokens, target: Tokens, control: str | None) -> str:
 
 
 def _replace_mapper(source: Tokens, target: Tokens) -> tuple[Floats, Floats]:
-    """M [n, n]: word by word; one-to-one for equal token counts, else spread evenly over the target's tokens."""
+    """M [n, n]: word by word; one-to-one for equal token counts, else spread evenly over the
+    target's tokens."""
     n = len(target.ids)
     mapper = np.zeros((n, n), dtype=np.float32)
-    pairs = [(s.tokens, t.tokens) for s, t in zip(source.words, target.words, strict=True) if s.tokens and t.tokens]
+    pairs = [
+        (s.tokens, t.tokens)
+        for s, t in zip(source.words, target.words, strict=True)
+        if s.tokens and t.tokens
+    ]
     for s, t in pairs:
         if len(s) == len(t):
             mapper[s, t] = 1
@@ -124,7 +136,11 @@ def _replace_mapper(source: Tokens, target: Tokens) -> tuple[Floats, Floats]:
     # Begin, end, padding, and words whose partner was cut away: in order.
     in_source = {p for s, _ in pairs for p in s}
     in_target = {p for _, t in pairs for p in t}
-    rest = zip((p for p in range(n) if p not in in_source), (p for p in range(n) if p not in in_target), strict=False)
+    rest = zip(
+        (p for p in range(n) if p not in in_source),
+        (p for p in range(n) if p not in in_target),
+        strict=False,
+    )
     for s, t in rest:
         mapper[s, t] = 1
     return mapper, np.ones(n, dtype=np.float32)

@@ -20,7 +20,8 @@ DEFAULT_LENGTH = 77
 
 @dataclass(frozen=True)
 class Word:
-    """A run of characters without white space, and the positions of its tokens (none if it was cut away)."""
+    """A run of characters without white space, and the positions of its tokens (none if it was cut
+    away)."""
 
     text: str
     tokens: tuple[int, ...]
@@ -30,8 +31,9 @@ class Word:
 class Tokens:
     """A prompt as the text encoder sees it.
 
-    ids: begin token, content, end token, padding, n in all. offsets: [n] pairs of character positions in `text`,
-    (0, 0) for the tokens that are not content. length: tokens before the padding.
+    ids: begin token, content, end token, padding, n in all. offsets: [n] pairs of character
+    positions in `text`, (0, 0) for the tokens that are not content. length: tokens before the
+    padding.
     """
 
     text: str
@@ -41,42 +43,56 @@ class Tokens:
     length: int
 
     def padded(self, pad: int) -> tuple[int, ...]:
-        """The same ids with another padding token, as another text encoder of the same vocabulary may have it."""
+        """The same ids with another padding token, as another text encoder of the same vocabulary
+        may have it."""
         return self.ids[: self.length] + (pad,) * (len(self.ids) - self.length)
 
     def find(self, words: str | Sequence[str]) -> tuple[int, ...]:
         """Token positions, ascending, of every occurrence of one or several words.
 
-        A string of several words is a phrase and must match consecutive words. Case and surrounding punctuation are
-        ignored. PromptError naming the word and the prompt if it does not occur, or was cut away.
+        A string of several words is a phrase and must match consecutive words. Case and surrounding
+        punctuation are ignored. PromptError naming the word and the prompt if it does not occur, or
+        was cut away.
         """
         phrases = [words] if isinstance(words, str) else list(words)
-        return tuple(sorted({position for phrase in phrases for position in self._find_phrase(phrase)}))
+        return tuple(
+            sorted({position for phrase in phrases for position in self._find_phrase(phrase)})
+        )
 
     def _find_phrase(self, phrase: str) -> set[int]:
         wanted = [_bare(word) for word in phrase.split()]
         present = [_bare(word.text) for word in self.words]
-        starts = [i for i in range(len(present)) if wanted and present[i : i + len(wanted)] == wanted]
+        starts = [
+            i for i in range(len(present)) if wanted and present[i : i + len(wanted)] == wanted
+        ]
         if not starts:
             raise PromptError(f"{shown(phrase)} does not occur in the prompt {shown(self.text)}")
         found = {p for i in starts for word in self.words[i : i + len(wanted)] for p in word.tokens}
         if not found:
-            raise PromptError(f"{shown(phrase)} is beyond the {len(self.ids)} tokens of the prompt {shown(self.text)}")
+            raise PromptError(
+                f"{shown(phrase)} is beyond the {len(self.ids)} tokens of the prompt {shown(self.text)}"
+            )
         return found
 
 
 class PromptTokenizer:
-    """Text -> Tokens, with a tokenizer in the format of the `tokenizers` library and no other framework."""
+    """Text -> Tokens, with a tokenizer in the format of the `tokenizers` library and no other
+    framework."""
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int = DEFAULT_LENGTH, pad_token: str | None = None) -> None:
-        """`tokenizer` must add one begin and one end token; padding is the end token if `pad_token` is None."""
+    def __init__(
+        self, tokenizer: Tokenizer, max_length: int = DEFAULT_LENGTH, pad_token: str | None = None
+    ) -> None:
+        """`tokenizer` must add one begin and one end token; padding is the end token if `pad_token`
+        is None."""
         # Padding and truncation are done here, so that the cut text can be named.
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
         frame = _encoded(tokenizer, "").ids
         if len(frame) != 2:
-            raise BundleError(f"tokenizer must add a begin and an end token, but adds {len(frame)} tokens")
+            raise BundleError(
+                f"tokenizer must add a begin and an end token, but adds {len(frame)} tokens"
+            )
         pad = frame[1]
         if pad_token is not None:
             pad = tokenizer.token_to_id(pad_token) if isinstance(pad_token, str) else None
@@ -88,7 +104,11 @@ class PromptTokenizer:
         self._tokenizer = tokenizer
         self.pad = pad
         self._begin, self._end = frame
-        self._special = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._special = {
+            i: token.content
+            for i, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        }
         unknown = getattr(tokenizer.model, "unk_token", None)
         self._unknown = None if unknown is None else tokenizer.token_to_id(unknown)
 
@@ -106,7 +126,8 @@ class PromptTokenizer:
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "PromptTokenizer":
-        """From a folder with tokenizer.json and tokenizer_config.json (model_max_length, pad_token)."""
+        """From a folder with tokenizer.json and tokenizer_config.json (model_max_length,
+        pad_token)."""
         file = Path(path) / "tokenizer_config.json"
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
@@ -114,7 +135,9 @@ class PromptTokenizer:
             pad = config.get("pad_token")
             pad = pad["content"] if isinstance(pad, dict) else pad
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BundleError(f"{file} is not a readable tokenizer configuration: {error}") from error
+            raise BundleError(
+                f"{file} is not a readable tokenizer configuration: {error}"
+            ) from error
         return cls.from_file(Path(path) / "tokenizer.json", length, pad)
 
     @property
@@ -125,8 +148,8 @@ class PromptTokenizer:
     def encode(self, text: str) -> Tokens:
         """Tokens of a prompt, padded to max_length; an empty prompt is begin, end and padding.
 
-        Text that spells a special token stays text. A prompt that is too long is cut, with a UserWarning naming the
-        cut text. PromptError if `text` is not a string of valid characters.
+        Text that spells a special token stays text. A prompt that is too long is cut, with a
+        UserWarning naming the cut text. PromptError if `text` is not a string of valid characters.
         """
         content = self._content(text)
         room = self.max_length - 2
@@ -143,7 +166,8 @@ class PromptTokenizer:
         encoding = _encoded(self._tokenizer, text, add_special_tokens=False)
         content = []
         for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            # A word-level vocabulary holds the special tokens too: what a prompt spells out is an unknown word.
+            # A word-level vocabulary holds the special tokens too: what a prompt spells out is an
+            # unknown word.
             if i in self._special and text[start:end].casefold() == self._special[i].casefold():
                 i = self._unknown
             if i is not None:
@@ -155,7 +179,9 @@ def _encoded(tokenizer: Tokenizer, text: str, **options: bool) -> Encoding:
     try:
         return tokenizer.encode(text, **options)
     except (TypeError, ValueError) as error:
-        raise PromptError(f"prompt must be a text of valid characters, not {shown(text)}") from error
+        raise PromptError(
+            f"prompt must be a text of valid characters, not {shown(text)}"
+        ) from error
     except BaseException as error:
         if not _is_the_librarys(error):
             raise
@@ -168,13 +194,15 @@ def _is_the_librarys(error: BaseException) -> bool:
 
 
 def align(source: Tokens, target: Tokens) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Needleman-Wunsch alignment of two token sequences: gap 0, match 1, mismatch -1 (begin and end included).
+    """Needleman-Wunsch alignment of two token sequences: gap 0, match 1, mismatch -1 (begin and end
+    included).
 
-    Returns m [n], the source position of every target position (-1 = new), and a [n], 1 where aligned, 0 where new.
-    Positions after the target's end map to themselves. Where scores tie, the traceback takes a target token as new
-    first, then drops a source token, then pairs the two.
+    Returns m [n], the source position of every target position (-1 = new), and a [n], 1 where
+    aligned, 0 where new. Positions after the target's end map to themselves. Where scores tie, the
+    traceback takes a target token as new first, then drops a source token, then pairs the two.
     """
-    x, y = source.ids[: source.length], target.ids[: target.length]
+    x = source.ids[: source.length]
+    y = target.ids[: target.length]
     score = np.zeros((len(x) + 1, len(y) + 1), dtype=np.int64)
     for i, j in np.ndindex(len(x), len(y)):
         pair = score[i, j] + (1 if x[i] == y[j] else -1)
@@ -197,18 +225,31 @@ def _words(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[Word, ...]:
     """A token belongs to the word whose characters its offsets overlap."""
     words = []
     for match in re.finditer(r"\S+", text):
-        overlap = (p for p, (start, end) in enumerate(offsets) if start < match.end() and end > match.start())
+        overlap = (
+            p
+            for p, (start, end) in enumerate(offsets)
+            if start < match.end() and end > match.start()
+        )
         words.append(Word(match.group(), tuple(overlap)))
     return tuple(words)
 
 
 def _bare(word: str) -> str:
-    """A word as compared: case-folded, without surrounding punctuation unless it is nothing else."""
+    """A word as compared: case-folded, without surrounding punctuation unless it is nothing
+    else."""
     folded = unicodedata.normalize("NFC", word).casefold()
-    inner = [i for i, c in enumerate(folded) if c not in string.punctuation and unicodedata.category(c)[0] != "P"]
+    inner = [
+        i
+        for i, c in enumerate(folded)
+        if c not in string.punctuation and unicodedata.category(c)[0] != "P"
+    ]
     return folded[inner[0] : inner[-1] + 1] if inner else folded
 
 
 def _warn_cut(cut: str, max_length: int) -> None:
     begin = cut if len(cut) <= 200 else cut[:200] + "..."
-    warnings.warn(f"prompt is longer than {max_length} tokens, this part is cut: {begin!r}", UserWarning, stacklevel=3)
+    warnings.warn(
+        f"prompt is longer than {max_length} tokens, this part is cut: {begin!r}",
+        UserWarning,
+        stacklevel=3,
+    )

@@ -1,4 +1,5 @@
-"""Attention, with prompt-to-prompt editing written as linear algebra instead of edited attention maps."""
+"""Attention, with prompt-to-prompt editing written as linear algebra instead of edited attention
+maps."""
 
 from __future__ import annotations
 
@@ -11,11 +12,19 @@ from torch import Tensor, nn
 from csrc_triton.edited_attention import edited_attention
 from csrc_triton.layer_norm import layer_norm
 from icd_engine.editing.plan import EditStep
-from icd_engine.networks.blocks import FeedForward, GroupNorm, merge_heads, split_heads, to_map, to_tokens
+from icd_engine.networks.blocks import (
+    FeedForward,
+    GroupNorm,
+    merge_heads,
+    split_heads,
+    to_map,
+    to_tokens,
+)
 
 
 class Tape(NamedTuple):
-    """What the blocks of one pass take and leave, each list in the order they run in; they take from the end."""
+    """What the blocks of one pass take and leave, each list in the order they run in; they take
+    from the end."""
 
     shifts: list[Tensor]  # of every residual block: [B, C_out], from time step and guidance
     prompt: list[Tensor]  # of every transformer block: K and V of its text attention, [R, n, 2 C]
@@ -27,7 +36,8 @@ class Tape(NamedTuple):
 
 
 def word_columns(edit: EditStep | None) -> Tensor | None:
-    """[3, T, n]: the blend words as columns of the three sets of values: own, S V, d V; None without words."""
+    """[3, T, n]: the blend words as columns of the three sets of values: own, S V, d V; None
+    without words."""
     if edit is None or edit.source_words is None or edit.target_words is None:
         return None
     mixed = (edit.source_mix @ edit.target_words[..., None])[..., 0]
@@ -37,7 +47,8 @@ def word_columns(edit: EditStep | None) -> Tensor | None:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V for [B, heads, N, d]."""
     if q.requires_grad and q.device.type == "cpu":
-        # Training on the CPU: the backward pass of plain products is a quarter faster than of PyTorch's attention.
+        # Training on the CPU: the backward pass of plain products is a quarter faster than of
+        # PyTorch's attention.
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
@@ -64,33 +75,49 @@ class Attention(nn.Module):
         return torch.cat([self.to_k(context), self.to_v(context)], dim=-1)
 
     def to_self(self, x: Tensor, tape: Tape, shared: bool) -> Tensor:
-        """Self-attention of x [B, N, C]; where `shared`, rows that share take Q and K from their source row."""
-        q, k, v = self.split(self.to_q(x)), self.split(self.to_k(x)), self.split(self.to_v(x))
+        """Self-attention of x [B, N, C]; where `shared`, rows that share take Q and K from their
+        source row."""
+        q = self.split(self.to_q(x))
+        k = self.split(self.to_k(x))
+        v = self.split(self.to_v(x))
         if not shared or tape.edit is None:
             return self.out(attend(q, k, v))
-        row, share = tape.edit.source_row, tape.edit.share_self[:, None, None, None]
+        row = tape.edit.source_row
+        share = tape.edit.share_self[:, None, None, None]
         sources = q.shape[0] - row.shape[0]  # not len(): exporters would take it for a constant
         if tape.source is not None:
-            source_q, source_k = tape.source.pop(), tape.source.pop()
+            source_q = tape.source.pop()
+            source_k = tape.source.pop()
         else:
-            source_q, source_k = q[:sources], k[:sources]
+            source_q = q[:sources]
+            source_k = k[:sources]
         if tape.kept is not None:
             tape.kept.extend((source_q, source_k))
-        targets = [torch.where(share, theirs[row], own[sources:]) for theirs, own in ((source_q, q), (source_k, k))]
-        q, k = (torch.cat([own[:sources], target]) for own, target in zip((q, k), targets, strict=True))
+        targets = [
+            torch.where(share, theirs[row], own[sources:])
+            for theirs, own in ((source_q, q), (source_k, k))
+        ]
+        q, k = (
+            torch.cat([own[:sources], target]) for own, target in zip((q, k), targets, strict=True)
+        )
         return self.out(attend(q, k, v))
 
     def to_prompt(self, x: Tensor, tape: Tape, with_maps: bool) -> tuple[Tensor, Tensor | None]:
-        """Attention of x [B, N, C] to the prompt, under the edit; maps [2, T, N] of the blend words where asked for."""
+        """Attention of x [B, N, C] to the prompt, under the edit; maps [2, T, N] of the blend words
+        where asked for."""
         q = self.split(self.to_q(x))
         k, v = (self.split(part) for part in tape.prompt.pop().chunk(2, dim=-1))
         if tape.edit is None:
             return self.out(attend(q, k, v)), None
-        edit, sources = tape.edit, k.shape[0] - tape.edit.source_row.shape[0]
+        edit = tape.edit
+        sources = k.shape[0] - tape.edit.source_row.shape[0]
         if tape.source is not None:
-            source_q, source_v = tape.source.pop(), None
+            source_q = tape.source.pop()
+            source_v = None
         else:
-            source_q, q, source_v = q[:sources], q[sources:], v[:sources]
+            source_q = q[:sources]
+            q = q[sources:]
+            source_v = v[:sources]
         if tape.kept is not None:
             tape.kept.append(source_q)
         values = v[sources:]
@@ -128,7 +155,9 @@ class TransformerBlock(nn.Module):
         self.norm3 = LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, tape: Tape, shares_self: bool, with_maps: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, tape: Tape, shares_self: bool, with_maps: bool
+    ) -> tuple[Tensor, Tensor | None]:
         x, h = self.norm1(x)
         x, h = self.norm2(self.attn1.to_self(h, tape, shares_self), x)
         prompted, maps = self.attn2.to_prompt(h, tape, with_maps)
@@ -140,15 +169,26 @@ class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of a feature map [B, C, H, W]."""
 
     def __init__(
-        self, channels: int, heads: int, context_channels: int, *, depth: int, groups: int, linear_projection: bool
+        self,
+        channels: int,
+        heads: int,
+        context_channels: int,
+        *,
+        depth: int,
+        groups: int,
+        linear_projection: bool,
     ):
         super().__init__()
         self.norm = GroupNorm(groups, channels, 1e-6)
-        self.proj_in = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        self.proj_in = (
+            nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        )
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, heads, context_channels) for _ in range(depth)
         )
-        self.proj_out = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        self.proj_out = (
+            nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        )
 
     def forward(self, x: Tensor, tape: Tape, shares_self: bool, feeds_blend: bool) -> Tensor:
         height, width = x.shape[-2:]

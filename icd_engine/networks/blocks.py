@@ -13,12 +13,15 @@ from csrc_triton.group_norm_silu import group_norm_silu
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over the channels of [B, C, H, W], or of two tensors as if they were concatenated."""
+    """GroupNorm over the channels of [B, C, H, W], or of two tensors as if they were
+    concatenated."""
 
     silu = False
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        return group_norm_silu(x, self.weight, self.bias, self.num_groups, self.eps, skip=skip, silu=self.silu)
+        return group_norm_silu(
+            x, self.weight, self.bias, self.num_groups, self.eps, skip=skip, silu=self.silu
+        )
 
 
 class GroupNormSiLU(GroupNorm):
@@ -28,10 +31,17 @@ class GroupNormSiLU(GroupNorm):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, the time shift added in between; [B, C_in, H, W] -> [B, C_out, H, W]."""
+    """Norm, SiLU, convolution, twice, the time shift added in between; [B, C_in, H, W] -> [B,
+    C_out, H, W]."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_channels: int | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        eps: float,
+        time_channels: int | None = None,
     ):
         super().__init__()
         self.out_channels = out_channels
@@ -46,7 +56,8 @@ class ResidualBlock(nn.Module):
         self.has_shortcut = in_channels != out_channels
 
     def forward(self, x: Tensor, skip: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """`skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is `time_emb_proj`'s output."""
+        """`skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is
+        `time_emb_proj`'s output."""
         h = self.conv1(self.norm1(x, skip))
         if shift is not None:
             h = h + shift[:, :, None, None]
@@ -61,7 +72,8 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution. `symmetric=False` pads right and bottom only, as the VAE's encoder does."""
+    """Stride-2 convolution. `symmetric=False` pads right and bottom only, as the VAE's encoder
+    does."""
 
     def __init__(self, channels: int, *, symmetric: bool):
         super().__init__()
@@ -95,11 +107,14 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU of four times the width, then back; the empty middle of `net` keeps diffusers' key names."""
+    """GEGLU of four times the width, then back; the empty middle of `net` keeps diffusers' key
+    names."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
+        self.net = nn.Sequential(
+            GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -126,9 +141,12 @@ def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def sinusoid(values: Tensor, channels: int) -> Tensor:
-    """Time features [..., channels] of `values`: [cos, sin] of values x exp(-ln(10^4) k / half), in fp32."""
+    """Time features [..., channels] of `values`: [cos, sin] of values x exp(-ln(10^4) k / half), in
+    fp32."""
     half = channels // 2
-    exponents = -math.log(10_000) * torch.arange(half, device=values.device, dtype=torch.float32) / half
+    exponents = (
+        -math.log(10_000) * torch.arange(half, device=values.device, dtype=torch.float32) / half
+    )
     frequencies = exponents.exp()
     angles = values.float()[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -25,20 +25,27 @@ class LowRankUpdate(nn.Module):
 
 
 def share_weights(network: nn.Module, base: nn.Module, updates: Mapping[str, Tensor]) -> None:
-    """Gives `network`, of the same architecture, the very tensors of `base`, and adds the updates as each module runs.
+    """Gives `network`, of the same architecture, the very tensors of `base`, and adds the updates
+    as each module runs.
 
-    updates: `<module>.down` and `<module>.up`. Nothing is switched and nothing kept: the sum of a module lives while it
-    runs, so that passes of both networks may overlap. KeyError naming a module that is not there, RuntimeError where
-    shapes do not fit.
+    updates: `<module>.down` and `<module>.up`. Nothing is switched and nothing kept: the sum of a
+    module lives while it runs, so that passes of both networks may overlap. KeyError naming a
+    module that is not there, RuntimeError where shapes do not fit.
     """
     network.load_state_dict(base.state_dict(), strict=True, assign=True)
     modules = dict(network.named_modules())
     for name in dict.fromkeys(key.rpartition(".")[0] for key in updates):
-        module, down, up = modules[name], updates[f"{name}.down"], updates[f"{name}.up"]
+        module = modules[name]
+        down = updates[f"{name}.down"]
+        up = updates[f"{name}.up"]
         weight = module.weight
         assert isinstance(weight, Tensor)
         if up.shape[1] != down.shape[0] or (up.shape[0], *down.shape[1:]) != weight.shape:
-            raise RuntimeError(f"{name}: an update of {list(up.shape)} @ {list(down.shape)} for {list(weight.shape)}")
-        update = LowRankUpdate(down.to(weight.device, weight.dtype), up.to(weight.device, weight.dtype))
+            raise RuntimeError(
+                f"{name}: an update of {list(up.shape)} @ {list(down.shape)} for {list(weight.shape)}"
+            )
+        update = LowRankUpdate(
+            down.to(weight.device, weight.dtype), up.to(weight.device, weight.dtype)
+        )
         parametrize.register_parametrization(module, "weight", update, unsafe=True)
     network.requires_grad_(False)

@@ -36,13 +36,16 @@ class PromptFeatures(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-    """Token ids [B, n] -> prompt features [B, n, C], the last hidden state; built from `text_encoder/config.json`."""
+    """Token ids [B, n] -> prompt features [B, n, C], the last hidden state; built from
+    `text_encoder/config.json`."""
 
     kind: type[nn.Module] = CLIPTextModel
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
-        self.model = self.kind(CLIPTextConfig(**{name: config[name] for name in FIELDS if name in config}))
+        self.model = self.kind(
+            CLIPTextConfig(**{name: config[name] for name in FIELDS if name in config})
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.model(ids).last_hidden_state
@@ -51,12 +54,15 @@ class TextEncoder(nn.Module):
         return PromptFeatures(self(ids))
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Loads strictly; published files and transformers' versions differ in a key prefix and a constant buffer."""
+        """Loads strictly; published files and transformers' versions differ in a key prefix and a
+        constant buffer."""
         known = self.model.state_dict()
         bare = {key.removeprefix(PREFIX): value for key, value in weights.items()}
         bare.pop("embeddings.position_ids", None)
         prefixed = {key.removeprefix(PREFIX): key for key in known}
-        self.model.load_state_dict({prefixed.get(key, key): value for key, value in bare.items()}, strict=True)
+        self.model.load_state_dict(
+            {prefixed.get(key, key): value for key, value in bare.items()}, strict=True
+        )
 
 
 class PenultimateTextEncoder(TextEncoder):
@@ -67,7 +73,8 @@ class PenultimateTextEncoder(TextEncoder):
 
 
 class PooledTextEncoder(TextEncoder):
-    """SDXL's second encoder, `text_encoder_2`: the penultimate hidden state, and the projected end token [B, P]."""
+    """SDXL's second encoder, `text_encoder_2`: the penultimate hidden state, and the projected end
+    token [B, P]."""
 
     kind = CLIPTextModelWithProjection
 
@@ -77,11 +84,13 @@ class PooledTextEncoder(TextEncoder):
 
 
 class DualTextEncoder(nn.Module):
-    """SDXL's two encoders. Ids [B, 2 n] are those of the first, then of the second, which pads otherwise."""
+    """SDXL's two encoders. Ids [B, 2 n] are those of the first, then of the second, which pads
+    otherwise."""
 
     def __init__(self, first: PenultimateTextEncoder, second: PooledTextEncoder):
         super().__init__()
-        self.first, self.second = first, second
+        self.first = first
+        self.second = second
 
     def encode(self, ids: Tensor) -> PromptFeatures:
         first, second = ids.chunk(2, dim=-1)

@@ -1,4 +1,5 @@
-"""The conditional UNet of Stable Diffusion; loads diffusers' UNet2DConditionModel weights unchanged."""
+"""The conditional UNet of Stable Diffusion; loads diffusers' UNet2DConditionModel weights
+unchanged."""
 
 from __future__ import annotations
 
@@ -38,8 +39,10 @@ class UNetOutput(NamedTuple):
     """Predicted noise [B, 4, h, w], and what else a pass was asked for."""
 
     eps: Tensor
-    word_maps: Tensor | None  # [2, T, h, w]: attention to source and target blend words, mean over heads and layers
-    kept: list[Tensor] | None  # of each transformer block: Q (and K where self-attention is shared) of the source rows
+    # [2, T, h, w]: attention to source and target blend words, mean over heads and layers
+    word_maps: Tensor | None
+    # Of each transformer block: Q (and K where self-attention is shared) of the source rows
+    kept: list[Tensor] | None
 
 
 class AddedConditions(NamedTuple):
@@ -66,17 +69,27 @@ class TimeEmbedding(nn.Module):
 
 
 class Level(nn.Module):
-    """One size of the UNet: residual blocks, each followed by a transformer where the level has text attention."""
+    """One size of the UNet: residual blocks, each followed by a transformer where the level has
+    text attention."""
 
     def __init__(
-        self, widths: list[tuple[int, int]], *, transformer: dict | None, time_channels: int, groups: int, eps: float
+        self,
+        widths: list[tuple[int, int]],
+        *,
+        transformer: dict | None,
+        time_channels: int,
+        groups: int,
+        eps: float,
     ):
         super().__init__()
         self.resnets = nn.ModuleList(
-            ResidualBlock(a, b, groups=groups, eps=eps, time_channels=time_channels) for a, b in widths
+            ResidualBlock(a, b, groups=groups, eps=eps, time_channels=time_channels)
+            for a, b in widths
         )
         if transformer:
-            self.attentions = nn.ModuleList(SpatialTransformer(b, groups=groups, **transformer) for _, b in widths)
+            self.attentions = nn.ModuleList(
+                SpatialTransformer(b, groups=groups, **transformer) for _, b in widths
+            )
         self.shares_self = False
         self.feeds_blend = False
 
@@ -116,12 +129,17 @@ class UpLevel(Level):
 class MidLevel(nn.Module):
     """Residual block, transformer, residual block at the smallest size."""
 
-    def __init__(self, channels: int, *, transformer: dict, time_channels: int, groups: int, eps: float):
+    def __init__(
+        self, channels: int, *, transformer: dict, time_channels: int, groups: int, eps: float
+    ):
         super().__init__()
         self.resnets = nn.ModuleList(
-            ResidualBlock(channels, channels, groups=groups, eps=eps, time_channels=time_channels) for _ in range(2)
+            ResidualBlock(channels, channels, groups=groups, eps=eps, time_channels=time_channels)
+            for _ in range(2)
         )
-        self.attentions = nn.ModuleList([SpatialTransformer(channels, groups=groups, **transformer)])
+        self.attentions = nn.ModuleList(
+            [SpatialTransformer(channels, groups=groups, **transformer)]
+        )
         self.shares_self = False
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
@@ -137,15 +155,20 @@ def per_level(value: int | list, levels: int) -> list:
 def down_channels(widths: list[int], layers: int) -> list[list[tuple[int, int]]]:
     """(in, out) of every residual block of every level on the way down."""
     entries = [widths[0], *widths[:-1]]
-    return [[(entry, width)] + [(width, width)] * (layers - 1) for entry, width in zip(entries, widths, strict=True)]
+    return [
+        [(entry, width)] + [(width, width)] * (layers - 1)
+        for entry, width in zip(entries, widths, strict=True)
+    ]
 
 
 def up_channels(widths: list[int], layers: int) -> list[list[tuple[int, int]]]:
-    """The same on the way up, lowest level first: each block also takes one output kept on the way down."""
+    """The same on the way up, lowest level first: each block also takes one output kept on the way
+    down."""
     kept = [widths[0]]
     for level, width in enumerate(widths):
         kept += [width] * (layers + (level + 1 < len(widths)))
-    channels, result = widths[-1], []
+    channels = widths[-1]
+    result = []
     for width in reversed(widths):
         pairs = []
         for _ in range(layers + 1):
@@ -158,19 +181,27 @@ def up_channels(widths: list[int], layers: int) -> list[list[tuple[int, int]]]:
 class UNet(nn.Module):
     """Noise prediction eps(x_t, t, prompt, w), built from diffusers' `unet/config.json`.
 
-    `blend_downscale` names the level whose text attention local blend reads (4: a quarter of the latent's size; the
-    middle block is never read), `share_downscale` the first level whose self-attention may come from the source.
-    Raises BundleError on a configuration it does not cover.
+    `blend_downscale` names the level whose text attention local blend reads (4: a quarter of the
+    latent's size; the middle block is never read), `share_downscale` the first level whose
+    self-attention may come from the source. Raises BundleError on a configuration it does not
+    cover.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, blend_downscale: int = 4, share_downscale: int = 2):
+    def __init__(
+        self, config: Mapping[str, Any], *, blend_downscale: int = 4, share_downscale: int = 2
+    ):
         super().__init__()
         for key, value in SUPPORTED.items():
             if key in config and config[key] != value:
-                raise BundleError(f"unet/config.json: {key} = {shown(config[key])} is not supported (only {value!r})")
+                raise BundleError(
+                    f"unet/config.json: {key} = {shown(config[key])} is not supported (only {value!r})"
+                )
         widths: list[int] = config["block_out_channels"]
-        levels, layers, groups = len(widths), config["layers_per_block"], config["norm_num_groups"]
-        heads = per_level(config["attention_head_dim"], levels)  # diffusers' historical name for the number of heads
+        levels = len(widths)
+        layers = config["layers_per_block"]
+        groups = config["norm_num_groups"]
+        # Diffusers' historical name for the number of heads
+        heads = per_level(config["attention_head_dim"], levels)
         depths = per_level(config.get("transformer_layers_per_block", 1), levels)
         time_channels = 4 * widths[0]
         shared = {"time_channels": time_channels, "groups": groups, "eps": config["norm_eps"]}
@@ -190,7 +221,9 @@ class UNet(nn.Module):
         self.time_embedding = TimeEmbedding(widths[0], time_channels, self.guidance_channels)
         self.addition_channels: int = config.get("addition_time_embed_dim") or 0
         if config.get("addition_embed_type") == "text_time":
-            self.add_embedding = TimeEmbedding(config["projection_class_embeddings_input_dim"], time_channels)
+            self.add_embedding = TimeEmbedding(
+                config["projection_class_embeddings_input_dim"], time_channels
+            )
 
         self.down_blocks = nn.ModuleList()
         for level, pairs in enumerate(down_channels(widths, layers)):
@@ -202,7 +235,8 @@ class UNet(nn.Module):
         self.mid_block = MidLevel(widths[-1], transformer=transformer(levels - 1), **shared)
         self.up_blocks = nn.ModuleList()
         for i, pairs in enumerate(up_channels(widths, layers)):
-            level, text = levels - 1 - i, "CrossAttn" in config["up_block_types"][i]
+            level = levels - 1 - i
+            text = "CrossAttn" in config["up_block_types"][i]
             block = UpLevel(pairs, transformer=transformer(level) if text else None, **shared)
             if level > 0:
                 block.upsamplers = nn.ModuleList([Upsample(widths[level])])
@@ -227,10 +261,14 @@ class UNet(nn.Module):
         """In the order they run in."""
         return [module for module in self.modules() if isinstance(module, TransformerBlock)]
 
-    def time_shifts(self, t: Tensor, guidance: Tensor | None = None, added: AddedConditions | None = None) -> Tensor:
-        """What the residual blocks add for time step t [B], guidance embedding [B, G] and SDXL's conditions: [B, D].
+    def time_shifts(
+        self, t: Tensor, guidance: Tensor | None = None, added: AddedConditions | None = None
+    ) -> Tensor:
+        """What the residual blocks add for time step t [B], guidance embedding [B, G] and SDXL's
+        conditions: [B, D].
 
-        D is the sum of their widths. It depends on nothing else, so it can be kept for every (t, w) in use.
+        D is the sum of their widths. It depends on nothing else, so it can be kept for every (t, w)
+        in use.
         """
         dtype = self.conv_in.weight.dtype
         guidance = None if guidance is None else guidance.to(dtype)
@@ -240,11 +278,16 @@ class UNet(nn.Module):
             both = torch.cat([added.text_embeds, sizes.to(added.text_embeds.dtype)], dim=-1)
             features = features + self.add_embedding(both.to(dtype))
         features = F.silu(features)
-        return torch.cat([block.time_emb_proj(features) for block in self.residual_blocks()], dim=-1)
+        return torch.cat(
+            [block.time_emb_proj(features) for block in self.residual_blocks()], dim=-1
+        )
 
     def prompt_values(self, prompt: Tensor) -> Tensor:
-        """Prompt features [B, n, C] -> keys and values of every text attention, [B, n, D]; kept for each prompt."""
-        return torch.cat([block.attn2.project_context(prompt) for block in self.transformer_blocks()], dim=-1)
+        """Prompt features [B, n, C] -> keys and values of every text attention, [B, n, D]; kept for
+        each prompt."""
+        return torch.cat(
+            [block.attn2.project_context(prompt) for block in self.transformer_blocks()], dim=-1
+        )
 
     def forward(
         self,
@@ -255,11 +298,14 @@ class UNet(nn.Module):
         edit: EditStep | None = None,
         added: AddedConditions | None = None,
     ) -> UNetOutput:
-        """Latents [B, 4, h, w] at time steps t [B], prompt features [B, n, C], guidance embedding [B, G] (or None).
+        """Latents [B, 4, h, w] at time steps t [B], prompt features [B, n, C], guidance embedding
+        [B, G] (or None).
 
         With `edit`, rows are sources then targets, and the maps of the blend words come back too.
         """
-        return self.predict(latents, self.time_shifts(t, guidance, added), self.prompt_values(prompt), edit)
+        return self.predict(
+            latents, self.time_shifts(t, guidance, added), self.prompt_values(prompt), edit
+        )
 
     def predict(
         self,
@@ -272,8 +318,9 @@ class UNet(nn.Module):
     ) -> UNetOutput:
         """`forward` with its tables given: `time_shifts` [B, D] and `prompt_values` [R, n, D'].
 
-        With `keep`, what the source rows contribute to target rows comes back; given as `source` to a later pass at
-        the same step, latents and shifts hold the T target rows alone, the prompt still all R = S + T.
+        With `keep`, what the source rows contribute to target rows comes back; given as `source` to
+        a later pass at the same step, latents and shifts hold the T target rows alone, the prompt
+        still all R = S + T.
         """
         tape = Tape(
             shifts=list(reversed(shifts.split(self._shift_widths, dim=-1))),

@@ -1,4 +1,5 @@
-"""The KL autoencoder of Stable Diffusion: pictures <-> latents; loads diffusers' AutoencoderKL weights unchanged."""
+"""The KL autoencoder of Stable Diffusion: pictures <-> latents; loads diffusers' AutoencoderKL
+weights unchanged."""
 
 from __future__ import annotations
 
@@ -46,20 +47,26 @@ class SpatialAttention(nn.Module):
 class PhaseUpsample(Upsample):
     """Nearest-neighbour doubling, then a 3x3 convolution, as one 2x2 convolution of the small map.
 
-    An output pixel sees 2x2 different inputs only; which, and with which sums of the 3x3 weights, depends on whether
-    its row and column are even. So four sets of filters do 4/9 of the multiplications, exact up to the rounding of
-    those sums. Worth it on large maps; on small ones with many channels the sums cost more.
+    An output pixel sees 2x2 different inputs only; which, and with which sums of the 3x3 weights,
+    depends on whether its row and column are even. So four sets of filters do 4/9 of the
+    multiplications, exact up to the rounding of those sums. Worth it on large maps; on small ones
+    with many channels the sums cost more.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
-        phases = F.conv2d(x, phase_filters(self.conv.weight), bias, padding=1).unflatten(1, (2, 2, -1))
-        # Interleaved with channels last, one write in memory's order: reading phases of channels-first maps pixel by
-        # pixel took half of a compiled decode's time on the CPU.
+        phases = F.conv2d(x, phase_filters(self.conv.weight), bias, padding=1).unflatten(
+            1, (2, 2, -1)
+        )
+        # Interleaved with channels last, one write in memory's order: reading phases of
+        # channels-first maps pixel by pixel took half of a compiled decode's time on the CPU.
         rows = []
         for i in (0, 1):
-            cut = (phases[:, i, j, :, i : i + height, j : j + width].permute(0, 2, 3, 1) for j in (0, 1))
+            cut = (
+                phases[:, i, j, :, i : i + height, j : j + width].permute(0, 2, 3, 1)
+                for j in (0, 1)
+            )
             rows.append(torch.stack(tuple(cut), dim=3))  # [B, H, W, 2, C]
         doubled = torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
         # Eager maps keep the layout they came in: norms on the CPU would copy them there and back.
@@ -68,11 +75,13 @@ class PhaseUpsample(Upsample):
 
 
 def phase_filters(weight: Tensor) -> Tensor:
-    """[O, I, 3, 3] -> [4 O, I, 2, 2]: filters of even and odd rows, in each of even and odd columns, in each all O."""
+    """[O, I, 3, 3] -> [4 O, I, 2, 2]: filters of even and odd rows, in each of even and odd
+    columns, in each all O."""
     summed = weight.float()
     for dim in (3, 2):
         first, middle, last = summed.split(1, dim)
-        even, odd = torch.cat([first, middle + last], dim), torch.cat([first + middle, last], dim)
+        even = torch.cat([first, middle + last], dim)
+        odd = torch.cat([first + middle, last], dim)
         summed = torch.cat([even, odd])
     return summed.to(weight.dtype)
 
@@ -82,7 +91,9 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int, attention: bool):
         super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(channels, channels, groups=groups, eps=EPS) for _ in range(2))
+        self.resnets = nn.ModuleList(
+            ResidualBlock(channels, channels, groups=groups, eps=EPS) for _ in range(2)
+        )
         self.attentions = nn.ModuleList([SpatialAttention(channels, groups)] if attention else [])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,10 +106,14 @@ class MidBlock(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one size, then a change of size unless it is the last level."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, **resize: nn.Module):
+    def __init__(
+        self, in_channels: int, out_channels: int, layers: int, groups: int, **resize: nn.Module
+    ):
         super().__init__()
         widths = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList(ResidualBlock(a, b, groups=groups, eps=EPS) for a, b in itertools.pairwise(widths))
+        self.resnets = nn.ModuleList(
+            ResidualBlock(a, b, groups=groups, eps=EPS) for a, b in itertools.pairwise(widths)
+        )
         for name, module in resize.items():
             self.add_module(name, nn.ModuleList([module]))
         self.resize = next(iter(resize), None)
@@ -112,12 +127,22 @@ class Level(nn.Module):
 class Encoder(nn.Module):
     """Pictures [B, 3, H, W] -> posterior moments [B, 2 * latent, H / f, W / f]."""
 
-    def __init__(self, channels: Sequence[int], layers: int, groups: int, colours: int, latent: int, attention: bool):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        layers: int,
+        groups: int,
+        colours: int,
+        latent: int,
+        attention: bool,
+    ):
         super().__init__()
         self.conv_in = nn.Conv2d(colours, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for i, (a, b) in enumerate(zip([channels[0], *channels], channels, strict=False)):
-            resize = {"downsamplers": Downsample(b, symmetric=False)} if i + 1 < len(channels) else {}
+            resize = (
+                {"downsamplers": Downsample(b, symmetric=False)} if i + 1 < len(channels) else {}
+            )
             self.down_blocks.append(Level(a, b, layers, groups, **resize))
         self.mid_block = MidBlock(channels[-1], groups, attention)
         self.conv_norm_out = GroupNormSiLU(groups, channels[-1], EPS)
@@ -133,7 +158,15 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents [B, latent, h, w] -> pictures [B, 3, f * h, f * w]."""
 
-    def __init__(self, channels: Sequence[int], layers: int, groups: int, colours: int, latent: int, attention: bool):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        layers: int,
+        groups: int,
+        colours: int,
+        latent: int,
+        attention: bool,
+    ):
         super().__init__()
         widths = list(reversed(channels))
         self.conv_in = nn.Conv2d(latent, widths[0], 3, padding=1)
@@ -157,21 +190,31 @@ class VAE(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
-        channels, latent = config["block_out_channels"], config["latent_channels"]
-        layers, groups = config["layers_per_block"], config["norm_num_groups"]
+        channels = config["block_out_channels"]
+        latent = config["latent_channels"]
+        layers = config["layers_per_block"]
+        groups = config["norm_num_groups"]
         attention = config.get("mid_block_add_attention", True)
         self.scaling_factor: float = config["scaling_factor"]
         self.downscale = 2 ** (len(channels) - 1)
-        self.sample_size: int = config.get("sample_size", 512)  # side of the pictures it was trained on
+        # Side of the pictures it was trained on
+        self.sample_size: int = config.get("sample_size", 512)
         self.encoder = Encoder(channels, layers, groups, config["in_channels"], latent, attention)
         self.decoder = Decoder(channels, layers, groups, config["out_channels"], latent, attention)
-        self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.get("use_quant_conv", True) else nn.Identity()
+        self.quant_conv = (
+            nn.Conv2d(2 * latent, 2 * latent, 1)
+            if config.get("use_quant_conv", True)
+            else nn.Identity()
+        )
         self.post_quant_conv = (
-            nn.Conv2d(latent, latent, 1) if config.get("use_post_quant_conv", True) else nn.Identity()
+            nn.Conv2d(latent, latent, 1)
+            if config.get("use_post_quant_conv", True)
+            else nn.Identity()
         )
 
     def moments(self, pictures: Tensor) -> Tensor:
-        """Mean, then log-variance of the unscaled posterior, [B, 2 latent, H / f, W / f], of pictures [B, 3, H, W]."""
+        """Mean, then log-variance of the unscaled posterior, [B, 2 latent, H / f, W / f], of
+        pictures [B, 3, H, W]."""
         mean, log_variance = self.quant_conv(self.encoder(pictures)).chunk(2, dim=1)
         return torch.cat([mean, log_variance.clamp(-30.0, 20.0)], dim=1)
 
@@ -183,9 +226,11 @@ class VAE(nn.Module):
         return mean * self.scaling_factor
 
     def to_latents(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Scaled posterior mean of pictures [B, 3, H, W] in [-1, 1]; with `noise` a posterior sample instead."""
+        """Scaled posterior mean of pictures [B, 3, H, W] in [-1, 1]; with `noise` a posterior
+        sample instead."""
         return self.sample(self.moments(pictures), noise)
 
     def to_image(self, latents: Tensor) -> Tensor:
-        """Pictures [B, 3, f * h, f * w], about in [-1, 1] and not clamped, of scaled latents [B, latent, h, w]."""
+        """Pictures [B, 3, f * h, f * w], about in [-1, 1] and not clamped, of scaled latents [B,
+        latent, h, w]."""
         return self.decoder(self.post_quant_conv(latents / self.scaling_factor))

@@ -1,4 +1,5 @@
-"""Fixed batch sizes: decode rows filled up, and every optional input made present, so that compiled code is reused."""
+"""Fixed batch sizes: decode rows filled up, and every optional input made present, so that compiled
+code is reused."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def filled(rows: int) -> list[int]:
 
 
 def take(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """tensor[rows], or the tensor itself where those are all its rows: an index would travel to the device."""
+    """tensor[rows], or the tensor itself where those are all its rows: an index would travel to the
+    device."""
     return tensor if list(rows) == list(range(len(tensor))) else tensor[list(rows)]
 
 
@@ -51,12 +53,15 @@ def of_rows(callback: StepCallback | None, rows: Sequence[int]) -> StepCallback 
 
 
 class Padded:
-    """DecodeInputs in whole buckets of sources and of targets, and the way back to the rows that were asked for."""
+    """DecodeInputs in whole buckets of sources and of targets, and the way back to the rows that
+    were asked for."""
 
     def __init__(self, inputs: DecodeInputs):
-        prompts, targets = len(inputs.prompts), 0 if inputs.edits is None else len(inputs.edits[0].source_row)
+        prompts = len(inputs.prompts)
+        targets = 0 if inputs.edits is None else len(inputs.edits[0].source_row)
         self._sources = prompts - targets
-        sources, own = filled(self._sources), filled(targets) if targets else []
+        sources = filled(self._sources)
+        own = filled(targets) if targets else []
         self._target_rows = slice(0, targets)
         all_rows = [*sources, *(self._sources + row for row in own)]
         # Latents and guidance have no source rows where the source branch is given.
@@ -68,7 +73,8 @@ class Padded:
             inputs,
             latents=take(inputs.latents, rows),
             prompts=take_prompts(inputs.prompts, all_rows),
-            hop_prompts=inputs.hop_prompts and [take_prompts(prompts, all_rows) for prompts in inputs.hop_prompts],
+            hop_prompts=inputs.hop_prompts
+            and [take_prompts(prompts, all_rows) for prompts in inputs.hop_prompts],
             guidance=[[row[i] for i in rows] for row in inputs.guidance],
             edits=None if inputs.edits is None else [_complete(edit, own) for edit in inputs.edits],
             blend=None if inputs.edits is None else _blend(inputs, own),
@@ -76,7 +82,10 @@ class Padded:
         )
 
     def result(self, decoded: Decoded, asked: DecodeInputs) -> Decoded:
-        """The rows and extras that were asked for. The source branch is handed on for one source, never padded."""
+        """The rows and extras that were asked for.
+
+        The source branch is handed on for one source, never padded.
+        """
         masks = decoded.masks if asked.blend is not None and decoded.masks is not None else None
         return Decoded(
             take(decoded.latents, self.rows),
@@ -86,7 +95,8 @@ class Padded:
 
 
 def _complete(edit: EditStep, rows: Sequence[int]) -> EditStep:
-    """The step with blend words, if all zero, so that having some changes values and not the program."""
+    """The step with blend words, if all zero, so that having some changes values and not the
+    program."""
     # Two tensors: a program compiled for one in both places would not serve two.
     none = torch.zeros_like(edit.target_gain), torch.zeros_like(edit.target_gain)
     source, target = (

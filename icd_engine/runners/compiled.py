@@ -22,20 +22,24 @@ from icd_engine.runners.eager import EagerRunner, Networks
 from icd_engine.runners.memory import PLAIN, Memory
 from icd_engine.sampling.schedule import Hop
 
-# Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch stops at 8.
+# Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch
+# stops at 8.
 MOST_PROGRAMS = 256
-# On the CPU kernels are called from C++: small networks are mostly calls, and from Python they take a fifth longer. On
-# CUDA kernels are tuned, as by mode "max-autotune-no-cudagraphs"; capturing graphs is left to GraphRunner.
+# On the CPU kernels are called from C++: small networks are mostly calls, and from Python they take
+# a fifth longer. On CUDA kernels are tuned, as by mode "max-autotune-no-cudagraphs"; capturing
+# graphs is left to GraphRunner.
 OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"options": {"cpp_wrapper": True}},
     "cuda": {"options": {"max_autotune": True, "coordinate_descent_tuning": True}},
 }
-# Of UNets whose matrix products inductor writes itself on the CPU: oneDNN takes some 30 us to begin one.
+# Of UNets whose matrix products inductor writes itself on the CPU: oneDNN takes some 30 us to begin
+# one.
 SMALL = 30_000_000  # parameters
 
 
 class CompiledRunner(EagerRunner):
-    """Rows are filled up to fixed batch sizes; the program of each is compiled when it first runs, which takes minutes.
+    """Rows are filled up to fixed batch sizes; the program of each is compiled when it first runs,
+    which takes minutes.
 
     Raises RunnerError where there is no compiler.
     """
@@ -45,7 +49,9 @@ class CompiledRunner(EagerRunner):
     def __init__(self, networks: Networks, memory: Memory = PLAIN):
         super().__init__(networks, memory)
         if not can_compile(self.device):
-            needed = "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
+            needed = (
+                "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
+            )
             raise RunnerError(f"runner {self.name!r} needs {needed}: none was found")
         self._small = sum(weights.numel() for weights in self.reverse.parameters()) <= SMALL
         self._programs: dict[int, Callable[..., UNetOutput]] = {
@@ -60,8 +66,8 @@ class CompiledRunner(EagerRunner):
         chosen["options"] = {**chosen.get("options", {}), "guard_filter_fn": _on_arguments}
         program = torch.compile(with_own_code(function), fullgraph=True, dynamic=False, **chosen)
         limits = {"recompile_limit": MOST_PROGRAMS, "accumulated_recompile_limit": MOST_PROGRAMS}
-        # On the CPU weights become constants of the program, laid out for its convolutions. An option of torch.compile
-        # would come too late: tracing already has to know.
+        # On the CPU weights become constants of the program, laid out for its convolutions. An
+        # option of torch.compile would come too late: tracing already has to know.
         freezing = self.device.type == "cpu"
         products = own_products if self.device.type == "cpu" and self._small else nullcontext
         seen = set()
@@ -71,7 +77,11 @@ class CompiledRunner(EagerRunner):
             layout = _layout(arguments)
             if layout in seen:
                 return program(*arguments)
-            with torch._dynamo.config.patch(limits), torch._inductor.config.patch(freezing=freezing), products():
+            with (
+                torch._dynamo.config.patch(limits),
+                torch._inductor.config.patch(freezing=freezing),
+                products(),
+            ):
                 result = program(*arguments)
             seen.add(layout)
             return result
@@ -84,7 +94,9 @@ class CompiledRunner(EagerRunner):
     @torch.no_grad()
     def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         rows = filled(len(pixels))
-        return super().to_latents(take(pixels, rows), None if noise is None else take(noise, rows))[: len(pixels)]
+        return super().to_latents(take(pixels, rows), None if noise is None else take(noise, rows))[
+            : len(pixels)
+        ]
 
     @torch.no_grad()
     def to_image(self, latents: Tensor) -> Tensor:
@@ -95,28 +107,40 @@ class CompiledRunner(EagerRunner):
         return super().to_pixels(take(latents, filled(len(latents))))[: len(latents)]
 
     @torch.no_grad()
-    def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
-        count, rows = len(latents), filled(len(latents))
+    def encode(
+        self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
+    ) -> Tensor:
+        count = len(latents)
+        rows = filled(len(latents))
         shown = of_rows(callback, range(count))
         return super().encode(take(latents, rows), take_prompts(prompts, rows), hops, shown)[:count]
 
     @torch.no_grad()
-    def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
+    def decode(
+        self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
+    ) -> Decoded:
         padded = Padded(inputs)
-        return padded.result(super().decode(padded.inputs, hops, of_rows(callback, padded.rows)), inputs)
+        return padded.result(
+            super().decode(padded.inputs, hops, of_rows(callback, padded.rows)), inputs
+        )
 
 
 def with_own_code(method: MethodType) -> MethodType:
-    """The method on a copy of its code. Dynamo keeps programs by code object, so a network never gets another's."""
+    """The method on a copy of its code.
+
+    Dynamo keeps programs by code object, so a network never gets another's.
+    """
     function: Any = method.__func__
-    code, own = function.__code__.replace(), function.__globals__
+    code = function.__code__.replace()
+    own = function.__globals__
     copied = FunctionType(code, own, function.__name__, function.__defaults__, function.__closure__)
     copied.__kwdefaults__ = function.__kwdefaults__
     return MethodType(copied, method.__self__)
 
 
 def _on_arguments(guards: Sequence[Any]) -> list[bool]:
-    """Which of dynamo's guards are asked at every call: not those on a network, thousands, and on functions it calls.
+    """Which of dynamo's guards are asked at every call: not those on a network, thousands, and on
+    functions it calls.
 
     Networks are not changed once they are loaded, and `with_own_code` keeps them apart.
     """
@@ -132,10 +156,14 @@ def _layout(value: Any) -> Any:
 
 @contextmanager
 def own_products() -> Iterator[None]:
-    """Inside, inductor writes a matrix product itself wherever it can, untimed: timing the ways takes minutes."""
-    from torch._inductor.select_algorithm import get_algorithm_selector_cache  # takes a second to import
+    """Inside, inductor writes a matrix product itself wherever it can, untimed: timing the ways
+    takes minutes."""
+    # Takes a second to import
+    from torch._inductor.select_algorithm import get_algorithm_selector_cache
 
-    with torch._inductor.config.patch(max_autotune_gemm=True, max_autotune_gemm_backends="ATEN,CPP"):
+    with torch._inductor.config.patch(
+        max_autotune_gemm=True, max_autotune_gemm_backends="ATEN,CPP"
+    ):
         cache = get_algorithm_selector_cache()
         cache.add_preprocessing_fn(_own_product)
         try:
@@ -151,7 +179,10 @@ def _own_product(choices: list[Any]) -> list[Any]:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds what it needs for the device: a C++ compiler, or Triton on CUDA."""
+    """Whether torch.compile finds what it needs for the device: a C++ compiler, or Triton on
+    CUDA."""
     if device.type == "cuda":
         return find_spec("triton") is not None
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))
+    return any(
+        shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
+    )

@@ -1,6 +1,8 @@
-"""What every runner takes and gives: batches of rows as tensors, one row an image at some noise level.
+"""What every runner takes and gives: batches of rows as tensors, one row an image at some noise
+level.
 
-Tensors are torch's, on the runner's device; the runner that works without torch takes and gives numpy arrays.
+Tensors are torch's, on the runner's device; the runner that works without torch takes and gives
+numpy arrays.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from icd_engine.editing.plan import EditStep
 from icd_engine.sampling.schedule import Hop
 
 Tensor = Any
-# SDXL's size conditioning: original size, crop corner, target size. Always the training size, as in the reference.
+# SDXL's size conditioning: original size, crop corner, target size. Always the training size, as in
+# the reference.
 TIME_IDS = (1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0)
 # callback(step, t, latents [rows, 4, h, w] float32) -> latents to go on with, or None
 StepCallback = Callable[[int, int, Tensor], Tensor | None]
@@ -52,8 +55,8 @@ class SourceBranch(NamedTuple):
 class DecodeInputs:
     """One batch of decode rows, sources first, then targets: R = S + T rows, K hops, n tokens.
 
-    Without edits, rows are independent of each other and all count as sources. With `source`, latents and guidance
-    are those of the T target rows alone.
+    Without edits, rows are independent of each other and all count as sources. With `source`,
+    latents and guidance are those of the T target rows alone.
     """
 
     latents: Tensor  # [R, 4, h, w] float32, at the first hop's t
@@ -64,12 +67,14 @@ class DecodeInputs:
     empty_prompt: Prompts | None = None  # 1: needed where the network is not guidance-distilled
     source: SourceBranch | None = None
     keep: bool = False  # hand the source branch back
-    hop_prompts: Sequence[Prompts] | None = None  # [K] of R: what text attention sees, where that changes by hop
+    # [K] of R: what text attention sees, where that changes by hop
+    hop_prompts: Sequence[Prompts] | None = None
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Final latents [R, 4, h, w] float32 ([T, ...] where the source was given) and what else was asked for."""
+    """Final latents [R, 4, h, w] float32 ([T, ...] where the source was given) and what else was
+    asked for."""
 
     latents: Tensor
     masks: Tensor | None = None  # [K, T, h, w]: used after each hop; None without blending
@@ -77,7 +82,10 @@ class Decoded:
 
 
 class Runner(Protocol):
-    """A way to execute the networks of one model. Tensors stay on its device; it may be called from several threads."""
+    """A way to execute the networks of one model.
+
+    Tensors stay on its device; it may be called from several threads.
+    """
 
     name: str
     device: Any  # torch.device, or its name where there is no torch
@@ -99,7 +107,8 @@ class Runner(Protocol):
         ...
 
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
-        """Token ids of each prompt (of every text encoder, one after the other) -> text features."""
+        """Token ids of each prompt (of every text encoder, one after the other) -> text
+        features."""
         ...
 
     def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -110,20 +119,28 @@ class Runner(Protocol):
         ...
 
     def to_image(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B, 4, h, w] -> pictures [B, 3, H, W] float32, about in [-1, 1], not clamped.
+        """Scaled latents [B, 4, h, w] -> pictures [B, 3, H, W] float32, about in [-1, 1], not
+        clamped.
 
         ImageError where they are not finite.
         """
         ...
 
     def to_pixels(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B, 4, h, w] -> pictures [B, H, W, 3] uint8. ImageError where they are not finite."""
+        """Scaled latents [B, 4, h, w] -> pictures [B, H, W, 3] uint8.
+
+        ImageError where they are not finite.
+        """
         ...
 
-    def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
+    def encode(
+        self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
+    ) -> Tensor:
         """The forward network up its hops, unguided: latents [B, 4, h, w] float32 in and out."""
         ...
 
-    def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
+    def decode(
+        self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
+    ) -> Decoded:
         """The reverse network down its hops."""
         ...

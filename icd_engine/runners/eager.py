@@ -1,4 +1,7 @@
-"""The eager runner: the networks called as they are. It defines what every other runner must answer."""
+"""The eager runner: the networks called as they are.
+
+It defines what every other runner must answer.
+"""
 
 from __future__ import annotations
 
@@ -52,17 +55,20 @@ class Networks(NamedTuple):
 
 
 class DecodeTensors(NamedTuple):
-    """DecodeInputs once everything that depends on prompts, time steps and guidance alone is looked up."""
+    """DecodeInputs once everything that depends on prompts, time steps and guidance alone is looked
+    up."""
 
     latents: Tensor  # [R, 4, h, w]
-    prompt: list[Tensor]  # [1], or [K] where prompts change by hop, of [R, n, D]: UNet.prompt_values
+    # [1], or [K] where prompts change by hop, of [R, n, D]: UNet.prompt_values
+    prompt: list[Tensor]
     shifts: list[Tensor]  # [K] of [R, D']: UNet.time_shifts
     edits: Sequence[EditStep] | None
     blend: Blend | None
     source: SourceBranch | None
 
 
-# second(k, hop, x) -> what a two-pass model predicts for the empty prompt, and w [R]; None on unguided hops
+# second(k, hop, x) -> what a two-pass model predicts for the empty prompt, and w [R]; None on
+# unguided hops
 SecondPrediction = Callable[[int, Hop, Tensor], tuple[Tensor, Tensor] | None]
 
 
@@ -75,7 +81,8 @@ class EagerRunner(PictureRunner):
         self.text_encoder, vae, self.forward, self.reverse = networks
         super().__init__(vae, self.text_encoder, networks.device, memory)
         self.dtype = self.reverse.conv_in.weight.dtype
-        # One prompt, one (network, t, w) at a time: what is kept cannot depend on the batch it first came in.
+        # One prompt, one (network, t, w) at a time: what is kept cannot depend on the batch it
+        # first came in.
         self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
         self._values = lru_cache(KEPT_PROMPT_VALUES)(self._prompt_values)
         self._shifts = lru_cache(KEPT_TIME_SHIFTS)(self._time_shifts)
@@ -102,16 +109,20 @@ class EagerRunner(PictureRunner):
         return Prompts(keys, torch.cat(tokens), None if pooled[0] is None else torch.cat(pooled))
 
     @torch.no_grad()
-    def encode(self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None) -> Tensor:
+    def encode(
+        self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
+    ) -> Tensor:
         values, shifts = self._encode_tables(prompts, hops)
         return self._encode(latents.to(self.device, torch.float32), values, shifts, hops, callback)
 
     @torch.no_grad()
-    def decode(self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None) -> Decoded:
+    def decode(
+        self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
+    ) -> Decoded:
         second = None if self.reverse.guidance_channels else self._second_prediction(inputs)
         return self._decode(self._tensors(inputs, hops), hops, inputs.keep, callback, second)
 
-    # --- on tensors of the device alone ----------------------------------------------------------------------------
+    # --- on tensors of the device alone -----------------------------------------------------------
 
     def _predict(
         self,
@@ -134,7 +145,9 @@ class EagerRunner(PictureRunner):
         callback: StepCallback | None = None,
     ) -> Tensor:
         def step(k: int, hop: Hop, x: Tensor) -> Tensor:
-            return boundary_step(x, self._predict(self.forward, x, shifts[k], prompt).eps, *_constants(hop, x))
+            return boundary_step(
+                x, self._predict(self.forward, x, shifts[k], prompt).eps, *_constants(hop, x)
+            )
 
         return run_trajectory(latents, hops, step, callback)
 
@@ -146,8 +159,12 @@ class EagerRunner(PictureRunner):
         callback: StepCallback | None = None,
         second: SecondPrediction | None = None,
     ) -> Decoded:
-        sources = len(inputs.latents) - (0 if inputs.edits is None else len(inputs.edits[0].source_row))
-        kept, masks, maps = SourceBranch([], []), [], None
+        sources = len(inputs.latents) - (
+            0 if inputs.edits is None else len(inputs.edits[0].source_row)
+        )
+        kept = SourceBranch([], [])
+        masks = []
+        maps = None
 
         def step(k: int, hop: Hop, x: Tensor) -> Tensor:
             nonlocal maps
@@ -164,7 +181,9 @@ class EagerRunner(PictureRunner):
                 return x
             if out.word_maps is not None:
                 maps = out.word_maps if maps is None else maps + out.word_maps
-            source_maps, target_maps = x.new_zeros(2, len(inputs.blend.active), 1, 1) if maps is None else maps
+            source_maps, target_maps = (
+                x.new_zeros(2, len(inputs.blend.active), 1, 1) if maps is None else maps
+            )
             x, mask = local_blend(
                 x,
                 source_maps,
@@ -180,7 +199,7 @@ class EagerRunner(PictureRunner):
         latents = run_trajectory(inputs.latents, hops, step, callback)
         return Decoded(latents, torch.stack(masks) if masks else None, kept if keep else None)
 
-    # --- what is computed once and kept ----------------------------------------------------------------------------
+    # --- what is computed once and kept -----------------------------------------------------------
 
     def _tensors(self, inputs: DecodeInputs, hops: Sequence[Hop]) -> DecodeTensors:
         values = [
@@ -189,13 +208,18 @@ class EagerRunner(PictureRunner):
         ]
         # Without its source rows, a batch's own rows are the last.
         ids = inputs.prompts.ids[-len(inputs.latents) :]
-        shifts = [self._row_shifts(True, hop.t, row, ids) for hop, row in zip(hops, inputs.guidance, strict=True)]
+        shifts = [
+            self._row_shifts(True, hop.t, row, ids)
+            for hop, row in zip(hops, inputs.guidance, strict=True)
+        ]
         latents = inputs.latents.to(self.device, torch.float32)
         return DecodeTensors(latents, values, shifts, inputs.edits, inputs.blend, inputs.source)
 
     def _encode_tables(self, prompts: Prompts, hops: Sequence[Hop]) -> tuple[Tensor, list[Tensor]]:
         values = torch.cat([self._values(False, ids) for ids in prompts.ids])
-        return values, [self._row_shifts(False, hop.t, [0.0] * len(prompts), prompts.ids) for hop in hops]
+        return values, [
+            self._row_shifts(False, hop.t, [0.0] * len(prompts), prompts.ids) for hop in hops
+        ]
 
     def _encode_prompt(self, ids: tuple[int, ...]) -> PromptFeatures:
         with self._resident(self.text_encoder):
@@ -203,12 +227,16 @@ class EagerRunner(PictureRunner):
 
     def _prompt_features(self, ids: Tensor) -> PromptFeatures:
         tokens, pooled = self.text_encoder.encode(ids)
-        return PromptFeatures(tokens.to(self.dtype), None if pooled is None else pooled.to(self.dtype))
+        return PromptFeatures(
+            tokens.to(self.dtype), None if pooled is None else pooled.to(self.dtype)
+        )
 
     def _prompt_values(self, reverse: bool, ids: tuple[int, ...]) -> Tensor:
         return (self.reverse if reverse else self.forward).prompt_values(self._features(ids).tokens)
 
-    def _row_shifts(self, reverse: bool, t: int, w: Sequence[float], ids: Sequence[tuple[int, ...]]) -> Tensor:
+    def _row_shifts(
+        self, reverse: bool, t: int, w: Sequence[float], ids: Sequence[tuple[int, ...]]
+    ) -> Tensor:
         """UNet.time_shifts of rows at t with these guidance scales and prompts, [rows, D]."""
         unet = self.reverse if reverse else self.forward
         prompts = ids if unet.addition_channels else [None] * len(ids)
@@ -216,9 +244,13 @@ class EagerRunner(PictureRunner):
 
     def _time_shifts(self, reverse: bool, t: int, w: float, ids: tuple[int, ...] | None) -> Tensor:
         """Of one row; `ids` where the network takes the prompt's pooled features too (SDXL)."""
-        unet, guidance, added = self.reverse if reverse else self.forward, None, None
+        unet = self.reverse if reverse else self.forward
+        guidance = None
+        added = None
         if unet.guidance_channels is not None:
-            guidance = torch.from_numpy(guidance_embedding([w], unet.guidance_channels)).to(self.device)
+            guidance = torch.from_numpy(guidance_embedding([w], unet.guidance_channels)).to(
+                self.device
+            )
         if ids is not None:
             pooled = self._features(ids).pooled
             assert pooled is not None  # encoders and networks of one family: see loading
@@ -226,7 +258,8 @@ class EagerRunner(PictureRunner):
         return unet.time_shifts(torch.full((1,), float(t), device=self.device), guidance, added)
 
     def _second_prediction(self, inputs: DecodeInputs) -> SecondPrediction:
-        """For networks that are not guidance-distilled: run on the hops and for the rows that are guided, alone."""
+        """For networks that are not guidance-distilled: run on the hops and for the rows that are
+        guided, alone."""
         empty = inputs.empty_prompt
 
         def second(k: int, hop: Hop, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -234,7 +267,9 @@ class EagerRunner(PictureRunner):
             if not rows:
                 return None
             if empty is None:
-                raise RunnerError("a network that is not guidance-distilled needs the empty prompt for guided rows")
+                raise RunnerError(
+                    "a network that is not guidance-distilled needs the empty prompt for guided rows"
+                )
             prompt = self._values(True, empty.ids[0]).expand(len(rows), -1, -1)
             shifts = self._row_shifts(True, hop.t, [0.0] * len(rows), [empty.ids[0]] * len(rows))
             eps = torch.zeros_like(x)

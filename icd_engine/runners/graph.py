@@ -1,4 +1,5 @@
-"""The graph runner: each stage of an edit is one CUDA graph, captured over compiled code and replayed."""
+"""The graph runner: each stage of an edit is one CUDA graph, captured over compiled code and
+replayed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ MOST_GRAPHS = 32
 
 
 class Captured(NamedTuple):
-    """A graph with the tensors it reads and writes; they stay where they are from replay to replay."""
+    """A graph with the tensors it reads and writes; they stay where they are from replay to
+    replay."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
@@ -30,17 +32,20 @@ class Captured(NamedTuple):
 
 
 class Graphs:
-    """CUDA graphs of functions of tensors, captured when first called with a shape; the least recently used go.
+    """CUDA graphs of functions of tensors, captured when first called with a shape; the least
+    recently used go.
 
-    All share one memory pool and one stream, and run one at a time, so no two of them are ever alive in the pool at
-    once. Results are copies: the next replay does not touch them.
+    All share one memory pool and one stream, and run one at a time, so no two of them are ever
+    alive in the pool at once. Results are copies: the next replay does not touch them.
     """
 
     def __init__(self, device: torch.device, most: int = MOST_GRAPHS):
         self.captures = 0  # how often a graph had to be captured
-        self._most, self._lock = most, threading.Lock()
+        self._most = most
+        self._lock = threading.Lock()
         self._graphs: OrderedDict[Hashable, Captured] = OrderedDict()
-        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def clear(self) -> None:
@@ -48,10 +53,14 @@ class Graphs:
             self._graphs.clear()
 
     def run(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
-        """function(*arguments), from a graph. Arguments and results are tensors, in any nesting; `name` stands for
-        the function, whatever else it depends on included."""
+        """function(*arguments), from a graph. Arguments and results are tensors, in any nesting;
+        `name` stands for the function, whatever else it depends on included."""
         tensors, structure = pytree.tree_flatten(arguments)
-        key = (name, str(structure), *((t.shape, t.dtype) if isinstance(t, Tensor) else t for t in tensors))
+        key = (
+            name,
+            str(structure),
+            *((t.shape, t.dtype) if isinstance(t, Tensor) else t for t in tensors),
+        )
         caller = torch.cuda.current_stream(self._device)
         with self._lock, torch.cuda.device(self._device):
             self._stream.wait_stream(caller)
@@ -73,27 +82,37 @@ class Graphs:
                 result.record_stream(caller)  # made on our stream, used and freed on the caller's
         return results
 
-    def _capture(self, function: Callable[..., Any], tensors: list[Any], structure: pytree.TreeSpec) -> Captured:
-        held = [t.clone(memory_format=torch.contiguous_format) if isinstance(t, Tensor) else t for t in tensors]
+    def _capture(
+        self, function: Callable[..., Any], tensors: list[Any], structure: pytree.TreeSpec
+    ) -> Captured:
+        held = [
+            t.clone(memory_format=torch.contiguous_format) if isinstance(t, Tensor) else t
+            for t in tensors
+        ]
         arguments = pytree.tree_unflatten(held, structure)
         for _ in range(2):  # compile, tune, and let libraries allocate what they keep
             function(*arguments)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # thread_local: what other threads do on the device meanwhile is none of the capture's business.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        # thread_local: what other threads do on the device meanwhile is none of the capture's
+        # business.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
             outputs = function(*arguments)
         self.captures += 1
         return Captured(graph, held, outputs)
 
 
 class GraphRunner(CompiledRunner):
-    """CUDA only. Graphs: prompt encoder, VAE encoder, all encode hops, all decode hops with blending, VAE decoder.
+    """CUDA only. Graphs: prompt encoder, VAE encoder, all encode hops, all decode hops with
+    blending, VAE decoder.
 
-    Prompts, seeds, guidance, edits and masks are inputs, so none of them captures anew; another picture size, another
-    batch size or the first further edit of a kept inversion does. A callback must see the latents between hops: with
-    one, hops run as compiled code. Networks that are not guidance-distilled predict twice on some hops only, which no
-    fixed graph can: RunnerError, as without CUDA.
+    Prompts, seeds, guidance, edits and masks are inputs, so none of them captures anew; another
+    picture size, another batch size or the first further edit of a kept inversion does. A callback
+    must see the latents between hops: with one, hops run as compiled code. Networks that are not
+    guidance-distilled predict twice on some hops only, which no fixed graph can: RunnerError, as
+    without CUDA.
     """
 
     name = "graph"
@@ -103,9 +122,13 @@ class GraphRunner(CompiledRunner):
         if device.type != "cuda":
             raise RunnerError(f"runner 'graph' needs a CUDA device, not {device}")
         if networks.reverse.guidance_channels is None:
-            raise RunnerError("runner 'graph' needs a guidance-distilled network: use 'compiled' for this model")
+            raise RunnerError(
+                "runner 'graph' needs a guidance-distilled network: use 'compiled' for this model"
+            )
         if memory.offload:
-            raise RunnerError("runner 'graph' needs every network where it was captured: use 'compiled' to offload")
+            raise RunnerError(
+                "runner 'graph' needs every network where it was captured: use 'compiled' to offload"
+            )
         super().__init__(networks, memory)
         self._replay_by(Graphs(device))
 
@@ -131,7 +154,8 @@ class GraphRunner(CompiledRunner):
         hops: Sequence[Hop],
         callback: StepCallback | None = None,
     ) -> Tensor:
-        encode, hops = super()._encode, tuple(hops)
+        encode = super()._encode
+        hops = tuple(hops)
         if callback is not None:
             return encode(latents, prompt, shifts, hops, callback)
 
@@ -148,7 +172,8 @@ class GraphRunner(CompiledRunner):
         callback: StepCallback | None = None,
         second: SecondPrediction | None = None,
     ) -> Decoded:
-        decode, hops = super()._decode, tuple(hops)
+        decode = super()._decode
+        hops = tuple(hops)
         if callback is not None:
             return decode(inputs, hops, keep, callback, second)
 

@@ -1,4 +1,5 @@
-"""What a runner does to need less memory: networks that wait on the host, and pictures decoded tile by tile."""
+"""What a runner does to need less memory: networks that wait on the host, and pictures decoded tile
+by tile."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ OVERLAP = 4  # tiles share this part of their side, 1 / OVERLAP
 class Memory(NamedTuple):
     """Offload: text encoders and VAE wait in host memory and come to the device when used.
 
-    vae_tiling: pictures pass the VAE in tiles of the size it was trained at, always, never, or (None) where they have
-    more than four times its pixels.
+    vae_tiling: pictures pass the VAE in tiles of the size it was trained at, always, never, or
+    (None) where they have more than four times its pixels.
     """
 
     offload: bool = False
@@ -31,10 +32,15 @@ PLAIN = Memory()
 
 
 class Residence:
-    """Keeps networks on the host while nobody uses them. Thread-safe; on the CPU there is nothing to move."""
+    """Keeps networks on the host while nobody uses them.
+
+    Thread-safe; on the CPU there is nothing to move.
+    """
 
     def __init__(self, device: torch.device, *networks: nn.Module):
-        self._device, self._lock, self._users = device, Lock(), Counter[int]()
+        self._device = device
+        self._lock = Lock()
+        self._users = Counter[int]()
         for network in networks:
             network.to("cpu")
 
@@ -55,29 +61,42 @@ class Residence:
 
 
 def wants_tiles(size: Sequence[int], tile: int, tiling: bool | None) -> bool:
-    """Whether a picture of `size` = (height, width), in the units of `tile`, passes the VAE in tiles."""
+    """Whether a picture of `size` = (height, width), in the units of `tile`, passes the VAE in
+    tiles."""
     height, width = size
     larger = height > tile or width > tile
     return larger and (height * width > AUTO_TILING * tile * tile if tiling is None else tiling)
 
 
-def in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, scale: tuple[int, int]) -> Tensor:
-    """function(x) of maps x [B, ..., H, W], computed in overlapping square tiles that fade into each other.
+def in_tiles(
+    function: Callable[[Tensor], Tensor], x: Tensor, tile: int, scale: tuple[int, int]
+) -> Tensor:
+    """function(x) of maps x [B, ..., H, W], computed in overlapping square tiles that fade into
+    each other.
 
-    All tiles have one shape, `tile` or the side of x where that is less, so one program serves. scale: (a, b), output
-    pixels a for every b input pixels; tiles begin at multiples of b. Weights of a pixel's tiles sum to 1. What a
-    network takes over the whole picture (norms, attention) it takes over a tile: results differ a little.
+    All tiles have one shape, `tile` or the side of x where that is less, so one program serves.
+    scale: (a, b), output pixels a for every b input pixels; tiles begin at multiples of b. Weights
+    of a pixel's tiles sum to 1. What a network takes over the whole picture (norms, attention) it
+    takes over a tile: results differ a little.
     """
     up, down = scale
     sides = [min(tile, side) for side in x.shape[-2:]]
-    places = [tile_starts(side // down, own // down) for side, own in zip(x.shape[-2:], sides, strict=True)]
+    places = [
+        tile_starts(side // down, own // down)
+        for side, own in zip(x.shape[-2:], sides, strict=True)
+    ]
     result = total = None
-    weight = _fading(sides[0] * up // down, x.device)[:, None] * _fading(sides[1] * up // down, x.device)
+    weight = _fading(sides[0] * up // down, x.device)[:, None] * _fading(
+        sides[1] * up // down, x.device
+    )
     for top, left in product(*places):
-        part = function(x[..., top * down : top * down + sides[0], left * down : left * down + sides[1]])
+        part = function(
+            x[..., top * down : top * down + sides[0], left * down : left * down + sides[1]]
+        )
         if result is None or total is None:
             whole = [side * up // down for side in x.shape[-2:]]
-            result, total = part.new_zeros(*part.shape[:-2], *whole), part.new_zeros(whole)
+            result = part.new_zeros(*part.shape[:-2], *whole)
+            total = part.new_zeros(whole)
         where = (
             ...,
             slice(top * up, top * up + part.shape[-2]),
@@ -90,7 +109,8 @@ def in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, scale: 
 
 
 def tile_starts(side: int, tile: int) -> list[int]:
-    """Where tiles begin so that they cover `side`, evenly, and share at least 1 / OVERLAP of theirs."""
+    """Where tiles begin so that they cover `side`, evenly, and share at least 1 / OVERLAP of
+    theirs."""
     if side <= tile:
         return [0]
     step = tile - tile // OVERLAP
@@ -99,6 +119,7 @@ def tile_starts(side: int, tile: int) -> list[int]:
 
 
 def _fading(side: int, device: torch.device) -> Tensor:
-    """Weights across a tile: rising over the overlap, 1 inside, falling over the overlap; never 0."""
+    """Weights across a tile: rising over the overlap, 1 inside, falling over the overlap; never
+    0."""
     rise = (torch.arange(side, device=device) + 0.5) / max(1, side // OVERLAP)
     return torch.minimum(rise, rise.flip(0)).clamp(max=1.0)

@@ -8,11 +8,15 @@ from icd_engine.errors import SettingsError
 TRAINING_STEPS = 1000
 
 
-def dynamic_guidance(t: int, guidance_scale: float, tau: float | tuple[float, float], tau_low: float = 0.0) -> float:
-    """w(t): the full scale up to tau1, 0 from tau2 on, linear in between; one tau is a step function.
+def dynamic_guidance(
+    t: int, guidance_scale: float, tau: float | tuple[float, float], tau_low: float = 0.0
+) -> float:
+    """w(t): the full scale up to tau1, 0 from tau2 on, linear in between; one tau is a step
+    function.
 
-    Works on t/1000 and tests tau1 first, so at tau1 = tau2 = t/1000 guidance is on. Interval form (figure 2 of the
-    paper): off below tau_low as well. `guidance_scale` is w in code notation, 0 = unguided.
+    Works on t/1000 and tests tau1 first, so at tau1 = tau2 = t/1000 guidance is on. Interval form
+    (figure 2 of the paper): off below tau_low as well. `guidance_scale` is w in code notation, 0 =
+    unguided.
     """
     tau1, tau2 = tau if isinstance(tau, (tuple, list)) else (tau, tau)
     share = t / TRAINING_STEPS
@@ -26,10 +30,11 @@ def dynamic_guidance(t: int, guidance_scale: float, tau: float | tuple[float, fl
 
 
 def guidance_embedding(w: ArrayLike, dim: int = 512) -> NDArray[np.float32]:
-    """Guidance scales [B] -> sinusoids [B, dim] of 1000 w: [sin, cos] at exp(-ln(10^4) k / (dim/2 - 1)).
+    """Guidance scales [B] -> sinusoids [B, dim] of 1000 w: [sin, cos] at exp(-ln(10^4) k / (dim/2 -
+    1)).
 
-    All in float32, because the networks were trained on embeddings with these roundings. An odd `dim` ends in a zero.
-    SettingsError if w is not a finite row of numbers or dim < 4.
+    All in float32, because the networks were trained on embeddings with these roundings. An odd
+    `dim` ends in a zero. SettingsError if w is not a finite row of numbers or dim < 4.
     """
     scales = np.atleast_1d(np.asarray(w, dtype=np.float32))
     if scales.ndim != 1 or not np.isfinite(scales).all():
@@ -39,7 +44,8 @@ def guidance_embedding(w: ArrayLike, dim: int = 512) -> NDArray[np.float32]:
         raise SettingsError(f"guidance embedding needs at least 4 values, not {dim}")
     rate = np.log(np.float32(10000.0)) / np.float32(half - 1)
     exponents = np.arange(half, dtype=np.float32) * -rate
-    # numpy's float32 exp is a unit off in many places, which 1000 w would magnify: round the exact value instead.
+    # numpy's float32 exp is a unit off in many places, which 1000 w would magnify: round the exact
+    # value instead.
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     phases = (np.float32(1000.0) * scales)[:, None] * frequencies[None, :]
     embedding = np.concatenate([np.sin(phases), np.cos(phases)], axis=1)

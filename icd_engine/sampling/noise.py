@@ -1,4 +1,5 @@
-"""Gaussian noise from a seed: torch's CPU generator in numpy, so that every runner and device draws the same."""
+"""Gaussian noise from a seed: torch's CPU generator in numpy, so that every runner and device draws
+the same."""
 
 from collections.abc import Sequence
 
@@ -9,10 +10,12 @@ BLOCK = 16  # torch fills 16 values at a time: 8 radii, 8 angles
 
 
 def normal_noise(seed: int, shape: Sequence[int]) -> NDArray[np.float32]:
-    """What `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` gives, to float32 rounding.
+    """What `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` gives, to float32
+    rounding.
 
-    Mersenne Twister, 24 bits to a uniform number, Box-Muller on pairs eight apart; if the count is no multiple of 16,
-    the last 16 values are drawn anew. At least 16 values (below that torch draws differently): ValueError.
+    Mersenne Twister, 24 bits to a uniform number, Box-Muller on pairs eight apart; if the count is
+    no multiple of 16, the last 16 values are drawn anew. At least 16 values (below that torch draws
+    differently): ValueError.
     """
     count = int(np.prod(shape))
     if count < BLOCK:

@@ -16,8 +16,8 @@ def run_trajectory(
 ) -> Latents:
     """Takes latents through all hops: step(k, hop, latents) -> latents, hop by hop.
 
-    After each hop callback(k, hop.s, latents) may return other latents to go on with, or None. Whatever step or
-    callback raises passes through.
+    After each hop callback(k, hop.s, latents) may return other latents to go on with, or None.
+    Whatever step or callback raises passes through.
     """
     for k, hop in enumerate(hops):
         latents = step(k, hop, latents)

@@ -1,4 +1,5 @@
-"""Many edits on Ray Data: batches fixed by the manifest's order, workers that may die, a log to go on from."""
+"""Many edits on Ray Data: batches fixed by the manifest's order, workers that may die, a log to go
+on from."""
 
 from __future__ import annotations
 
@@ -54,21 +55,24 @@ def run_batch(
     device: str = "auto",
     **options: Any,
 ) -> Summary:
-    """Edits every row of a manifest (see `read_manifest`) into `out`, and goes on where an earlier run was ended.
+    """Edits every row of a manifest (see `read_manifest`) into `out`, and goes on where an earlier
+    run was ended.
 
-    out: a folder, on a cluster one that all its machines see, for `<id>.png`, results.jsonl and summary.json. A row
-    that cannot be edited is a line of the log with the error's name. batch: rows that are edited together; they are
-    fixed by the manifest's order, and an unfinished batch is redone whole, so pictures do not depend on when a run was
-    killed. limit: the first rows alone. actors: engines, by default one a GPU, or one a machine without; threads: CPUs
-    of each. address: of a Ray cluster. provenance: see `images.save_image`. progress(done, rows) is called after every
-    batch. options: the others of `Engine.from_pretrained`.
+    out: a folder, on a cluster one that all its machines see, for `<id>.png`, results.jsonl and
+    summary.json. A row that cannot be edited is a line of the log with the error's name. batch:
+    rows that are edited together; they are fixed by the manifest's order, and an unfinished batch
+    is redone whole, so pictures do not depend on when a run was killed. limit: the first rows
+    alone. actors: engines, by default one a GPU, or one a machine without; threads: CPUs of each.
+    address: of a Ray cluster. provenance: see `images.save_image`. progress(done, rows) is called
+    after every batch. options: the others of `Engine.from_pretrained`.
 
-    Raises SettingsError for the manifest and the folder, BundleError, and RunnerError where Ray is missing or workers
-    keep dying.
+    Raises SettingsError for the manifest and the folder, BundleError, and RunnerError where Ray is
+    missing or workers keep dying.
     """
     if find_spec("ray") is None:
         raise RunnerError("batches run on Ray Data: pip install 'icd-engine[batch]'")
-    started, out = time.perf_counter(), Path(out).resolve()
+    started = time.perf_counter()
+    out = Path(out).resolve()
     bundle = read_bundle(model)
     table = _table(islice(read_manifest(manifest, seed=seed, settings=settings), limit))
     about = {
@@ -95,12 +99,17 @@ def run_batch(
         return log.finish(time.perf_counter() - started)
 
 
-def plan_pool(nodes: Sequence[Mapping[str, float]], device: str, actors: int | None, threads: int | None) -> Pool:
-    """The editors for machines with these resources; they leave a CPU to read pictures with, or Ray Data would hang.
+def plan_pool(
+    nodes: Sequence[Mapping[str, float]], device: str, actors: int | None, threads: int | None
+) -> Pool:
+    """The editors for machines with these resources; they leave a CPU to read pictures with, or Ray
+    Data would hang.
 
-    Raises RunnerError where CUDA is asked for and absent, SettingsError where more is asked for than there is.
+    Raises RunnerError where CUDA is asked for and absent, SettingsError where more is asked for
+    than there is.
     """
-    cpus, gpus = [int(node.get("CPU", 0)) for node in nodes], int(sum(node.get("GPU", 0) for node in nodes))
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if device == "cuda" and not gpus:
         raise RunnerError("device 'cuda' was asked for, but Ray has no GPU")
     on_gpu = device != "cpu" and gpus > 0
@@ -111,7 +120,9 @@ def plan_pool(nodes: Sequence[Mapping[str, float]], device: str, actors: int | N
     if sum(cpus) == 1 and count * each == 1:
         return Pool(1, 0.5, int(on_gpu))
     if count * each >= sum(cpus):
-        raise SettingsError(f"{count} actors of {each} CPUs leave none of {sum(cpus)} to read pictures: ask for less")
+        raise SettingsError(
+            f"{count} actors of {each} CPUs leave none of {sum(cpus)} to read pictures: ask for less"
+        )
     return Pool(count, each, int(on_gpu))
 
 
@@ -121,8 +132,11 @@ def _edit(
     answers: Callable[[Sequence[range]], Iterator[tuple[int, list[dict[str, Any]]]]],
     progress: Callable[[int, int], Any],
 ) -> None:
-    """Edits the batches that the log lacks, then row by row those whose workers died: one row may be to blame."""
-    done, lost, before = log.resumed, 0, len(log.done)
+    """Edits the batches that the log lacks, then row by row those whose workers died: one row may
+    be to blame."""
+    done = log.resumed
+    lost = 0
+    before = len(log.done)
     missing = [number for number in range(log.batches) if number not in log.done]
     for first, outcomes in answers([log.rows_of(number) for number in missing]):
         number = first // log.batch
@@ -132,12 +146,20 @@ def _edit(
             progress(done, log.rows)
         lost += not outcomes
         if lost > max(MOST_LOST, len(log.done) - before):
-            raise RunnerError(f"workers died in {lost} batches: is there memory for {log.batch} rows at a time?")
+            raise RunnerError(
+                f"workers died in {lost} batches: is there memory for {log.batch} rows at a time?"
+            )
     missing = [number for number in missing if number not in log.done]
     rows = [row for number in missing for row in log.rows_of(number)]
-    alone = {first: outcomes[0] for first, outcomes in answers([range(row, row + 1) for row in rows]) if outcomes}
+    alone = {
+        first: outcomes[0]
+        for first, outcomes in answers([range(row, row + 1) for row in rows])
+        if outcomes
+    }
     for number in missing:
-        outcomes = [alone.get(row) or outcome(row, _row(table, row), DIED) for row in log.rows_of(number)]
+        outcomes = [
+            alone.get(row) or outcome(row, _row(table, row), DIED) for row in log.rows_of(number)
+        ]
         log.append(number, outcomes)
         done += len(outcomes)
         progress(done, log.rows)
@@ -146,9 +168,11 @@ def _edit(
 def _answers(
     spans: Sequence[range], table: Any, pool: Pool, editor: tuple[Any, ...]
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """(first row, lines of the log) for spans of rows, as they are finished; no lines where workers died too often.
+    """(first row, lines of the log) for spans of rows, as they are finished; no lines where workers
+    died too often.
 
-    A span is one value of a data set and one block, Ray's unit of work: it is edited whole or again.
+    A span is one value of a data set and one block, Ray's unit of work: it is edited whole or
+    again.
     """
     if not spans:
         return
@@ -177,9 +201,13 @@ def _answers(
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[list[dict[str, float]]]:
-    """Ray on this machine or at `address`, quietly; yields the resources of each machine. A running one is used."""
+    """Ray on this machine or at `address`, quietly; yields the resources of each machine.
+
+    A running one is used.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # the log has a line for what is worth knowing
+    # The log has a line for what is worth knowing
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     import ray.data
 
@@ -189,13 +217,16 @@ def _ray(address: str | None) -> Iterator[list[dict[str, float]]]:
         try:
             ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RunnerError(f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}") from None
+            raise RunnerError(
+                f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}"
+            ) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.max_errored_blocks = MOST_LOST  # pictures that kill the task that reads them
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray prints every death of a worker there
+        # Ray prints every death of a worker there
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         if ours:
@@ -212,14 +243,20 @@ def _marks(out: Path) -> Iterator[None]:
 
 
 def _table(rows: Iterator[Row]) -> Any:
-    """The manifest as an Arrow table, which workers map into memory instead of copying. SettingsError without a row."""
+    """The manifest as an Arrow table, which workers map into memory instead of copying.
+
+    SettingsError without a row.
+    """
     import pyarrow
 
     kinds = {"seed": pyarrow.int64()}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in Row.__slots__])
     chunks = iter(lambda: [asdict(row) for row in islice(rows, ROWS_AT_ONCE)], [])
     table = pyarrow.concat_tables(
-        [schema.empty_table(), *(pyarrow.Table.from_pylist(chunk, schema=schema) for chunk in chunks)]
+        [
+            schema.empty_table(),
+            *(pyarrow.Table.from_pylist(chunk, schema=schema) for chunk in chunks),
+        ]
     )
     if not table.num_rows:
         raise SettingsError("the manifest has no rows")

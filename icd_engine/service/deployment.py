@@ -1,4 +1,5 @@
-"""The service's two parts on Ray Serve: a front that talks HTTP, and replicas that own an engine each."""
+"""The service's two parts on Ray Serve: a front that talks HTTP, and replicas that own an engine
+each."""
 
 from __future__ import annotations
 
@@ -29,7 +30,12 @@ LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 logger = logging.getLogger("ray.serve")
 
 
-@serve.deployment(name="Replica", health_check_period_s=1, max_constructor_retry_count=STARTS, logging_config=LOGGING)
+@serve.deployment(
+    name="Replica",
+    health_check_period_s=1,
+    max_constructor_retry_count=STARTS,
+    logging_config=LOGGING,
+)
 class Replica:
     """An engine, and the queue in front of it."""
 
@@ -42,11 +48,15 @@ class Replica:
         self._together.set_max_batch_size(limits.batch)  # pyright: ignore[reportAttributeAccessIssue]  # serve.batch's
 
     async def run(self, job: Job) -> Reply | ApiError:
-        """One job, with those that wait beside it. Refusals are values: Serve would wrap a raised one."""
+        """One job, with those that wait beside it.
+
+        Refusals are values: Serve would wrap a raised one.
+        """
         try:
             job = await asyncio.to_thread(self._editor.read, job)
-            # Serve closes a batch BATCH_WAIT after its first request, even while another batch runs: requests would
-            # line up as batches of one, and be done so. What waits here for the engine enters together.
+            # Serve closes a batch BATCH_WAIT after its first request, even while another batch
+            # runs: requests would line up as batches of one, and be done so. What waits here for
+            # the engine enters together.
             await self._free.wait()
             done, batch = await self._together(job)
             if isinstance(done, Exception):
@@ -71,18 +81,27 @@ class Replica:
         return [(one, len(jobs)) for one in done]
 
 
-@serve.deployment(name="Front", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}, logging_config=LOGGING)
+@serve.deployment(
+    name="Front",
+    max_ongoing_requests=1000,
+    ray_actor_options={"num_cpus": 0},
+    logging_config=LOGGING,
+)
 @serve.ingress()
 class Front:
     """Reads, refuses and counts requests, keeps inversions, and hands jobs to the replicas."""
 
     def __init__(self, replicas: DeploymentHandle, limits: Limits, token: str | None):
-        self._replicas, self._limits, self._token = replicas, limits, token
+        self._replicas = replicas
+        self._limits = limits
+        self._token = token
         self._metrics = Metrics()
         self._room = Room(limits.capacity, self._metrics.in_flight)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return application(self._run, self._ready, self._limits, self._token, self._room, self._metrics)
+        return application(
+            self._run, self._ready, self._limits, self._token, self._room, self._metrics
+        )
 
     async def drain(self) -> None:
         """Refuses what comes, and returns when all that came is answered."""
@@ -106,7 +125,11 @@ class Front:
 
 
 def parts(
-    resources: dict[str, Any], model: str, options: dict[str, Any], limits: Limits, token: str | None
+    resources: dict[str, Any],
+    model: str,
+    options: dict[str, Any],
+    limits: Limits,
+    token: str | None,
 ) -> Application:
     """Both parts, bound. resources: of one replica. options: those of `Engine.from_pretrained`."""
     replica = Replica.options(

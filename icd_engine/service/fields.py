@@ -1,4 +1,5 @@
-"""The fields of the page of `icd ui`: what they hold becomes an edit's prompts and settings, and settings become it."""
+"""The fields of the page of `icd ui`: what they hold becomes an edit's prompts and settings, and
+settings become it."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ MOST_TARGETS = 4
 class Form:
     """The fields of the page, as they are filled in.
 
-    targets: one prompt a line. An empty word or number is one that was not given; blend words may be several, with
-    commas between.
+    targets: one prompt a line. An empty word or number is one that was not given; blend words may
+    be several, with commas between.
     """
 
     source: str
@@ -39,7 +40,8 @@ class Form:
     paste_back: bool
 
     def prompts(self) -> list[str]:
-        """The target prompts. PromptError if there are none, or too many, or no source prompt that they edit."""
+        """The target prompts. PromptError if there are none, or too many, or no source prompt that
+        they edit."""
         if not self.source.strip():
             raise PromptError("the source prompt is empty: say what the picture shows")
         prompts = [line.strip() for line in self.targets.splitlines() if line.strip()]
@@ -57,7 +59,9 @@ class Form:
         blend = _words(self.blend_source), _words(self.blend_target)
         if any(blend):
             if not all(blend):
-                raise SettingsError("words to blend by are needed of both prompts, the source and the target")
+                raise SettingsError(
+                    "words to blend by are needed of both prompts, the source and the target"
+                )
             values["blend"] = blend
         return {name: value for name, value in values.items() if value is not None}
 
@@ -77,7 +81,8 @@ def shares(settings: EditSettings) -> dict[str, float]:
 
 
 def painted(layers: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Where any layer, RGBA [h, w, 4], is painted: float32 [h, w], 1 or 0; None where nothing is."""
+    """Where any layer, RGBA [h, w, 4], is painted: float32 [h, w], 1 or 0; None where nothing
+    is."""
     mask = np.any([layer[..., 3] > 0 for layer in layers], axis=0)
     return mask.astype(np.float32) if mask.any() else None
 

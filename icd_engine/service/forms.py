@@ -21,8 +21,11 @@ from icd_engine.service.limits import (
 )
 from icd_engine.settings import MAX_GUIDANCE, Control, EditSettings
 
-ENCODING = {name: {"contentType": "image/png, image/jpeg, image/webp"} for name in ("image", "mask")}
-NO_FIELDS = {"settings", "inversion_id"}  # parameters of routes that are more or other than one field
+ENCODING = {
+    name: {"contentType": "image/png, image/jpeg, image/webp"} for name in ("image", "mask")
+}
+# Parameters of routes that are more or other than one field
+NO_FIELDS = {"settings", "inversion_id"}
 JSON_SETTINGS = ("tau", "cross_replace", "self_replace", "amplify", "blend")
 
 
@@ -35,37 +38,69 @@ def _json(about: str) -> Any:
 
 
 Image = Annotated[UploadFile, File(description="PNG, JPEG or WEBP.")]
-Prompt = Annotated[str, _text("What the picture should show.", min_length=1, max_length=PROMPT_CHARACTERS)]
+Prompt = Annotated[
+    str, _text("What the picture should show.", min_length=1, max_length=PROMPT_CHARACTERS)
+]
 SourcePrompt = Annotated[str, _text("What it shows.", min_length=1, max_length=PROMPT_CHARACTERS)]
-Count = Annotated[int, _text("Pictures to make, with seeds that follow each other.", ge=1, le=MOST_PICTURES)]
-Seed = Annotated[int | None, _text("Of the encode noise. Default: the model's.", ge=0, le=MOST_SEED)]
+Count = Annotated[
+    int, _text("Pictures to make, with seeds that follow each other.", ge=1, le=MOST_PICTURES)
+]
+Seed = Annotated[
+    int | None, _text("Of the encode noise. Default: the model's.", ge=0, le=MOST_SEED)
+]
 Size = Annotated[
-    str, _text("WIDTHxHEIGHT to work at and return; auto: the picture's own.", pattern=r"^(auto|\d{1,4}x\d{1,4})$")
+    str,
+    _text(
+        "WIDTHxHEIGHT to work at and return; auto: the picture's own.",
+        pattern=r"^(auto|\d{1,4}x\d{1,4})$",
+    ),
 ]
 Format = Annotated[Literal["b64_json"], _text("How pictures are sent.")]
 Unused = Annotated[
-    str | None, _text("Taken from OpenAI's clients, without effect.", min_length=1, max_length=SETTING_CHARACTERS)
+    str | None,
+    _text(
+        "Taken from OpenAI's clients, without effect.", min_length=1, max_length=SETTING_CHARACTERS
+    ),
 ]
 
 
 async def settings(
-    guidance_scale: Annotated[float | None, _text("Strength of the prompt.", ge=0, le=MAX_GUIDANCE)] = None,
-    tau: Annotated[str | None, _json("Guidance is off above this share, or [low, high] of a ramp.")] = None,
-    tau_low: Annotated[float | None, _text("Guidance is off below this share too.", ge=0, le=1)] = None,
+    guidance_scale: Annotated[
+        float | None, _text("Strength of the prompt.", ge=0, le=MAX_GUIDANCE)
+    ] = None,
+    tau: Annotated[
+        str | None, _json("Guidance is off above this share, or [low, high] of a ramp.")
+    ] = None,
+    tau_low: Annotated[
+        float | None, _text("Guidance is off below this share too.", ge=0, le=1)
+    ] = None,
     control: Annotated[Control | None, _text("How attention follows the source.")] = None,
-    cross_replace: Annotated[str | None, _json("A share, a window [from, to], or {word: either}.")] = None,
+    cross_replace: Annotated[
+        str | None, _json("A share, a window [from, to], or {word: either}.")
+    ] = None,
     self_replace: Annotated[str | None, _json("A share or a window.")] = None,
     amplify: Annotated[str | None, _json("{word: factor}.")] = None,
-    blend: Annotated[str | None, _json("[source words, target words]: change only where they look.")] = None,
-    mask: Annotated[
-        UploadFile | None, File(description="White may change; or as OpenAI has it, what is transparent.")
+    blend: Annotated[
+        str | None, _json("[source words, target words]: change only where they look.")
     ] = None,
-    paste_back: Annotated[bool | None, _text("Outside blend and mask, the original's own pixels.")] = None,
+    mask: Annotated[
+        UploadFile | None,
+        File(description="White may change; or as OpenAI has it, what is transparent."),
+    ] = None,
+    paste_back: Annotated[
+        bool | None, _text("Outside blend and mask, the original's own pixels.")
+    ] = None,
 ) -> dict[str, Any]:
     """Those fields of EditSettings that were given, checked. Raises ApiError."""
-    values: dict[str, Any] = {"guidance_scale": guidance_scale, "tau_low": tau_low, "control": control}
+    values: dict[str, Any] = {
+        "guidance_scale": guidance_scale,
+        "tau_low": tau_low,
+        "control": control,
+    }
     values |= {"paste_back": paste_back}
-    texts = dict(zip(JSON_SETTINGS, (tau, cross_replace, self_replace, amplify, blend), strict=True))
+    texts = dict(
+        zip(JSON_SETTINGS, (tau, cross_replace, self_replace, amplify, blend), strict=True)
+    )
     values |= {name: _read(name, text) for name, text in texts.items() if text is not None}
     if mask is not None:
         values["mask"] = await mask.read()
@@ -91,11 +126,15 @@ def size(text: str) -> tuple[int, int] | None:
 
 
 def only(*functions: Callable[..., Any]) -> Any:
-    """A dependency that refuses fields which are no parameters of `functions`, are given twice, or are empty.
+    """A dependency that refuses fields which are no parameters of `functions`, are given twice, or
+    are empty.
 
-    A setting that is misspelt or lost its value would otherwise be an edit with another setting, and no error.
+    A setting that is misspelt or lost its value would otherwise be an edit with another setting,
+    and no error.
     """
-    known = {name for function in functions for name in inspect.signature(function).parameters} - NO_FIELDS
+    known = {
+        name for function in functions for name in inspect.signature(function).parameters
+    } - NO_FIELDS
 
     async def check(request: Request) -> None:
         fields = (await request.form()).multi_items()

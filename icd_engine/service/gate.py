@@ -1,4 +1,5 @@
-"""What every request passes before its body is read: token, room, size, time; and what is counted of it."""
+"""What every request passes before its body is read: token, room, size, time; and what is counted
+of it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from icd_engine.service.limits import FULL, INTERNAL, NO_TOKEN, STOPPING, TOO_LARGE, TOO_SLOW, ApiError, Limits
+from icd_engine.service.limits import (
+    FULL,
+    INTERNAL,
+    NO_TOKEN,
+    STOPPING,
+    TOO_LARGE,
+    TOO_SLOW,
+    ApiError,
+    Limits,
+)
 
 GUARDED = "/v1/"
 GONE = 499  # in the metrics: the client went away before the answer
@@ -34,16 +44,22 @@ class Metrics:
         self.in_flight = Gauge("icd_requests_in_flight", "Requests in the service.", **own)
         self.inversions = Gauge("icd_inversions", "Inversions kept.", **own)
         self.pictures = Counter("icd_pictures", "Pictures made.", **own)
-        self.batch = Histogram("icd_batch_requests", "Requests of a pass.", buckets=(1, 2, 4, 8, 16, 32), **own)
-        self.worker = Gauge("icd_worker_memory_bytes", "Resident, of the worker that answered last.", **own)
+        self.batch = Histogram(
+            "icd_batch_requests", "Requests of a pass.", buckets=(1, 2, 4, 8, 16, 32), **own
+        )
+        self.worker = Gauge(
+            "icd_worker_memory_bytes", "Resident, of the worker that answered last.", **own
+        )
 
 
 class Room:
     """How many requests are in the service, and whether it still takes any."""
 
     def __init__(self, capacity: int, gauge: Gauge):
-        self._capacity, self._gauge = capacity, gauge
-        self._held, self.closing = 0, False
+        self._capacity = capacity
+        self._gauge = gauge
+        self._held = 0
+        self.closing = False
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -68,13 +84,20 @@ class Room:
 class Gate:
     """ASGI middleware. What it refuses costs neither a parsed body nor a worker's time."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, token: str | None, room: Room, metrics: Metrics):
-        self._app, self._limits, self._token, self._room, self._metrics = app, limits, token, room, metrics
+    def __init__(
+        self, app: ASGIApp, *, limits: Limits, token: str | None, room: Room, metrics: Metrics
+    ):
+        self._app = app
+        self._limits = limits
+        self._token = token
+        self._room = room
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        began, status = time.perf_counter(), GONE
+        began = time.perf_counter()
+        status = GONE
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -112,12 +135,16 @@ class Gate:
             return
         kind, _, given = _header(scope, b"authorization").partition(b" ")
         # Both comparisons always: how long they take tells nothing.
-        if not (hmac.compare_digest(given.strip(), self._token.encode()) & (kind.lower() == b"bearer")):
+        if not (
+            hmac.compare_digest(given.strip(), self._token.encode()) & (kind.lower() == b"bearer")
+        ):
             raise ApiError(NO_TOKEN)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """`receive`, until more arrives than is allowed. Raises ApiError."""
-        length, most, received = _header(scope, b"content-length"), self._limits.body_bytes, 0
+        length = _header(scope, b"content-length")
+        most = self._limits.body_bytes
+        received = 0
         if length.isdigit() and int(length) > most:
             raise ApiError(TOO_LARGE)
 

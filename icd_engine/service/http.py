@@ -1,4 +1,7 @@
-"""The HTTP interface: OpenAI's image edits, kept inversions, health and metrics. It knows no Ray."""
+"""The HTTP interface: OpenAI's image edits, kept inversions, health and metrics.
+
+It knows no Ray.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,14 @@ from starlette.exceptions import HTTPException
 import icd_engine
 from icd_engine.service import forms
 from icd_engine.service.gate import Gate, Metrics, Room, request_id, response
-from icd_engine.service.limits import INVALID, NOT_READY, UNKNOWN_INVERSION, ApiError, Limits, Problem
+from icd_engine.service.limits import (
+    INVALID,
+    NOT_READY,
+    UNKNOWN_INVERSION,
+    ApiError,
+    Limits,
+    Problem,
+)
 from icd_engine.service.replica import Edit, EditKept, Invert, Job, Kept, Pictures, Reply
 
 Run = Callable[[Job], Awaitable[Reply]]  # raises ApiError
@@ -99,8 +109,13 @@ class Routes:
     """What each route does."""
 
     def __init__(self, run: Run, ready: Ready, limits: Limits, metrics: Metrics):
-        self._run, self._ready, self._limits, self._metrics = run, ready, limits, metrics
-        self._inversions: TTLCache[str, Entry] = TTLCache(limits.inversions, limits.inversion_seconds)
+        self._run = run
+        self._ready = ready
+        self._limits = limits
+        self._metrics = metrics
+        self._inversions: TTLCache[str, Entry] = TTLCache(
+            limits.inversions, limits.inversion_seconds
+        )
 
     async def edit(
         self,
@@ -136,9 +151,12 @@ class Routes:
         size: forms.Size = "auto",
     ) -> InversionInfo:
         """Keeps a picture encoded: its edits then cost the half."""
-        data, settings = await image.read(), {} if seed is None else {"seed": seed}
+        data = await image.read()
+        settings = {} if seed is None else {"seed": seed}
         job = Invert(image=data, source=source_prompt, settings=settings, size=forms.size(size))
-        kept, key, now = (await self._done(job)).value, f"inv_{secrets.token_urlsafe(16)}", int(time.time())
+        kept = (await self._done(job)).value
+        key = f"inv_{secrets.token_urlsafe(16)}"
+        now = int(time.time())
         assert isinstance(kept, Kept)
         self._inversions[key] = Entry(kept, data)
         self._metrics.inversions.set(len(self._inversions))
@@ -164,7 +182,9 @@ class Routes:
         self._metrics.inversions.set(len(self._inversions))
         if entry is None:
             raise ApiError(UNKNOWN_INVERSION, param="inversion_id")
-        job = EditKept(key=inversion_id, kept=entry.kept, image=entry.image, target=prompt, settings=settings)
+        job = EditKept(
+            key=inversion_id, kept=entry.kept, image=entry.image, target=prompt, settings=settings
+        )
         return await self._pictures(job)
 
     async def health(self) -> State:
@@ -187,7 +207,8 @@ class Routes:
         self._metrics.pictures.inc(len(made.files))
         pairs = zip(made.files, made.settings, strict=True)
         data = [{"b64_json": file, "settings": chosen} for file, chosen in pairs]
-        return JSONResponse({"created": int(time.time()), "data": data})  # not through the model: files are large
+        # Not through the model: files are large
+        return JSONResponse({"created": int(time.time()), "data": data})
 
     async def _done(self, job: Job) -> Reply:
         reply = await self._run(job)
@@ -196,30 +217,44 @@ class Routes:
         return reply
 
 
-def application(run: Run, ready: Ready, limits: Limits, token: str | None, room: Room, metrics: Metrics) -> FastAPI:
+def application(
+    run: Run, ready: Ready, limits: Limits, token: str | None, room: Room, metrics: Metrics
+) -> FastAPI:
     """The routes behind the gate."""
     routes = Routes(run, ready, limits, metrics)
     app = FastAPI(
-        title="icd", summary=icd_engine.__doc__, version=icd_engine.__version__, docs_url=None, redoc_url=None
+        title="icd",
+        summary=icd_engine.__doc__,
+        version=icd_engine.__version__,
+        docs_url=None,
+        redoc_url=None,
     )
     app.router.redirect_slashes = False
     app.add_middleware(Gate, limits=limits, token=token, room=room, metrics=metrics)
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refused)
-    bearer = [] if token is None else [Depends(HTTPBearer(auto_error=False))]  # for the document: the gate checks it
+    # For the document: the gate checks it
+    bearer = [] if token is None else [Depends(HTTPBearer(auto_error=False))]
     for path, route, model in (
         ("/v1/images/edits", routes.edit, Images),
         ("/v1/inversions", routes.invert, InversionInfo),
         ("/v1/inversions/{inversion_id}/edits", routes.edit_kept, Images),
     ):
         fields = forms.only(route, forms.settings) if model is Images else forms.only(route)
-        options = {"response_model": model, "responses": REFUSALS, "dependencies": [*bearer, fields]}
+        options = {
+            "response_model": model,
+            "responses": REFUSALS,
+            "dependencies": [*bearer, fields],
+        }
         app.add_api_route(path, route, methods=["POST"], openapi_extra=FILES, **options)
     app.add_api_route("/health", routes.health)
     app.add_api_route("/ready", routes.ready, responses={503: REFUSALS[503]})
-    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
     app.add_api_route("/metrics", routes.metrics, response_class=Response, responses=text)
-    for name, schema in app.openapi()["components"]["schemas"].items():  # made once, and kept by the app
+    # Made once, and kept by the app
+    for name, schema in app.openapi()["components"]["schemas"].items():
         if name.startswith("Body_"):
             schema["additionalProperties"] = False  # as `forms.only` has it
     return app
@@ -239,12 +274,16 @@ def _as_refusal(error: Exception) -> ApiError:
         field = str(first["loc"][-1])
         # The texts of pydantic are fixed; those of other people's checks may say anything.
         return ApiError(
-            INVALID, f"{field}: {'a file is expected' if first['type'] == 'value_error' else first['msg']}", field
+            INVALID,
+            f"{field}: {'a file is expected' if first['type'] == 'value_error' else first['msg']}",
+            field,
         )
     if isinstance(error, HTTPException):
         if isinstance(error.__cause__, ApiError):  # raised by the gate while FastAPI read the body
             return error.__cause__
-        text = {404: "no such path", 405: "this path has another method"}.get(error.status_code, INVALID.message)
+        text = {404: "no such path", 405: "this path has another method"}.get(
+            error.status_code, INVALID.message
+        )
         return ApiError(Problem(error.status_code, INVALID.code, text))
     assert isinstance(error, ApiError)
     return error

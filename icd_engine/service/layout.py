@@ -1,4 +1,5 @@
-"""The parts of the page of `icd ui`, by name: what a part of a Form holds bears the name of its field."""
+"""The parts of the page of `icd ui`, by name: what a part of a Form holds bears the name of its
+field."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ def _picture(examples: Sequence[Demo]) -> Parts:
 
 
 def _prompts() -> Parts:
-    source = gr.Textbox(label="What it shows", placeholder="a photo of a cat on a sofa", elem_id="source")
+    source = gr.Textbox(
+        label="What it shows", placeholder="a photo of a cat on a sofa", elem_id="source"
+    )
     targets = gr.Textbox(
         label=f"What it should show (up to {MOST_TARGETS}, one a line)",
         placeholder="a photo of a dog on a sofa",
@@ -123,7 +126,9 @@ def _settings(defaults: EditSettings) -> Parts:
     start = shares(defaults)
 
     def share(name: str, label: str, info: str) -> gr.Slider:
-        return gr.Slider(0, 1, start[name], step=0.01, label=label, info=info, buttons=[], elem_id=name)
+        return gr.Slider(
+            0, 1, start[name], step=0.01, label=label, info=info, buttons=[], elem_id=name
+        )
 
     parts: Parts = {}
     with gr.Accordion("Settings"):
@@ -140,12 +145,20 @@ def _settings(defaults: EditSettings) -> Parts:
             )
             parts["tau"] = share("tau", "Tau", "guided share of the noise")
         with gr.Row():
-            parts["cross_replace"] = share("cross_replace", "Text attention kept", "by share: objects stay")
-            parts["self_replace"] = share("self_replace", "Self-attention kept", "by share: layout stays")
+            parts["cross_replace"] = share(
+                "cross_replace", "Text attention kept", "by share: objects stay"
+            )
+            parts["self_replace"] = share(
+                "self_replace", "Self-attention kept", "by share: layout stays"
+            )
         with gr.Row():
             controls = list(get_args(Control))
-            parts["control"] = gr.Dropdown(controls, value=defaults.control, label="Control", elem_id="control")
-            parts["seed"] = gr.Number(defaults.seed, label="Seed", precision=0, minimum=0, elem_id="seed")
+            parts["control"] = gr.Dropdown(
+                controls, value=defaults.control, label="Control", elem_id="control"
+            )
+            parts["seed"] = gr.Number(
+                defaults.seed, label="Seed", precision=0, minimum=0, elem_id="seed"
+            )
     return parts
 
 
@@ -154,10 +167,16 @@ def _words(defaults: EditSettings) -> Parts:
     with gr.Accordion("Words and mask", open=False):
         with gr.Row():
             parts["blend_source"] = gr.Textbox(
-                label="Change only where this is", placeholder="cat", info="source words", elem_id="blend_source"
+                label="Change only where this is",
+                placeholder="cat",
+                info="source words",
+                elem_id="blend_source",
             )
             parts["blend_target"] = gr.Textbox(
-                label="and becomes this", placeholder="dog", info="target words", elem_id="blend_target"
+                label="and becomes this",
+                placeholder="dog",
+                info="target words",
+                elem_id="blend_target",
             )
         with gr.Row():
             parts["amplify_word"] = gr.Textbox(
@@ -167,6 +186,8 @@ def _words(defaults: EditSettings) -> Parts:
                 -5, 10, 2, step=0.1, label="by the factor", buttons=[], elem_id="amplify_factor"
             )
         parts["paste_back"] = gr.Checkbox(
-            bool(defaults.paste_back), label="Original pixels outside these words and the mask", elem_id="paste_back"
+            bool(defaults.paste_back),
+            label="Original pixels outside these words and the mask",
+            elem_id="paste_back",
         )
     return parts

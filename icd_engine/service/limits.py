@@ -16,10 +16,11 @@ RETRY_AFTER = 2  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The same for every client. seconds: from the first byte of a request to the answer. pixels: of a picture.
+    """The same for every client. seconds: from the first byte of a request to the answer. pixels:
+    of a picture.
 
-    batch: edits of one pass. queue: requests that wait beside those that the replicas hold. inversions: how many are
-    kept, those used last; each for inversion_seconds.
+    batch: edits of one pass. queue: requests that wait beside those that the replicas hold.
+    inversions: how many are kept, those used last; each for inversion_seconds.
     """
 
     replicas: int = 1
@@ -51,10 +52,16 @@ class Problem(NamedTuple):
 
 
 INVALID = Problem(400, "invalid_request", "the request is not understood")
-NO_TOKEN = Problem(401, "invalid_token", "this service needs its token: Authorization: Bearer TOKEN")
-UNKNOWN_INVERSION = Problem(404, "unknown_inversion", "no such inversion: it was never made, or its time is over")
+NO_TOKEN = Problem(
+    401, "invalid_token", "this service needs its token: Authorization: Bearer TOKEN"
+)
+UNKNOWN_INVERSION = Problem(
+    404, "unknown_inversion", "no such inversion: it was never made, or its time is over"
+)
 TOO_LARGE = Problem(413, "body_too_large", "the request is larger than this service takes")
-INTERNAL = Problem(500, "internal_error", "the service failed on this request; its log has more under this id")
+INTERNAL = Problem(
+    500, "internal_error", "the service failed on this request; its log has more under this id"
+)
 FULL = Problem(503, "service_full", "the service is full: try again later")
 NOT_READY = Problem(503, "not_ready", "the model is not ready: try again later")
 STOPPING = Problem(503, "service_stopping", "the service is stopping: try again later")
@@ -69,11 +76,14 @@ _INPUTS: dict[type[IcdError], str] = {
 
 
 class ApiError(Exception):
-    """A request that is refused. message: in place of the problem's own; param: the field that is wrong."""
+    """A request that is refused. message: in place of the problem's own; param: the field that is
+    wrong."""
 
     def __init__(self, problem: Problem, message: str | None = None, param: str | None = None):
         super().__init__(problem, message, param)  # all of them, so that it can be pickled
-        self.problem, self.message, self.param = problem, message or problem.message, param
+        self.problem = problem
+        self.message = message or problem.message
+        self.param = param
 
     @classmethod
     def of_input(cls, error: IcdError, param: str | None = None) -> ApiError:
@@ -84,7 +94,12 @@ class ApiError(Exception):
     def body(self, request_id: str) -> dict[str, Any]:
         """OpenAI's shape, and the id that the service's log has."""
         kind = "server_error" if self.problem.status >= 500 else "invalid_request_error"
-        about = {"message": self.message, "type": kind, "param": self.param, "code": self.problem.code}
+        about = {
+            "message": self.message,
+            "type": kind,
+            "param": self.param,
+            "code": self.problem.code,
+        }
         return {"error": {**about, "id": request_id}}
 
     @property

@@ -1,4 +1,5 @@
-"""The log of a batch run: one line a picture, appended a whole batch at a time, so that a killed run can go on."""
+"""The log of a batch run: one line a picture, appended a whole batch at a time, so that a killed
+run can go on."""
 
 from __future__ import annotations
 
@@ -14,12 +15,15 @@ from typing import Any
 from icd_engine.atomic import write_whole
 from icd_engine.errors import SettingsError
 
-RESULTS, SUMMARY, RUN = "results.jsonl", "summary.json", "run.json"
+RESULTS = "results.jsonl"
+SUMMARY = "summary.json"
+RUN = "run.json"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a manifest's rows. seconds, pictures_per_second: of the last run alone; resumed: rows before."""
+    """What became of a manifest's rows. seconds, pictures_per_second: of the last run alone;
+    resumed: rows before."""
 
     rows: int
     pictures: int
@@ -30,10 +34,13 @@ class Summary:
 
 
 class BatchLog:
-    """results.jsonl of a folder. done: numbers of the batches that are in it whole; a cut tail is removed first."""
+    """results.jsonl of a folder. done: numbers of the batches that are in it whole; a cut tail is
+    removed first."""
 
     def __init__(self, folder: Path, rows: int, batch: int):
-        self.folder, self.rows, self.batch = folder, rows, batch
+        self.folder = folder
+        self.rows = rows
+        self.batch = batch
         self.done: set[int] = set()
         with _writing(folder / RESULTS):
             (folder / RESULTS).touch()
@@ -49,7 +56,10 @@ class BatchLog:
         return range(number * self.batch, min((number + 1) * self.batch, self.rows))
 
     def append(self, number: int, outcomes: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the lines of a whole batch at once. SettingsError where the disk does not take them."""
+        """Writes the lines of a whole batch at once.
+
+        SettingsError where the disk does not take them.
+        """
         text = "".join(json.dumps(outcome, ensure_ascii=False) + "\n" for outcome in outcomes)
         with _writing(self.folder / RESULTS), (self.folder / RESULTS).open("ab") as file:
             file.write(text.encode())
@@ -68,7 +78,8 @@ class BatchLog:
         return summary
 
     def _recover(self) -> int:
-        """Finds the batches that are there, and returns the length in bytes that holds nothing else."""
+        """Finds the batches that are there, and returns the length in bytes that holds nothing
+        else."""
         whole = position = 0
         with (self.folder / RESULTS).open("rb") as file:
             for line in file:
@@ -85,9 +96,11 @@ class BatchLog:
 
 @contextmanager
 def open_log(folder: Path, about: Mapping[str, Any], rows: int, batch: int) -> Iterator[BatchLog]:
-    """The log in `folder`, new or as an earlier run of the same `about` left it, for one process at a time.
+    """The log in `folder`, new or as an earlier run of the same `about` left it, for one process at
+    a time.
 
-    about: everything that decides what the pictures will be. SettingsError where another run is or was in the folder.
+    about: everything that decides what the pictures will be. SettingsError where another run is or
+    was in the folder.
     """
     from filelock import FileLock, Timeout
 
@@ -109,7 +122,9 @@ def _check_same(folder: Path, about: Mapping[str, Any]) -> None:
     path = folder / RUN
     if not path.exists():
         if (folder / RESULTS).exists():
-            raise SettingsError(f"{folder} has a {RESULTS} that is not of a batch: give another --out")
+            raise SettingsError(
+                f"{folder} has a {RESULTS} that is not of a batch: give another --out"
+            )
         _write_json(path, about)
         return
     try:

@@ -1,4 +1,7 @@
-"""A manifest of edits -> checked rows. Parquet, CSV or JSON lines; what is wrong is named by line and column."""
+"""A manifest of edits -> checked rows.
+
+Parquet, CSV or JSON lines; what is wrong is named by line and column.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ Record = tuple[str, Mapping[str, Any]]  # where it stands, column -> value
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One edit, ready to run: the paths of picture and mask are absolute, settings are JSON text, the seed is set."""
+    """One edit, ready to run: the paths of picture and mask are absolute, settings are JSON text,
+    the seed is set."""
 
     id: str
     picture: str
@@ -35,20 +39,26 @@ class Row:
     seed: int
 
 
-def read_manifest(path: str | Path, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Iterator[Row]:
+def read_manifest(
+    path: str | Path, *, seed: int = 0, settings: Mapping[str, Any] | None = None
+) -> Iterator[Row]:
     """The rows of a .parquet, .csv, .jsonl or .ndjson file, one by one.
 
-    Columns: picture (a path; relative ones start at the manifest's folder), source, target and, where wanted, id (by
-    default the row number, from 0), settings (a JSON object; those of `settings` hold where it says nothing) and seed
-    (by default `row_seed(id, seed)`). Raises SettingsError naming line and column.
+    Columns: picture (a path; relative ones start at the manifest's folder), source, target and,
+    where wanted, id (by default the row number, from 0), settings (a JSON object; those of
+    `settings` hold where it says nothing) and seed (by default `row_seed(id, seed)`). Raises
+    SettingsError naming line and column.
     """
     path = Path(path)
     kinds = {".csv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}
     if path.suffix.lower() not in kinds:
-        raise SettingsError(f"cannot tell the format of manifest {str(path)!r}: end it in {', '.join(kinds)}")
+        raise SettingsError(
+            f"cannot tell the format of manifest {str(path)!r}: end it in {', '.join(kinds)}"
+        )
     if not path.is_file():
         raise SettingsError(f"no such manifest: {str(path)!r}")
-    common, seen = _common_settings(settings or {}), {}
+    common = _common_settings(settings or {})
+    seen = {}
     try:
         for number, (where, values) in enumerate(kinds[path.suffix.lower()](path)):
             row = _row(f"{path}, {where}", path.resolve().parent, number, values, seed, common)
@@ -79,7 +89,9 @@ def _csv(path: Path) -> Iterator[Record]:
             _check_columns(f"{path}, line 1", names)
             for values in reader:
                 if None in values:
-                    raise SettingsError(f"{path}, line {reader.line_num}: more fields than the {len(names)} columns")
+                    raise SettingsError(
+                        f"{path}, line {reader.line_num}: more fields than the {len(names)} columns"
+                    )
                 yield f"line {reader.line_num}", values
         except csv.Error as error:
             raise SettingsError(f"{path}, line {reader.reader.line_num}: {error}") from None
@@ -97,14 +109,18 @@ def _parquet(path: Path) -> Iterator[Record]:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError:
-        raise RunnerError("Parquet manifests need pyarrow: pip install 'icd-engine[batch]'") from None
+        raise RunnerError(
+            "Parquet manifests need pyarrow: pip install 'icd-engine[batch]'"
+        ) from None
     try:
         with parquet.ParquetFile(path) as file:
             _check_columns(str(path), file.schema_arrow.names)
             rows = (values for batch in file.iter_batches() for values in batch.to_pylist())
             yield from ((f"row {number}", values) for number, values in enumerate(rows))
     except pyarrow.ArrowException as error:
-        raise SettingsError(f"{path} is not a Parquet file, or damaged: {str(error).splitlines()[0]}") from None
+        raise SettingsError(
+            f"{path} is not a Parquet file, or damaged: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _check_columns(where: str, names: Any) -> None:
@@ -113,15 +129,26 @@ def _check_columns(where: str, names: Any) -> None:
         if name not in COLUMNS:
             near = difflib.get_close_matches(str(name), COLUMNS, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
-            raise SettingsError(f"{where}: unknown column {name!r}{hint} (known: {', '.join(COLUMNS)})")
+            raise SettingsError(
+                f"{where}: unknown column {name!r}{hint} (known: {', '.join(COLUMNS)})"
+            )
     for name in REQUIRED:
         if name not in names:
             raise SettingsError(f"{where}: column {name!r} is missing")
 
 
-def _row(where: str, folder: Path, number: int, values: Mapping[str, Any], seed: int, common: Mapping[str, Any]) -> Row:
+def _row(
+    where: str,
+    folder: Path,
+    number: int,
+    values: Mapping[str, Any],
+    seed: int,
+    common: Mapping[str, Any],
+) -> Row:
     # An empty CSV field, a null and the NaN that pandas writes for one are nothing.
-    given = {name: value for name, value in values.items() if value not in (None, "") and value == value}
+    given = {
+        name: value for name, value in values.items() if value not in (None, "") and value == value
+    }
     _check_columns(where, given)
     for name in REQUIRED:
         if not isinstance(given[name], str) or not given[name].strip():
@@ -131,7 +158,9 @@ def _row(where: str, folder: Path, number: int, values: Mapping[str, Any], seed:
     settings = {**common, **own}
     if isinstance(settings.get("mask"), str):
         settings["mask"] = _absolute(folder, settings["mask"])
-    chosen = _seed(f"{where}, column 'seed'", given["seed"]) if "seed" in given else row_seed(name, seed)
+    chosen = (
+        _seed(f"{where}, column 'seed'", given["seed"]) if "seed" in given else row_seed(name, seed)
+    )
     picture = _absolute(folder, given["picture"])
     return Row(name, picture, given["source"], given["target"], json.dumps(settings), chosen)
 
@@ -143,7 +172,9 @@ def _absolute(folder: Path, path: str) -> str:
 def _id(where: str, value: Any) -> str:
     name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(name, str) or not ID.fullmatch(name):
-        raise SettingsError(f"{where}: {value!r} is no file name: use letters, digits, '.', '-' and '_'")
+        raise SettingsError(
+            f"{where}: {value!r} is no file name: use letters, digits, '.', '-' and '_'"
+        )
     return name
 
 
@@ -151,7 +182,9 @@ def _seed(where: str, value: Any) -> int:
     """A whole number, also as text (CSV) or as a float (pandas, where other rows have none)."""
     try:
         whole: Any = (
-            int(value) if isinstance(value, str) or (isinstance(value, float) and value.is_integer()) else value
+            int(value)
+            if isinstance(value, str) or (isinstance(value, float) and value.is_integer())
+            else value
         )
         return EditSettings(seed=whole).seed or 0
     except ValueError as error:
@@ -173,7 +206,9 @@ def _settings(where: str, value: Any) -> dict[str, Any]:
 def _common_settings(settings: Any) -> Mapping[str, Any]:
     EditSettings.from_mapping(settings)
     if "seed" in settings:
-        raise SettingsError("seed is no setting of a batch: every row has its own, by the column or the base seed")
+        raise SettingsError(
+            "seed is no setting of a batch: every row has its own, by the column or the base seed"
+        )
     return settings
 
 

@@ -29,13 +29,22 @@ MOST_VISITS = 200  # at a time: the one not used for longest is forgotten
 FIELDS = [field.name for field in fields(Form)]
 SHOWN = ["slider", "choice", "note", "download"]
 # A change of these edits at once; words do when they are complete, at Enter.
-LIVE = ["guidance_scale", "tau", "cross_replace", "self_replace", "control", "amplify_factor", "paste_back"]
+LIVE = [
+    "guidance_scale",
+    "tau",
+    "cross_replace",
+    "self_replace",
+    "control",
+    "amplify_factor",
+    "paste_back",
+]
 WORDS = ["source", "targets", "seed", "blend_source", "blend_target", "amplify_word"]
 Values = dict[str, Any]  # by the names of parts, or of Gradio's options
 
 
 def build_page(engine: Engine, examples: Sequence[Demo], folder: Path) -> gr.Blocks:
-    """The page for one engine. examples: the first is open at the beginning. folder: for the files of visits."""
+    """The page for one engine. examples: the first is open at the beginning. folder: for the files
+    of visits."""
     with gr.Blocks(title="icd", analytics_enabled=False, delete_cache=(60, SECONDS_KEPT)) as page:
         parts = lay_out(_about(engine), examples, engine.default_settings)
         parts["visit"] = gr.State(time_to_live=SECONDS_KEPT)
@@ -43,7 +52,9 @@ def build_page(engine: Engine, examples: Sequence[Demo], folder: Path) -> gr.Blo
     return page
 
 
-def start(page: gr.Blocks, host: str, port: int, login: tuple[str, str] | None, queue: int) -> gr.Blocks:
+def start(
+    page: gr.Blocks, host: str, port: int, login: tuple[str, str] | None, queue: int
+) -> gr.Blocks:
     """Serves the page in the background; `close` ends it. RunnerError where the port is taken.
 
     login: user and password. queue: uses of the page that wait for the engine; one more is refused.
@@ -66,12 +77,15 @@ def start(page: gr.Blocks, host: str, port: int, login: tuple[str, str] | None, 
             css=CSS,
         )
     except OSError:
-        raise RunnerError(f"cannot listen on {host}:{port}: is something else listening there?") from None
+        raise RunnerError(
+            f"cannot listen on {host}:{port}: is something else listening there?"
+        ) from None
     return page
 
 
 def _about(engine: Engine) -> str:
-    up, down = len(engine.bundle.encode_times), len(engine.bundle.decode_times)
+    up = len(engine.bundle.encode_times)
+    down = len(engine.bundle.decode_times)
     return (
         f"A picture is encoded once, in {up} network calls; every edit of it is decoded in {down}. "
         f"Model {engine.bundle.path.name}, {engine.runner.name} on {engine.runner.device}."
@@ -79,10 +93,13 @@ def _about(engine: Engine) -> str:
 
 
 class Actions:
-    """What each use of the page does: from the visit and what fields hold to what parts shall show."""
+    """What each use of the page does: from the visit and what fields hold to what parts shall
+    show."""
 
     def __init__(self, engine: Engine, examples: Sequence[Demo], folder: Path):
-        self._engine, self._examples, self._folder = engine, examples, folder
+        self._engine = engine
+        self._examples = examples
+        self._folder = folder
 
     def begin(self) -> Values:
         visit = Visit(self._folder)
@@ -105,7 +122,9 @@ class Actions:
             "download": gr.DownloadButton(value=None, interactive=False),
         }
 
-    def edit(self, visit: Visit | None, *values: Any, progress: gr.Progress = gr.Progress()) -> Values:
+    def edit(
+        self, visit: Visit | None, *values: Any, progress: gr.Progress = gr.Progress()
+    ) -> Values:
         return self._edit(_present(visit), Form(*values), _bar(progress, "calls"))
 
     def edit_live(self, visit: Visit | None, *values: Any) -> Values:
@@ -122,9 +141,13 @@ class Actions:
 
     def unpaint(self, visit: Visit | None) -> Values:
         """Clearing a canvas removes the picture from it, too."""
-        return {} if visit is None or visit.picture is None else {"canvas": _unpainted(visit.picture)}
+        return (
+            {} if visit is None or visit.picture is None else {"canvas": _unpainted(visit.picture)}
+        )
 
-    def search(self, visit: Visit | None, *values: Any, progress: gr.Progress = gr.Progress()) -> Values:
+    def search(
+        self, visit: Visit | None, *values: Any, progress: gr.Progress = gr.Progress()
+    ) -> Values:
         visit = _present(visit)
         form = visit.search(self._engine, Form(*values), _bar(progress, "settings tried"))
         found = {name: getattr(form, name) for name in SEARCHED}
@@ -151,7 +174,11 @@ def _connect(page: gr.Blocks, parts: Parts, actions: Actions) -> None:
     everything = [parts[name] for name in ("visit", "canvas", *FIELDS, *SHOWN)]
     result = [parts[name] for name in ("visit", *SHOWN)]
     # Edits wait for each other, whoever's they are: they share a device.
-    engine: Values = {"concurrency_id": "engine", "concurrency_limit": 1, "api_visibility": "private"}
+    engine: Values = {
+        "concurrency_id": "engine",
+        "concurrency_limit": 1,
+        "api_visibility": "private",
+    }
     seen: Values = engine | {"show_progress_on": parts["slider"]}
     quiet: Values = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -159,12 +186,18 @@ def _connect(page: gr.Blocks, parts: Parts, actions: Actions) -> None:
         return _told(action, parts)
 
     page.load(told(actions.begin), None, everything, **quiet)
-    parts["examples"].click(told(actions.take_example), [parts["examples"], parts["visit"]], everything, **quiet)
-    upload = parts["upload"].upload(told(actions.take_upload), [parts["upload"], parts["visit"]], everything, **quiet)
+    parts["examples"].click(
+        told(actions.take_example), [parts["examples"], parts["visit"]], everything, **quiet
+    )
+    upload = parts["upload"].upload(
+        told(actions.take_upload), [parts["upload"], parts["visit"]], everything, **quiet
+    )
     upload.then(lambda: None, None, parts["upload"], **quiet)
     enter = [parts[name].submit for name in WORDS]
     gr.on([parts["edit"].click, *enter], told(actions.edit), form, result, **seen)
-    parts["search"].click(told(actions.search), form, result + [parts[name] for name in SEARCHED], **seen)
+    parts["search"].click(
+        told(actions.search), form, result + [parts[name] for name in SEARCHED], **seen
+    )
     changed = [parts[name].input for name in LIVE]
     live: Values = engine | quiet | {"trigger_mode": "always_last"}
     gr.on(changed, told(actions.edit_live), form, result, **live)
@@ -177,7 +210,8 @@ def _connect(page: gr.Blocks, parts: Parts, actions: Actions) -> None:
 
 
 def _told(action: Callable[..., Values], parts: Parts) -> Callable[..., Any]:
-    """The action for Gradio: what it shows by part, wrong input as one message that leaves all in place."""
+    """The action for Gradio: what it shows by part, wrong input as one message that leaves all in
+    place."""
 
     @wraps(action)
     def call(*values: Any) -> Any:
@@ -234,7 +268,8 @@ def _filled(example: Demo, defaults: EditSettings) -> Values:
 
 
 def _unpainted(picture: Image.Image) -> Values:
-    """What the canvas shows of a picture: a copy of a size that a brush suits, whatever the picture's."""
+    """What the canvas shows of a picture: a copy of a size that a brush suits, whatever the
+    picture's."""
     scale = CANVAS / max(picture.size)
     width, height = (max(1, round(scale * side)) for side in picture.size)
     background = picture.resize((width, height), Image.Resampling.BICUBIC)

@@ -80,7 +80,8 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of a job, how many were done together, and the resident memory of the replica, bytes."""
+    """What became of a job, how many were done together, and the resident memory of the replica,
+    bytes."""
 
     value: Pictures | Kept
     batch: int
@@ -97,8 +98,11 @@ class Editor:
         self._inversions: LRUCache[str, Inversion] = LRUCache(limits.inversions)
 
     def warm(self) -> None:
-        """Waits for all that the first requests would wait for: compiled code, and graphs of every batch size."""
-        picture, source, target = Image.new("RGB", self.engine.bundle.size, "gray"), "a picture", "a photo"
+        """Waits for all that the first requests would wait for: compiled code, and graphs of every
+        batch size."""
+        picture = Image.new("RGB", self.engine.bundle.size, "gray")
+        source = "a picture"
+        target = "a photo"
         largest = 1 if self.engine.runner.name in ("eager", "onnx") else self._limits.batch
         for power in range(largest.bit_length()):
             self.engine.edit_many([EditRequest(picture, source, target)] * 2**power)
@@ -111,7 +115,9 @@ class Editor:
         image = self._picture(job.image, "image")
         settings = dict(job.settings)
         if "mask" in settings:
-            settings["mask"] = _openai_mask(settings["mask"], self._picture(settings["mask"], "mask"))
+            settings["mask"] = _openai_mask(
+                settings["mask"], self._picture(settings["mask"], "mask")
+            )
         if isinstance(job, Edit | Invert) and job.size is not None:
             width, height = self.engine.bundle.size
             if job.size[0] * job.size[1] > AREAS * width * height:
@@ -120,10 +126,13 @@ class Editor:
         return replace(job, image=image, settings=settings)
 
     def run(self, jobs: Sequence[Job]) -> list[list[EditResult] | Kept | Exception]:
-        """Results in the order of the jobs: edits of one size in shared passes, the others one by one."""
+        """Results in the order of the jobs: edits of one size in shared passes, the others one by
+        one."""
         done: dict[int, list[EditResult] | Kept | Exception] = {}
         for size in dict.fromkeys(job.size for job in jobs if isinstance(job, Edit)):
-            alike = {i: job for i, job in enumerate(jobs) if isinstance(job, Edit) and job.size == size}
+            alike = {
+                i: job for i, job in enumerate(jobs) if isinstance(job, Edit) and job.size == size
+            }
             done.update(zip(alike, self._edit(list(alike.values()), size), strict=True))
         for i, job in enumerate(jobs):
             if not isinstance(job, Edit):
@@ -131,7 +140,11 @@ class Editor:
         return [done[i] for i in range(len(jobs))]
 
     def _edit(self, jobs: Sequence[Edit], size: Size | None) -> list[list[EditResult] | Exception]:
-        results = iter(edit_each(self.engine, [request for job in jobs for request in self._requests(job)], size))
+        results = iter(
+            edit_each(
+                self.engine, [request for job in jobs for request in self._requests(job)], size
+            )
+        )
         done: list[list[EditResult] | Exception] = []
         for job in jobs:
             made = [next(results) for _ in range(job.count)]
@@ -160,7 +173,9 @@ class Editor:
             kept = job.kept
             picture = Image.fromarray(to_size(job.image, kept.picture_size)[0])
             noised = self.engine.runner.tensor(kept.latents)
-            found = Inversion(self.engine, noised, kept.source, kept.seed, kept.size, kept.picture_size, picture)
+            found = Inversion(
+                self.engine, noised, kept.source, kept.seed, kept.size, kept.picture_size, picture
+            )
             self._inversions[job.key] = found
         return found
 
@@ -168,7 +183,9 @@ class Editor:
         try:
             picture = load_image(data)
             if picture.width * picture.height > self._limits.pixels:
-                raise ImageError(f"the picture has more than {self._limits.pixels / 1e6:g} megapixels")
+                raise ImageError(
+                    f"the picture has more than {self._limits.pixels / 1e6:g} megapixels"
+                )
         except IcdError as error:
             raise ApiError.of_input(error, param) from None
         return picture
@@ -181,7 +198,8 @@ def written(results: Sequence[EditResult]) -> Pictures:
 
 
 def _openai_mask(data: bytes, picture: Image.Image) -> Image.Image:
-    """OpenAI's masks are transparent where the picture may change, ours white: one that has no hole is read as ours.
+    """OpenAI's masks are transparent where the picture may change, ours white: one that has no hole
+    is read as ours.
 
     picture: the same file, read and so known to be whole.
     """

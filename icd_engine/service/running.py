@@ -1,4 +1,5 @@
-"""The service's life on one machine: Ray started for it alone, the replicas waited for, the last answers given."""
+"""The service's life on one machine: Ray started for it alone, the replicas waited for, the last
+answers given."""
 
 from __future__ import annotations
 
@@ -18,14 +19,17 @@ from icd_engine.service.limits import Limits
 
 LAST_BYTES = 1.0  # seconds in which the proxy hands over what the front has answered
 POLL = 0.25  # seconds
-PULSE, SILENCE = 5.0, 60.0  # seconds between questions to the service; without an answer, and it is given up
+# Seconds between questions to the service; without an answer, and it is given up
+PULSE, SILENCE = 5.0, 60.0
 
 
-def start(host: str, port: int, token: str | None, model: str, options: dict[str, Any], limits: Limits) -> None:
+def start(
+    host: str, port: int, token: str | None, model: str, options: dict[str, Any], limits: Limits
+) -> None:
     """Returns when the service answers; its replicas go on loading.
 
-    options: those of `Engine.from_pretrained`. Raises RunnerError where Ray is not installed, the port is taken or
-    there are fewer GPUs than replicas.
+    options: those of `Engine.from_pretrained`. Raises RunnerError where Ray is not installed, the
+    port is taken or there are fewer GPUs than replicas.
     """
     _check_port(host, port)
     _keep_to_ourselves()
@@ -35,20 +39,32 @@ def start(host: str, port: int, token: str | None, model: str, options: dict[str
 
         from icd_engine.service.deployment import LOGGING, NAME, parts
     except ModuleNotFoundError as error:
-        raise RunnerError(f"the service needs more packages ({error}): pip install 'icd-engine[serve]'") from None
+        raise RunnerError(
+            f"the service needs more packages ({error}): pip install 'icd-engine[serve]'"
+        ) from None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    threads = max(1, ((os.cpu_count() or 1) - 1) // limits.replicas)  # a core is left to the front and the proxy
+    # a core is left to the front and the proxy
+    threads = max(1, ((os.cpu_count() or 1) - 1) // limits.replicas)
     ray.init(
-        address="local", include_dashboard=False, logging_level=logging.WARNING, num_cpus=threads * limits.replicas
+        address="local",
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        num_cpus=threads * limits.replicas,
     )
-    resources = {"num_cpus": threads, **_gpu(options["device"], int(ray.cluster_resources().get("GPU", 0)), limits)}
+    resources = {
+        "num_cpus": threads,
+        **_gpu(options["device"], int(ray.cluster_resources().get("GPU", 0)), limits),
+    }
     serve.start(http_options={"host": host, "port": port}, logging_config=LOGGING)
     target = serve.RunTarget(parts(resources, model, options, limits, token), name=NAME)
     serve.run_many([target], wait_for_applications_running=False)
 
 
 def wait_until_warm(stopped: Callable[[], bool]) -> bool:
-    """Whether the replicas are warm; False if `stopped` first. Raises RunnerError where they cannot load the model."""
+    """Whether the replicas are warm; False if `stopped` first.
+
+    Raises RunnerError where they cannot load the model.
+    """
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
@@ -75,14 +91,17 @@ def stop(seconds: float) -> None:
         serve.get_app_handle(NAME).drain.remote().result(timeout_s=seconds)
         time.sleep(LAST_BYTES)
     except Exception as error:  # a front that is lost or late must not keep the rest alive
-        logging.getLogger("ray.serve").warning("not every request was answered: %s", type(error).__name__)
+        logging.getLogger("ray.serve").warning(
+            "not every request was answered: %s", type(error).__name__
+        )
     ray.shutdown()  # the whole cluster is ours: nothing is left that Serve would have to end
 
 
 def watch(host: str, port: int, silent: Callable[[], None]) -> None:
     """Calls `silent`, in a thread, when the service has not answered for SILENCE.
 
-    Ray starts lost replicas, fronts and proxies anew, but where it is itself lost, its calls wait without end.
+    Ray starts lost replicas, fronts and proxies anew, but where it is itself lost, its calls wait
+    without end.
     """
 
     def listen() -> None:
@@ -100,17 +119,21 @@ def watch(host: str, port: int, silent: Callable[[], None]) -> None:
 
 
 def _keep_to_ourselves() -> None:
-    """Ray's own ports listen on this machine only, and answer only those who know a secret: whoever reaches them can
-    run code. Ray reads this when it is imported."""
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # the one way to have the loopback address on Linux
-    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+    """Ray's own ports listen on this machine only, and answer only those who know a secret: whoever
+    reaches them can run code. Ray reads this when it is imported."""
+    # The one way to have the loopback address on Linux
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def _check_port(host: str, port: int) -> None:
     """Serve would start all the same, and answer nobody."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)

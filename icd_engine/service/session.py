@@ -1,4 +1,5 @@
-"""What one visitor of the page does: a picture, its kept inversion, and the pictures last made of it."""
+"""What one visitor of the page does: a picture, its kept inversion, and the pictures last made of
+it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from icd_engine.results import EditResult, Inversion
 
 SEARCHED_EDITS = 34
-Progress = Callable[[int, int], Any]  # told (done, total) after every hop, or every setting that was tried
+# Told (done, total) after every hop, or every setting that was tried
+Progress = Callable[[int, int], Any]
 
 
 class Stopped(Exception):
@@ -33,7 +35,8 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Shown:
-    """Files of one edit, all PNG: the picture, and an edited one for each target prompt with what is new in that.
+    """Files of one edit, all PNG: the picture, and an edited one for each target prompt with what
+    is new in that.
 
     note: how it was made.
     """
@@ -70,19 +73,30 @@ class Visit:
         self.chosen = 0  # of the targets, by the visitor
 
     def open(self, image: Any) -> Image.Image:
-        """Takes a picture (see `load_image`) in place of the one before, whose edit is stopped. ImageError."""
+        """Takes a picture (see `load_image`) in place of the one before, whose edit is stopped.
+
+        ImageError.
+        """
         picture = load_image(image)
         self.stop()
-        last, folder = self._opened, Path(mkdtemp(dir=self._folder))
+        last = self._opened
+        folder = Path(mkdtemp(dir=self._folder))
         before = save_image(picture, folder / "picture.png", provenance=False)
-        self._opened, self._kept, self.mask, self.shown = Opened(picture, folder, before), None, None, None
+        self._opened = Opened(picture, folder, before)
+        self._kept = None
+        self.mask = None
+        self.shown = None
         if last is not None:
             shutil.rmtree(last.folder, ignore_errors=True)
         return picture
 
     def paint(self, layers: Sequence[np.ndarray]) -> bool:
-        """Takes what the mask brush left (see `painted`). Whether it is another mask than before."""
-        last, self.mask = self.mask, painted(layers)
+        """Takes what the mask brush left (see `painted`).
+
+        Whether it is another mask than before.
+        """
+        last = self.mask
+        self.mask = painted(layers)
         if last is None or self.mask is None:
             return last is not self.mask
         return not np.array_equal(last, self.mask)
@@ -96,40 +110,55 @@ class Visit:
         self._stop.set()
 
     def edit(self, engine: Engine, form: Form, progress: Progress) -> Shown:
-        """Edits the picture; from the kept inversion where picture, source prompt and seed are those of the last edit.
+        """Edits the picture; from the kept inversion where picture, source prompt and seed are
+        those of the last edit.
 
         Raises Stopped, ImageError, PromptError, SettingsError.
         """
         self._stop.clear()
-        opened, targets, settings = self._checked(), form.prompts(), self._settings(form)
-        seed, kept = self._seed(engine, form), self._inversion(engine, form)
+        opened = self._checked()
+        targets = form.prompts()
+        settings = self._settings(form)
+        seed = self._seed(engine, form)
+        kept = self._inversion(engine, form)
         hops = len(engine.bundle.decode_times)
         if kept is None:
             tick = self._ticker(progress, len(engine.bundle.encode_times) + hops)
-            result = engine.edit(opened.picture, form.source, targets, seed=seed, progress=tick, **settings)
+            result = engine.edit(
+                opened.picture, form.source, targets, seed=seed, progress=tick, **settings
+            )
         else:
             result = kept.edit(targets, progress=self._ticker(progress, hops), **settings)
-        if self._stop.is_set():  # after the last network call, perhaps because another picture was opened
+        # After the last network call, perhaps because another picture was opened
+        if self._stop.is_set():
             raise Stopped
         self._kept = opened, result.inversion
         self.shown = self._written(opened, result, targets, again=kept is not None)
         return self.shown
 
     def search(self, engine: Engine, form: Form, progress: Progress) -> Form:
-        """The form with the settings that suit its first target best; `progress` is told of every one tried.
+        """The form with the settings that suit its first target best; `progress` is told of every
+        one tried.
 
         Raises what `edit` does.
         """
         self._stop.clear()
-        opened, target = self._checked(), form.prompts()[0]
-        fixed = {name: value for name, value in self._settings(form).items() if name not in SEARCHED}
+        opened = self._checked()
+        target = form.prompts()[0]
+        fixed = {
+            name: value for name, value in self._settings(form).items() if name not in SEARCHED
+        }
         tick = self._ticker(progress, SEARCHED_EDITS)
         inversion = self._inversion(engine, form)
         if inversion is None:
             seed = self._seed(engine, form)
-            inversion = engine.invert(opened.picture, form.source, seed=seed, progress=lambda hops: tick(0))
+            inversion = engine.invert(
+                opened.picture, form.source, seed=seed, progress=lambda hops: tick(0)
+            )
             self._kept = opened, inversion
-        found = inversion.search(target, edits=SEARCHED_EDITS, progress=tick, **fixed).result.settings
+        found = inversion.search(
+            target, edits=SEARCHED_EDITS, progress=tick, **fixed
+        ).result.settings
         return replace(form, **shares(found))
 
     def _checked(self) -> Opened:
@@ -151,7 +180,11 @@ class Visit:
         if self._kept is None:
             return None
         opened, inversion = self._kept
-        fits = (opened, inversion.source, inversion.seed) == (self._opened, form.source, self._seed(engine, form))
+        fits = (opened, inversion.source, inversion.seed) == (
+            self._opened,
+            form.source,
+            self._seed(engine, form),
+        )
         return inversion if fits else None
 
     def _ticker(self, progress: Progress, total: int) -> Callable[[int], None]:
@@ -166,15 +199,25 @@ class Visit:
 
         return tick
 
-    def _written(self, opened: Opened, result: EditResult, targets: list[str], again: bool) -> Shown:
+    def _written(
+        self, opened: Opened, result: EditResult, targets: list[str], again: bool
+    ) -> Shown:
         """The last edit's files stay a while: the page may still be reading them."""
         self._edits += 1
         shutil.rmtree(opened.folder / str(self._edits - 2), ignore_errors=True)
-        names = ["edited.png"] if len(targets) == 1 else [f"edited_{i}.png" for i in range(1, len(targets) + 1)]
+        names = (
+            ["edited.png"]
+            if len(targets) == 1
+            else [f"edited_{i}.png" for i in range(1, len(targets) + 1)]
+        )
         folder = opened.folder / str(self._edits)
-        paths = [save_image(one, folder / name) for one, name in zip(result.images, names, strict=True)]
+        paths = [
+            save_image(one, folder / name) for one, name in zip(result.images, names, strict=True)
+        ]
         how = "from the kept inversion" if again else "encoding included"
-        note = f"{result.network_calls} network calls in {result.timings['total'] / 1000:.2f} s, {how}"
+        note = (
+            f"{result.network_calls} network calls in {result.timings['total'] / 1000:.2f} s, {how}"
+        )
         news = [_news(result.inversion.source, target) for target in targets]
         return Shown(opened.before, list(zip(paths, news, strict=True)), note)
 

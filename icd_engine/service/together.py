@@ -1,4 +1,5 @@
-"""Edits in shared passes where one of them may fail: what fails is halved, down to the requests that are to blame."""
+"""Edits in shared passes where one of them may fail: what fails is halved, down to the requests
+that are to blame."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 def edit_each(
     engine: Engine, requests: Sequence[EditRequest], size: tuple[int, int] | None = None
 ) -> list[EditResult | Exception]:
-    """`Engine.edit_many`, with an error in place of the results that there cannot be: bad input, or too little memory.
+    """`Engine.edit_many`, with an error in place of the results that there cannot be: bad input, or
+    too little memory.
 
-    Ends the process after a fault of the GPU: every further call would fail, and only a new process helps.
+    Ends the process after a fault of the GPU: every further call would fail, and only a new process
+    helps.
     """
     try:
         return [*engine.edit_many(requests, size=size)]

@@ -1,4 +1,5 @@
-"""What runs in Ray's workers: tasks read the pictures of a batch, actors with an engine each edit and write them."""
+"""What runs in Ray's workers: tasks read the pictures of a batch, actors with an engine each edit
+and write them."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ MOST_ATTEMPTS = 3  # to edit a batch whose workers die
 
 
 class Failure(NamedTuple):
-    """An error as a line of the log has it: the name of one of icd_engine.errors, and one line of text."""
+    """An error as a line of the log has it: the name of one of icd_engine.errors, and one line of
+    text."""
 
     error: str
     reason: str
@@ -31,8 +33,13 @@ class Failure(NamedTuple):
 
 def failure(error: Exception) -> Failure:
     """What any exception is called in the log."""
-    name, text = type(error).__name__, " ".join(str(error).split())[:300]
-    return Failure(name, text) if isinstance(error, IcdError) else Failure("RunnerError", f"{name}: {text}")
+    name = type(error).__name__
+    text = " ".join(str(error).split())[:300]
+    return (
+        Failure(name, text)
+        if isinstance(error, IcdError)
+        else Failure("RunnerError", f"{name}: {text}")
+    )
 
 
 def outcome(number: int, row: Row, failed: Failure | None = None) -> dict[str, Any]:
@@ -42,7 +49,8 @@ def outcome(number: int, row: Row, failed: Failure | None = None) -> dict[str, A
 
 
 def read_pictures(span: Mapping[str, int], table: Any) -> dict[str, Any]:
-    """A task: the rows first .. first + count of the manifest, each with its picture decoded, or what is wrong with it.
+    """A task: the rows first .. first + count of the manifest, each with its picture decoded, or
+    what is wrong with it.
 
     table: Ray's reference to the manifest, an Arrow table with the fields of Row.
     """
@@ -51,7 +59,10 @@ def read_pictures(span: Mapping[str, int], table: Any) -> dict[str, Any]:
     manifest: Any = ray.get(table)
     rows = [Row(**values) for values in manifest.slice(span["first"], span["count"]).to_pylist()]
     # One value, so that Ray never splits a batch.
-    return {"first": span["first"], "loaded": pickle.dumps([(row, _picture(row.picture)) for row in rows])}
+    return {
+        "first": span["first"],
+        "loaded": pickle.dumps([(row, _picture(row.picture)) for row in rows]),
+    }
 
 
 def _picture(path: str) -> Image.Image | Failure:
@@ -62,15 +73,27 @@ def _picture(path: str) -> Image.Image | Failure:
 
 
 class Editor:
-    """An actor: loads the engine with its first batch, edits batches and writes `<id>.png` for every row."""
+    """An actor: loads the engine with its first batch, edits batches and writes `<id>.png` for
+    every row."""
 
-    def __init__(self, out: Path, model: str, options: Mapping[str, Any], threads: int, provenance: bool = True):
+    def __init__(
+        self,
+        out: Path,
+        model: str,
+        options: Mapping[str, Any],
+        threads: int,
+        provenance: bool = True,
+    ):
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, with the engine
-        self._out, self._model, self._options, self._provenance = out, model, options, provenance
+        self._out = out
+        self._model = model
+        self._options = options
+        self._provenance = provenance
         self._engine: Engine | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """outcomes: the log's lines as JSON, none where workers died too often; stop: a Failure that ends the run."""
+        """outcomes: the log's lines as JSON, none where workers died too often; stop: a Failure
+        that ends the run."""
         outcomes, stop = [], None
         try:
             loaded = pickle.loads(batch["loaded"])
@@ -88,9 +111,13 @@ class Editor:
                 return file.tell()
         except OSError as error:
             where = os.uname().nodename
-            raise SettingsError(f"{self._out} cannot be written to from {where}: {error.strerror}") from None
+            raise SettingsError(
+                f"{self._out} cannot be written to from {where}: {error.strerror}"
+            ) from None
 
-    def _edited(self, first: int, loaded: Sequence[tuple[Row, Image.Image | Failure]]) -> list[dict[str, Any]]:
+    def _edited(
+        self, first: int, loaded: Sequence[tuple[Row, Image.Image | Failure]]
+    ) -> list[dict[str, Any]]:
         from icd_engine.engine import Engine
         from icd_engine.results import EditRequest, EditResult
         from icd_engine.service.together import edit_each
@@ -98,7 +125,9 @@ class Editor:
         if self._engine is None:
             self._engine = Engine.from_pretrained(self._model, **self._options)
         requests = [
-            EditRequest(picture, row.source, row.target, json.loads(row.settings) | {"seed": row.seed})
+            EditRequest(
+                picture, row.source, row.target, json.loads(row.settings) | {"seed": row.seed}
+            )
             for row, picture in loaded
             if isinstance(picture, Image.Image)
         ]

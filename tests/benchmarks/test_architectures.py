@@ -26,7 +26,8 @@ def test_a_small_bundle_is_written_once_and_edits(tmp_path, name):
     subject = Subject(engine, name, torch.device("cpu"), torch.float32, bundle.size, 0.0)
     result = subject.edit(make_cases(1, bundle.size)[0])
     assert result.image.size == (64, 64) and result.latents.isfinite().all()
-    # Both networks have equal weights, and a prompt matters: an edit with other control is another picture.
+    # Both networks have equal weights, and a prompt matters: an edit with other control is another
+    # picture.
     assert bundle.weights("unet").read_bytes() == bundle.weights("unet_forward").read_bytes()
     assert difference(result.latents, result.source_latents) > 1e-2
 

@@ -1,4 +1,5 @@
-"""The baselines compute the same edit as the engine: a benchmark against a wrong one would be worth nothing."""
+"""The baselines compute the same edit as the engine: a benchmark against a wrong one would be worth
+nothing."""
 
 from dataclasses import replace
 
@@ -32,7 +33,10 @@ def case(subject) -> Case:
 def refined(case: Case) -> Case:
     """Prompts of different lengths, a window of steps and a word of its own."""
     colour = next(iter(case.settings["amplify"]))
-    settings = case.settings | {"cross_replace": {"default": 0.8, colour: 0.2}, "self_replace": (0.25, 0.75)}
+    settings = case.settings | {
+        "cross_replace": {"default": 0.8, colour: 0.2},
+        "self_replace": (0.25, 0.75),
+    }
     return replace(case, source=case.source.partition(" on ")[0], settings=settings)
 
 
@@ -45,7 +49,9 @@ def reference(subject) -> DiffusersEdit:
     return open_baseline(subject, "reference")
 
 
-@pytest.mark.parametrize("change", [lambda case: case, refined, without_control], ids=["replace", "refine", "plain"])
+@pytest.mark.parametrize(
+    "change", [lambda case: case, refined, without_control], ids=["replace", "refine", "plain"]
+)
 def test_the_references_way_equals_the_engine(subject, reference, case, change):
     told = change(case)
     ours, theirs = subject.edit(told), reference.edit(told)
@@ -55,11 +61,17 @@ def test_the_references_way_equals_the_engine(subject, reference, case, change):
 
 
 def test_the_lean_way_equals_the_engine(subject, case):
-    assert difference(open_baseline(subject, "lean").edit(case).latents, final_latents(subject.edit(case))) <= AGREE
+    assert (
+        difference(
+            open_baseline(subject, "lean").edit(case).latents, final_latents(subject.edit(case))
+        )
+        <= AGREE
+    )
 
 
 def test_the_compiled_way_equals_the_engine_without_control(subject, case, monkeypatch):
-    """Its wiring; that torch.compile keeps a network's results is torch's own affair, and takes minutes to see."""
+    """Its wiring; that torch.compile keeps a network's results is torch's own affair, and takes
+    minutes to see."""
     monkeypatch.setattr(DiffusersEdit, "_compile", lambda self: None)
     plain = without_control(case)
     theirs = open_baseline(subject, "compiled").edit(case)
@@ -79,7 +91,11 @@ def test_the_reference_runs_twice_the_rows_and_decodes_three_pictures(reference,
 
 
 def test_a_wrong_baseline_is_refused(subject, reference, case, monkeypatch):
-    monkeypatch.setattr(reference, "decode_hops", tuple(replace(hop, B=1.01 * hop.B) for hop in reference.decode_hops))
+    monkeypatch.setattr(
+        reference,
+        "decode_hops",
+        tuple(replace(hop, B=1.01 * hop.B) for hop in reference.decode_hops),
+    )
     monkeypatch.setattr(edit, "_open_baseline", lambda subject, baseline: reference)
     with pytest.raises(Refused, match="the baseline 'reference' is off by"):
         edit._check(subject, case, "reference")
@@ -88,19 +104,24 @@ def test_a_wrong_baseline_is_refused(subject, reference, case, monkeypatch):
 def test_a_wrong_further_edit_is_refused(subject, case, monkeypatch):
     kept = edit._Kept(subject, case, 1)
     assert kept.check()["further edit"] <= AGREE
-    monkeypatch.setattr(kept, "inversion", replace(kept.inversion, noised=1.01 * kept.inversion.noised))
+    monkeypatch.setattr(
+        kept, "inversion", replace(kept.inversion, noised=1.01 * kept.inversion.noised)
+    )
     with pytest.raises(Refused, match="a further edit is off by"):
         kept.check()
 
 
 def test_layers_of_sd15_that_blend_and_share():
-    """At 64x64 latents: five cross-attention layers at 16x16 blend; maps of at most 32x32 are stored."""
+    """At 64x64 latents: five cross-attention layers at 16x16 blend; maps of at most 32x32 are
+    stored."""
     from diffusers import UNet2DConditionModel
 
     from benchmarks.architectures import UNET_SD15
 
     with torch.device("meta"):
-        layers = find_layers(UNet2DConditionModel.from_config(UNET_SD15), blend_downscale=4, share_downscale=2)
+        layers = find_layers(
+            UNet2DConditionModel.from_config(UNET_SD15), blend_downscale=4, share_downscale=2
+        )
     assert len(layers) == 32 and sum(layer.cross for layer in layers.values()) == 16
     assert sum(layer.blends for layer in layers.values()) == 5
     assert sum(layer.small for layer in layers.values()) == 32 - 2 * 5

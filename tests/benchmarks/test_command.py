@@ -31,15 +31,33 @@ WANTED = {
 
 
 def icd(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "import sys; from icd_engine.cli import main; sys.exit(main())", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from icd_engine.cli import main; sys.exit(main())",
+        *arguments,
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200
+    )
 
 
 def test_an_edit_beside_the_reference(tmp_path):
     """From any folder; paths are the user's."""
     pytest.importorskip("diffusers")
-    options = ["--model", "tiny", "--baseline", "reference", "--repeats", "1", "--device", "cpu", "--runner", "eager"]
+    options = [
+        "--model",
+        "tiny",
+        "--baseline",
+        "reference",
+        "--repeats",
+        "1",
+        "--device",
+        "cpu",
+        "--runner",
+        "eager",
+    ]
     run = icd("bench", "edit", *options, "--json", "--record", "kept", folder=tmp_path)
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout)
@@ -54,15 +72,24 @@ def test_an_edit_beside_the_reference(tmp_path):
 def test_a_mistake_is_one_line(tmp_path):
     run = icd("bench", "edit", "--model", "nowhere", "--json", folder=tmp_path)
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr.startswith("benchmarks: error: no model folder at nowhere") and run.stderr.count("\n") == 1
+    assert (
+        run.stderr.startswith("benchmarks: error: no model folder at nowhere")
+        and run.stderr.count("\n") == 1
+    )
 
 
-@pytest.mark.parametrize(("command", "what"), [(["bench", "edit"], "benchmarks"), (["eval"], "evaluations")])
+@pytest.mark.parametrize(
+    ("command", "what"), [(["bench", "edit"], "benchmarks"), (["eval"], "evaluations")]
+)
 def test_outside_the_repository_it_says_so(tmp_path, monkeypatch, capsys, command, what):
     monkeypatch.setattr("icd_engine.cli.child.ROOT", tmp_path)
     assert main(command) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith(f"icd: error: {what} run from a checkout") and err.count("\n") == 1
+    assert (
+        out == ""
+        and err.startswith(f"icd: error: {what} run from a checkout")
+        and err.count("\n") == 1
+    )
 
 
 def test_help_has_an_example(capsys):
@@ -75,7 +102,9 @@ def test_the_gpu_run_comes_to_its_end_without_a_gpu(tmp_path):
     script, folder = ROOT / "benchmarks" / "gpu_run.sh", tmp_path / "out"
     environment = os.environ | {"QUICK": "1", "LIMIT": "3000", "PYTHON": sys.executable}
     environment |= {"ICD_BENCHMARK_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(["bash", str(script), str(folder)], env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        ["bash", str(script), str(folder)], env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stdout[-5000:]
     assert "FAILED" not in run.stdout and "summary after" in run.stdout
     (records,) = folder.glob("*.jsonl")

@@ -1,4 +1,5 @@
-"""Counted work: the formulas against torch's own counter on diffusers' networks, and against the published figures."""
+"""Counted work: the formulas against torch's own counter on diffusers' networks, and against the
+published figures."""
 
 import pytest
 import torch
@@ -42,7 +43,9 @@ def test_unet_is_what_torch_counts(name, rows):
     empty = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
     added = None
     if "addition_embed_type" in config:
-        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+        pooled = (
+            config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+        )
         added = {"text_embeds": empty(rows, pooled), "time_ids": empty(rows, 6)}
     seen = counted(
         lambda: unet(
@@ -60,9 +63,14 @@ def test_unet_is_what_torch_counts(name, rows):
 def test_vae_is_what_torch_counts(name):
     config = ARCHITECTURES[name]["vae"]
     vae = on_meta("AutoencoderKL", config)
-    # The encoder's halves of stride 2 pad by one pixel on one side, so its output is as large as counted.
-    encoded = counted(lambda: vae.quant_conv(vae.encoder(torch.empty(2, 3, 128, 64, device="meta"))))
-    decoded = counted(lambda: vae.decoder(vae.post_quant_conv(torch.empty(2, 4, 16, 8, device="meta"))))
+    # The encoder's halves of stride 2 pad by one pixel on one side, so its output is as large as
+    # counted.
+    encoded = counted(
+        lambda: vae.quant_conv(vae.encoder(torch.empty(2, 3, 128, 64, device="meta")))
+    )
+    decoded = counted(
+        lambda: vae.decoder(vae.post_quant_conv(torch.empty(2, 4, 16, 8, device="meta")))
+    )
     assert flops(vae_encoder_work(config, 128, 64, 2)) == encoded
     assert flops(vae_decoder_work(config, 128, 64, 2)) == decoded
 
@@ -80,7 +88,17 @@ def test_vae_is_what_torch_counts(name):
         (vae_decoder_work(SDXL["vae"], 1024, 1024), 10470),
         (reference_work(SD15, (512, 512)), 27_900),
     ],
-    ids=["unet-1", "unet-2", "vae-encoder", "vae-decoder", "clip", "sdxl-unet", "sdxl-encoder", "sdxl-decoder", "ref"],
+    ids=[
+        "unet-1",
+        "unet-2",
+        "vae-encoder",
+        "vae-decoder",
+        "clip",
+        "sdxl-unet",
+        "sdxl-encoder",
+        "sdxl-decoder",
+        "ref",
+    ],
 )
 def test_published_figures(work, gflop):
     assert flops(work) / 1e9 == pytest.approx(gflop, rel=0.02)

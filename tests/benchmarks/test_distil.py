@@ -25,8 +25,9 @@ def test_a_stage_is_measured(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stage", ["guidance", "icd"])
 def test_counted_work_is_torchs_own(stage):
-    """One sample of a stage under torch's counter, which finds up to a tenth less: nothing goes back into prompts and
-    the first layers, and checkpointing spares the last of each block. Updates of rank 1 are next to nothing."""
+    """One sample of a stage under torch's counter, which finds up to a tenth less: nothing goes
+    back into prompts and the first layers, and checkpointing spares the last of each block. Updates
+    of rank 1 are next to nothing."""
     torch.manual_seed(0)
     teacher = UNet2DConditionModel.from_config(ARCHITECTURES["small"]["unet"])
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([5])
@@ -34,7 +35,8 @@ def test_counted_work_is_torchs_own(stage):
     rank = None if stage == "guidance" else 1
     networks = Students(teacher, rank, trained=("forward",), precision="fp32", checkpointing=True)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for _ in range({"guidance": 2, "icd": 2 * 2 + 2}[stage]):  # teacher's and students' passes without gradient
+        # Teacher's and students' passes without gradient
+        for _ in range({"guidance": 2, "icd": 2 * 2 + 2}[stage]):
             with torch.no_grad():
                 networks.eps("teacher", x, t, prompt, w)
         for _ in range({"guidance": 1, "icd": 2 + 2}[stage]):

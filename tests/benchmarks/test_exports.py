@@ -1,4 +1,7 @@
-"""onnxruntime beside torch: the figures are there, and what differs is not timed. The export is that of the fixture."""
+"""onnxruntime beside torch: the figures are there, and what differs is not timed.
+
+The export is that of the fixture.
+"""
 
 import json
 import shutil
@@ -34,11 +37,15 @@ def options(bundle, dtype="float32") -> dict:
 
 
 def test_whole_edits(ready, small_bundle):
-    result = exports.run_edit(model=str(small_bundle), device="cpu", runner="eager", repeats=1, warmup=0)
+    result = exports.run_edit(
+        model=str(small_bundle), device="cpu", runner="eager", repeats=1, warmup=0
+    )
     assert result["provider"] == "cpu" and result["opset"] == 20 and result["graphs"] == 8
     assert 0 < result["agreement"]["onnxruntime"] < 1e-3
     assert result["ratio"] == pytest.approx(result["torch_ms"] / result["onnx_ms"], rel=1e-2)
-    assert result["onnx_further_ms"] > 0 and result["torch_further_ms"] > 0 and result["disk_mib"] > 1
+    assert (
+        result["onnx_further_ms"] > 0 and result["torch_further_ms"] > 0 and result["disk_mib"] > 1
+    )
 
 
 def test_one_hop_of_each(ready, small_bundle):

@@ -15,7 +15,9 @@ QUICK = Shapes(torch.device("cpu"), torch.float32, quick=True)
 
 def test_every_operation_has_a_case():
     folder = Path(ops.__file__).parents[1] / "csrc_triton"
-    assert {case.op for case in CASES} == {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert {case.op for case in CASES} == {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -41,7 +43,9 @@ def test_a_wrong_operation_is_refused():
 
 
 def test_the_others_are_timed_and_the_run_fails(monkeypatch, capsys):
-    wrong = replace(CASES[0], make=lambda shapes: replace(CASES[0].make(shapes), op=lambda x, *_: x + 1))
+    wrong = replace(
+        CASES[0], make=lambda shapes: replace(CASES[0].make(shapes), op=lambda x, *_: x + 1)
+    )
     monkeypatch.setattr(ops, "CASES", [wrong, CASES[1]])
     run = ops.run(device="cpu", quick=True, repeats=1, compiled=False)
     assert next(run)["shape"].startswith("2x4x64x64 guided")
@@ -57,7 +61,9 @@ def test_results_hold_counts_and_shares():
     assert results[0]["bytes"] == 4 * (4 * 2 * 64 * 320 + 2 * 320)
     for result in results:
         assert result["op_ms"] > 0 and result["eager_ms"] > 0 and result["compiled_ms"] is None
-        assert result["roofline_share"] == pytest.approx(result["floor_ms"] / result["op_ms"], abs=1e-3)
+        assert result["roofline_share"] == pytest.approx(
+            result["floor_ms"] / result["op_ms"], abs=1e-3
+        )
 
 
 def test_an_unknown_operation_is_named():

@@ -1,4 +1,5 @@
-"""Published-format files of a small architecture are written, converted and edited with, in every memory mode."""
+"""Published-format files of a small architecture are written, converted and edited with, in every
+memory mode."""
 
 import torch
 

@@ -49,12 +49,16 @@ def test_commit(monkeypatch, head, changed, expected):
 
 
 def test_clocks_are_those_of_nvidia_smi(monkeypatch):
-    monkeypatch.setattr(record, "_output", lambda command: "1980 MHz, 3201 MHz, 1980 MHz, 600 W, 40, 580.1")
+    monkeypatch.setattr(
+        record, "_output", lambda command: "1980 MHz, 3201 MHz, 1980 MHz, 600 W, 40, 580.1"
+    )
     assert record.clocks(torch.device("cuda", 0))["clocks.sm"] == "1980 MHz"
     monkeypatch.setattr(record, "_output", lambda command: "an error of another shape")
     assert record.clocks(torch.device("cuda", 0)) == {}
 
 
-@pytest.mark.parametrize(("name", "slug"), [("NVIDIA H200", "nvidia-h200"), ("AMD EPYC, 2 cores", "amd-epyc-2-cores")])
+@pytest.mark.parametrize(
+    ("name", "slug"), [("NVIDIA H200", "nvidia-h200"), ("AMD EPYC, 2 cores", "amd-epyc-2-cores")]
+)
 def test_slug(name, slug):
     assert record.slug(name) == slug

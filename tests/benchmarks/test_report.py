@@ -14,7 +14,13 @@ WHERE = {
     "versions": {"torch": "2.11.0+cu130", "triton": "3.6.0"},
     "clocks": {},
 }
-SUBJECT = {"model": "sd15", "size": [512, 512], "runner": "graph", "device_type": "cuda", "dtype": "bfloat16"}
+SUBJECT = {
+    "model": "sd15",
+    "size": [512, 512],
+    "runner": "graph",
+    "device_type": "cuda",
+    "dtype": "bfloat16",
+}
 EDIT = SUBJECT | {
     "ours_ms": 30.0,
     "ours_p99_ms": 31.0,
@@ -29,15 +35,42 @@ EDIT = SUBJECT | {
     "baseline_ms": 900.0,
     "ratio": 30.0,
     "stages_ms": {"text": 1.0, "encode": 12.0, "decode": 17.0},
-    "floors_ms": {"text": 0.1, "vae_encode": 2.0, "encode": 4.5, "text_target": 0.1, "decode": 8.2, "vae_decode": 3.5},
+    "floors_ms": {
+        "text": 0.1,
+        "vae_encode": 2.0,
+        "encode": 4.5,
+        "text_target": 0.1,
+        "decode": 8.2,
+        "vae_decode": 3.5,
+    },
 }
 RATE = SUBJECT | {"batch_p99_ms": 40.0, "peak_memory_mib": 6000.0}
-PIECE = SUBJECT | {"piece": "UNet, 2 rows", "call_ms": 3.0, "call_p99_ms": 3.1, "call_device_ms": 2.9}
+PIECE = SUBJECT | {
+    "piece": "UNet, 2 rows",
+    "call_ms": 3.0,
+    "call_p99_ms": 3.1,
+    "call_device_ms": 2.9,
+}
 PIECE |= {"floor_ms": 2.1, "roofline_share": 0.7}
-ONNX = SUBJECT | {"provider": "cuda:0", "onnx_ms": 52.0, "onnx_p99_ms": 53.0, "onnx_further_ms": 24.0}
+ONNX = SUBJECT | {
+    "provider": "cuda:0",
+    "onnx_ms": 52.0,
+    "onnx_p99_ms": 53.0,
+    "onnx_further_ms": 24.0,
+}
 ONNX |= {"torch_ms": 30.0, "torch_p99_ms": 31.0, "torch_further_ms": 14.0}
-EXPORT = SUBJECT | {"opset": 20, "export_s": 400.2, "disk_mib": 7000.0, "onnx_load_ms": 9000.0, "peak_memory_mib": 9e3}
-EXPORT |= {f"{hop}_hop{what}": 3e-3 for hop in ("encode", "decode") for what in ("_ms", "_torch_ms", "_error")}
+EXPORT = SUBJECT | {
+    "opset": 20,
+    "export_s": 400.2,
+    "disk_mib": 7000.0,
+    "onnx_load_ms": 9000.0,
+    "peak_memory_mib": 9e3,
+}
+EXPORT |= {
+    f"{hop}_hop{what}": 3e-3
+    for hop in ("encode", "decode")
+    for what in ("_ms", "_torch_ms", "_error")
+}
 FULL_SIZE = {"model": "sd15", "size": [512, 512], "dtype": "bf16", "device_type": "cuda"}
 PUBLISHED = [
     FULL_SIZE | {"mode": "convert", "s": 98.4, "peak_memory_mib": 6900.0},
@@ -61,7 +94,11 @@ LOAD |= {
     "others": 0,
     "rejected_ms": {"p50": 2.0, "p99": 9.0},
 }
-LOAD |= {"memory_mib": [{"replica": 500, "ray": 300}, {"replica": 520, "ray": 300}], "recovery_s": 9.0, "drain_s": 1.5}
+LOAD |= {
+    "memory_mib": [{"replica": 500, "ray": 300}, {"replica": 520, "ray": 300}],
+    "recovery_s": 9.0,
+    "drain_s": 1.5,
+}
 BATCH = {
     "model": "tiny",
     "device_type": "cuda",
@@ -74,16 +111,29 @@ BATCH = {
 BATCH |= {"seconds": 100.0, "pictures_per_s": 4.95, "worker_killed_at": 80, "driver_killed_at": 120}
 BATCH |= {"rest_seconds": 70.0, "bit_identical": True}
 OP = {"op": "geglu", "shape": "2x4096x2560", "dtype": "bfloat16", "device_type": "cuda"}
-OP |= {"op_ms": 0.02, "eager_ms": 0.05, "compiled_ms": None, "floor_ms": 0.015, "roofline_share": 0.75}
+OP |= {
+    "op_ms": 0.02,
+    "eager_ms": 0.05,
+    "compiled_ms": None,
+    "floor_ms": 0.015,
+    "roofline_share": 0.75,
+}
 
 
 @pytest.fixture
 def folder(tmp_path):
     record.append(tmp_path, "edit", EDIT | {"ours_ms": 99.0}, WHERE)  # measured again below
     record.append(tmp_path, "edit", EDIT, WHERE)
-    record.append(tmp_path, "edit", EDIT | {"baseline": None, "ratio": None, "baseline_ms": None}, WHERE)
+    record.append(
+        tmp_path, "edit", EDIT | {"baseline": None, "ratio": None, "baseline_ms": None}, WHERE
+    )
     for batch, rate in ((1, 25.0), (2, 30.0), (16, 36.0)):
-        record.append(tmp_path, "throughput", RATE | {"batch": batch, "edits_per_s": rate, "batch_ms": 33.0}, WHERE)
+        record.append(
+            tmp_path,
+            "throughput",
+            RATE | {"batch": batch, "edits_per_s": rate, "batch_ms": 33.0},
+            WHERE,
+        )
     record.append(tmp_path, "unet", PIECE, WHERE)
     record.append(tmp_path, "onnx", ONNX, WHERE)
     record.append(tmp_path, "export", EXPORT, WHERE)
@@ -105,16 +155,25 @@ def readme(folder):
 def test_the_table_stands_between_the_markers(folder, readme):
     assert report.main(folder, readme) == 0
     text = readme.read_text()
-    assert text.startswith(f"# before\n\n{report.BEGIN}\n") and text.endswith(f"{report.END}\n\nafter\n")
+    assert text.startswith(f"# before\n\n{report.BEGIN}\n") and text.endswith(
+        f"{report.END}\n\nafter\n"
+    )
     assert "was here" not in text and "99.0" not in text
     assert "**NVIDIA H200** (commit abc123, 2026-11-24, torch 2.11.0+cu130, triton 3.6.0)" in text
-    row = "| 30.0 / 31.0 | 29.5 | 14.0 | 0.70 (0.64) | 60 % | 8.0 | 5000 | reference 900.0 | 30.00 |"
+    row = (
+        "| 30.0 / 31.0 | 29.5 | 14.0 | 0.70 (0.64) | 60 % | 8.0 | 5000 | reference 900.0 | 30.00 |"
+    )
     assert f"| sd15, 512x512, graph, bfloat16 {row}" in text
-    assert "| sd15, 512x512, bfloat16, cuda:0 | 52.0 / 53.0 | 24.0 | graph 30.0 / 31.0 | 14.0 |" in text
+    assert (
+        "| sd15, 512x512, bfloat16, cuda:0 | 52.0 / 53.0 | 24.0 | graph 30.0 / 31.0 | 14.0 |"
+        in text
+    )
     assert "| sd15, bfloat16, opset 20 | 400 | 7000 | 9.0 |" in text
     assert "| sd15, 512x512, bf16 | convert |  | 98 | 6900 |" in text
     assert "| sd15, 512x512, bf16 | edit, two networks | 33 | 119 | 4843 |" in text
-    flood = "| 7.00 | 70.0 | 1400 | 160 + 1240 + 0 + 0 |  | 2.0 / 9.0 | 800 / 820 / 820 | 9.0 | 1.5 |"
+    flood = (
+        "| 7.00 | 70.0 | 1400 | 160 + 1240 + 0 + 0 |  | 2.0 / 9.0 | 800 / 820 / 820 | 9.0 | 1.5 |"
+    )
     assert f"| tiny, auto, auto {flood}" in text
     assert "| tiny, auto, auto | 500 | 495 + 5 | 100 | 4.95 | 80 | 120 | 70 | yes |" in text
     assert "| geglu 2x4096x2560, bfloat16 | 0.0200 | 0.0500 |  | 0.0150 | 75 % |" in text
@@ -125,10 +184,13 @@ def test_the_table_stands_between_the_markers(folder, readme):
 
 def test_the_plots_are_svg_with_every_stage_and_batch(folder, readme):
     report.main(folder, readme)
-    latency, throughput = (ET.parse(folder / f"{name}.svg").getroot() for name in ("latency", "throughput"))
+    latency, throughput = (
+        ET.parse(folder / f"{name}.svg").getroot() for name in ("latency", "throughput")
+    )
     titles = [element.text for element in latency.iter("{http://www.w3.org/2000/svg}title")]
     assert {"text 1.00 ms", "encode 12.00 ms", "decode 17.00 ms"} <= set(titles)
-    assert sum("ms" in (title or "") for title in titles) == 3 + 3  # one engine, though measured twice
+    # One engine, though measured twice
+    assert sum("ms" in (title or "") for title in titles) == 3 + 3
     assert len([*throughput.iter("{http://www.w3.org/2000/svg}circle")]) == 3
 
 
@@ -137,7 +199,9 @@ def test_floors_of_stages_that_ran_as_one_are_added():
     assert merged == pytest.approx({"text": 0.1, "encode": 6.5, "decode": 11.8})
 
 
-@pytest.mark.parametrize("text", ["nothing", f"{report.END} {report.BEGIN}", f"{report.BEGIN} {report.BEGIN}"])
+@pytest.mark.parametrize(
+    "text", ["nothing", f"{report.END} {report.BEGIN}", f"{report.BEGIN} {report.BEGIN}"]
+)
 def test_a_readme_without_its_place_is_left_alone(folder, capsys, text):
     path = folder / "README.md"
     path.write_text(text)

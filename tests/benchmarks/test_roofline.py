@@ -25,7 +25,8 @@ def test_any_other_is_probed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("work", "milliseconds"), [(Work("conv", 2_000_000, 10), 2.0), (Work("linear", 10, 500_000), 1.0)]
+    ("work", "milliseconds"),
+    [(Work("conv", 2_000_000, 10), 2.0), (Work("linear", 10, 500_000), 1.0)],
 )
 def test_the_longer_of_computing_and_moving_counts(work, milliseconds):
     peak = roofline.Peak(flops=1e9, bandwidth=1e9, source="")

@@ -20,7 +20,9 @@ def test_no_two_edits_share_a_source(cases):
 def test_further_edits_share_picture_and_source_and_nothing_else(cases):
     further = further_cases(cases[0], 100)
     assert len({case.target for case in further}) == 100
-    assert all((case.picture, case.source) == (cases[0].picture, cases[0].source) for case in further)
+    assert all(
+        (case.picture, case.source) == (cases[0].picture, cases[0].source) for case in further
+    )
     assert all(case.settings["seed"] == cases[0].settings["seed"] for case in further)
 
 
@@ -36,4 +38,8 @@ def test_every_word_is_known(cases):
 def test_without_control_keeps_picture_prompts_and_seed(cases):
     plain = without_control(cases[3])
     assert plain.settings == {"seed": cases[3].settings["seed"], "control": "none"}
-    assert (plain.picture, plain.source, plain.target) == (cases[3].picture, cases[3].source, cases[3].target)
+    assert (plain.picture, plain.source, plain.target) == (
+        cases[3].picture,
+        cases[3].source,
+        cases[3].target,
+    )

@@ -1,4 +1,5 @@
-"""boundary_step on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and refusals."""
+"""boundary_step on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and
+refusals."""
 
 import subprocess
 import sys
@@ -13,8 +14,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from csrc_triton.boundary_step import boundary_step
 from csrc_triton.boundary_step.reference import boundary_step_reference
 
-# Odd sizes leave a ragged last block; 1x1 is the smallest latent; 8x64 fills whole blocks; 5 rows differ in A, B and w.
-SHAPES = {"odd": (5, 4, 9, 13), "one-pixel": (2, 4, 1, 1), "full-blocks": (2, 4, 8, 64), "one-channel": (1, 1, 3, 5)}
+# Odd sizes leave a ragged last block; 1x1 is the smallest latent; 8x64 fills whole blocks; 5 rows
+# differ in A, B and w.
+SHAPES = {
+    "odd": (5, 4, 9, 13),
+    "one-pixel": (2, 4, 1, 1),
+    "full-blocks": (2, 4, 8, 64),
+    "one-channel": (1, 1, 3, 5),
+}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -31,8 +38,11 @@ def sliced(eps: Tensor) -> Tensor:
     return torch.stack([eps, eps + 1], dim=-1).flatten(-2)[..., ::2]
 
 
-def make_rows(shape: tuple[int, ...], dtype=torch.float32, layout: Callable = contiguous) -> list[Tensor]:
-    """latents, eps, A, B, eps_uncond, w of a seeded example; the first row is unguided, as in an edit."""
+def make_rows(
+    shape: tuple[int, ...], dtype=torch.float32, layout: Callable = contiguous
+) -> list[Tensor]:
+    """latents, eps, A, B, eps_uncond, w of a seeded example; the first row is unguided, as in an
+    edit."""
     generator = torch.Generator().manual_seed(0)
     latents, eps, eps_uncond = (torch.randn(shape, generator=generator) for _ in range(3))
     A, B, w = (torch.rand(shape[0], generator=generator) * scale for scale in (4.0, -3.0, 19.0))
@@ -43,14 +53,18 @@ def make_rows(shape: tuple[int, ...], dtype=torch.float32, layout: Callable = co
 def in_float64(latents, eps, A, B, eps_uncond=None, w=None) -> tuple[Tensor, Tensor]:
     """The formula in float64, and a bound on the error of any float32 evaluation of it.
 
-    The longest chain is 1 + w, the difference, their product, + eps_uncond, times B, + A x: 6 roundings of relative
-    size u = 2^-24, each acting on no more than the sum of the terms' magnitudes. Inputs are exact in float64.
+    The longest chain is 1 + w, the difference, their product, + eps_uncond, times B, + A x: 6
+    roundings of relative size u = 2^-24, each acting on no more than the sum of the terms'
+    magnitudes. Inputs are exact in float64.
     """
     column = lambda row_constant: row_constant.double().view(-1, 1, 1, 1)  # noqa: E731
     eps_hat, magnitude = eps.double(), eps.double().abs()
     if w is not None:
         uncond, gain = eps_uncond.double(), 1 + column(w)
-        eps_hat, magnitude = uncond + gain * (eps_hat - uncond), uncond.abs() + gain * (magnitude + uncond.abs())
+        eps_hat, magnitude = (
+            uncond + gain * (eps_hat - uncond),
+            uncond.abs() + gain * (magnitude + uncond.abs()),
+        )
     result = column(A) * latents + column(B) * eps_hat
     terms = column(A).abs() * latents.abs() + column(B).abs() * magnitude
     return result, 6 * 2.0**-24 * terms
@@ -62,7 +76,9 @@ def step(implementation: Callable) -> Callable[..., Tensor]:
 
 
 @pytest.mark.parametrize("guided", [False, True], ids=["unguided", "guided"])
-@pytest.mark.parametrize("layout", [contiguous, channels_last, sliced], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(
+    "layout", [contiguous, channels_last, sliced], ids=lambda layout: layout.__name__
+)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_result_is_within_float32_rounding_of_float64(step, shape, dtype, layout, guided):
@@ -122,16 +138,22 @@ def test_operator_is_registered_soundly(given):
 def test_cuda_takes_the_operator_only_with_gradients_off(gradients):
     """Traced on tensors that only say they are on a GPU, so that this holds where there is none."""
     with FakeTensorMode():
-        arguments = [torch.empty_like(argument, device="cuda") for argument in make_rows((2, 4, 5, 7))]
+        arguments = [
+            torch.empty_like(argument, device="cuda") for argument in make_rows((2, 4, 5, 7))
+        ]
     with torch.set_grad_enabled(gradients):
         graph = make_fx(boundary_step)(*arguments).graph
-    assert (torch.ops.icd.boundary_step.default in {node.target for node in graph.nodes}) == (not gradients)
+    assert (torch.ops.icd.boundary_step.default in {node.target for node in graph.nodes}) == (
+        not gradients
+    )
 
 
 def test_gradients_are_the_formulas():
-    """Of a sum of x_s: A per latent, B (1 + w) per prediction, -B w per unguided one; rows with w = 0 have B and 0.
+    """Of a sum of x_s: A per latent, B (1 + w) per prediction, -B w per unguided one; rows with w =
+    0 have B and 0.
 
-    Two roundings each, 1 + w and its product with B; PyTorch adds up the two paths to eps_uncond, B and -B (1 + w).
+    Two roundings each, 1 + w and its product with B; PyTorch adds up the two paths to eps_uncond, B
+    and -B (1 + w).
     """
     arguments = make_rows((3, 4, 5, 7))
     latents, eps, A, B, eps_uncond, w = arguments
@@ -150,7 +172,8 @@ def test_compiles_whole_and_once_for_all_hops():
     compiled = torch.compile(boundary_step, fullgraph=True, backend="aot_eager")
     arguments = make_rows((2, 4, 8, 8), torch.bfloat16, channels_last)
     assert torch.equal(compiled(*arguments), boundary_step(*arguments))
-    with torch.compiler.set_stance("fail_on_recompile"):  # another hop: other constants, another guidance
+    # Another hop: other constants, another guidance
+    with torch.compiler.set_stance("fail_on_recompile"):
         compiled(*(argument * 0.5 for argument in arguments))
 
 
@@ -180,7 +203,9 @@ def test_the_operator_exports_and_decomposes_to_the_reference():
     program = torch.export.export(Operator(), arguments)
     assert operators(program) == ["icd.boundary_step.default"]
 
-    plain = program.run_decompositions({torch.ops.icd.boundary_step.default: boundary_step_reference})
+    plain = program.run_decompositions(
+        {torch.ops.icd.boundary_step.default: boundary_step_reference}
+    )
 
     assert all(name.startswith("aten.") for name in operators(plain))
     assert torch.equal(plain.module()(*arguments), boundary_step(*arguments))

@@ -1,4 +1,5 @@
-"""Every kernel compiles for every GPU generation, spills nothing and fits shared memory: no GPU needed to know."""
+"""Every kernel compiles for every GPU generation, spills nothing and fits shared memory: no GPU
+needed to know."""
 
 import re
 import subprocess
@@ -17,20 +18,23 @@ from csrc_triton.group_norm_silu.plan import plan as group_norm_plan  # noqa: E4
 from csrc_triton.layer_norm.kernel import tile as layer_norm_tile  # noqa: E402
 
 KIB = 1024
-# Shared memory one block may use, by compute capability (CUDA programming guide, technical specifications).
+# Shared memory one block may use, by compute capability (CUDA programming guide, technical
+# specifications).
 SHARED_MEMORY = {75: 64 * KIB, 80: 163 * KIB, 90: 227 * KIB, 100: 227 * KIB}
 
 
 class Build(NamedTuple):
     """One specialisation of a kernel: the argument types in order, and the constants by name.
 
-    "*fp32" is a pointer, "8xi64" eight integers, "-" a constant: a constexpr, or a pointer that is None.
+    "*fp32" is a pointer, "8xi64" eight integers, "-" a constant: a constexpr, or a pointer that is
+    None.
     """
 
     kernel: str  # "op.kernel:name", below csrc_triton
     types: str
     constants: dict[str, object]
-    oldest: int = 75  # 80 for a kernel with tl.dot, which older GPUs have only as scalar code that spills
+    # 80 for a kernel with tl.dot, which older GPUs have only as scalar code that spills
+    oldest: int = 75
     num_warps: int = 4
 
     def compile(self, capability: int):
@@ -39,10 +43,14 @@ class Build(NamedTuple):
         types = [kind for item in self.types.split() for kind in _repeat(item)]
         signature = dict(zip(kernel.arg_names, types, strict=True))
         # As on a GPU: torch aligns storage to 16 bytes and more, and Triton vectorises on that.
-        aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types) if kind.startswith("*")}
+        aligned = {
+            (i,): [["tt.divisibility", 16]] for i, kind in enumerate(types) if kind.startswith("*")
+        }
         source = ASTSource(kernel, signature, constexprs=self.constants, attrs=aligned)
         target = GPUTarget("cuda", capability, 32)
-        return triton.compile(source, target=target, options={"num_warps": self.num_warps, "enable_fp_fusion": True})
+        return triton.compile(
+            source, target=target, options={"num_warps": self.num_warps, "enable_fp_fusion": True}
+        )
 
 
 def _repeat(item: str) -> list[str]:
@@ -57,13 +65,19 @@ def hop(eps: str, *, guided: bool) -> Build:
 
 
 def norm(dtype: str, channels: int, *, residual: bool, weight: str | None = None) -> Build:
-    """Row strides are constants here: that they are multiples of 16 is what launching tells the compiler."""
+    """Row strides are constants here: that they are multiples of 16 is what launching tells the
+    compiler."""
     added = f"*{dtype}" if residual else "-"
     types = f"*{dtype} {added} 2x*{weight or dtype} {added} *{dtype} i32 2x- fp32 3x-"
-    constants = layer_norm_tile(channels) | {"x_row": channels, "residual_row": channels if residual else 0}
+    constants = layer_norm_tile(channels) | {
+        "x_row": channels,
+        "residual_row": channels if residual else 0,
+    }
     absent = {} if residual else {"residual": None, "total": None}
     num_warps = constants.pop("num_warps")
-    return Build("layer_norm.kernel:layer_norm_kernel", types, constants | absent, num_warps=num_warps)
+    return Build(
+        "layer_norm.kernel:layer_norm_kernel", types, constants | absent, num_warps=num_warps
+    )
 
 
 def gated(dtype: str, width: int, *, bias: str | None = None) -> Build:
@@ -74,38 +88,81 @@ def gated(dtype: str, width: int, *, bias: str | None = None) -> Build:
 
 def blend(channels: int, *, user_mask: bool, cells: int = 16 * 16) -> Build:
     types = f"4x*fp32 *i64 *i1 {'*fp32' if user_mask else '-'} 2x*fp32 2xi32 - 3xi32 3xfp32 3x-"
-    constants = {"plane_size": 64 * 64, "CHANNELS": channels, "BLOCK": 512 // channels, "CELLS": cells}
-    return Build("local_blend.kernel:local_blend_kernel", types, constants | ({} if user_mask else {"user_mask": None}))
+    constants = {
+        "plane_size": 64 * 64,
+        "CHANNELS": channels,
+        "BLOCK": 512 // channels,
+        "CELLS": cells,
+    }
+    return Build(
+        "local_blend.kernel:local_blend_kernel",
+        types,
+        constants | ({} if user_mask else {"user_mask": None}),
+    )
 
 
 def pixels(kernel: str, dtype: str, *, dense: bool = True) -> Build:
-    """One picture's size is a constant here: that it is a multiple of 16 is what launching tells the compiler."""
+    """One picture's size is a constant here: that it is a multiple of 16 is what launching tells
+    the compiler."""
     source, out = (f"*{dtype}", "*u8") if kernel == "to_pixels" else ("*u8", f"*{dtype}")
     constants = {"size": 512 * 512 * 3, "DENSE": dense, "BLOCK": 1024}
     return Build(f"pixels.kernel:{kernel}_kernel", f"{source} {out} - i32 4xi64 2x-", constants)
 
 
-def edited(dtype: str, head: int, *, targets=1, tokens=77, sources: bool = True, words: bool = False) -> Build:
-    """Of the strides a build knows what VECTOR says; one target is a constant, as launching makes every 1."""
+def edited(
+    dtype: str, head: int, *, targets=1, tokens=77, sources: bool = True, words: bool = False
+) -> Build:
+    """Of the strides a build knows what VECTOR says; one target is a constant, as launching makes
+    every 1."""
     size = int(dtype[-2:]) // 8
     block, width, num_warps = edited_attention_tiling(size, tokens, head)
-    own, maps, rows = f"*{dtype}" if sources else "-", "*fp32" if words else "-", "-" if targets == 1 else "i32"
+    own, maps, rows = (
+        f"*{dtype}" if sources else "-",
+        "*fp32" if words else "-",
+        "-" if targets == 1 else "i32",
+    )
     types = f"6x*{dtype} {own} {maps} *i64 *{dtype} {maps} 21xi32 i32 {rows} i32 fp32 6x-"
     constants = {"TARGETS": targets, "PROMPT": tokens, "HEAD": head, "VECTOR": 16 // size}
     constants |= {"BLOCK": block, "WIDTH": width} | ({"targets": 1} if targets == 1 else {})
-    absent = ({} if sources else {"source_v": None}) | ({} if words else {"columns": None, "maps": None})
-    return Build("edited_attention.kernel:edited_attention_kernel", types, constants | absent, 80, num_warps)
+    absent = ({} if sources else {"source_v": None}) | (
+        {} if words else {"columns": None, "maps": None}
+    )
+    return Build(
+        "edited_attention.kernel:edited_attention_kernel", types, constants | absent, 80, num_warps
+    )
 
 
 def group_norm(
-    kernel: str, dtype: str, side: int, channels: int, skip: int = 0, *, groups=32, silu=True, dense=True
+    kernel: str,
+    dtype: str,
+    side: int,
+    channels: int,
+    skip: int = 0,
+    *,
+    groups=32,
+    silu=True,
+    dense=True,
 ) -> Build:
-    """One row of channels-last maps, their strides constants as in `norm`; not dense: x has gaps between its lines."""
+    """One row of channels-last maps, their strides constants as in `norm`; not dense: x has gaps
+    between its lines."""
     pixels, depth, added = side * side, (channels + skip) // groups, f"*{dtype}" if skip else "-"
     p = group_norm_plan(1, channels + skip, groups, pixels, 4 if dtype == "fp32" else 2, bool(skip))
-    constants = {"x_row": pixels * channels, "x_channel": 1, "x_y": None, "x_x": channels} if dense else {}
-    constants |= {"skip_row": pixels * skip, "skip_channel": min(skip, 1), "skip_y": None, "skip_x": skip}
-    constants |= {"CHANNELS": channels + skip, "SPLIT": channels, "DEPTH": depth, "WIDTH": p.width, "BLOCK": p.block}
+    constants = (
+        {"x_row": pixels * channels, "x_channel": 1, "x_y": None, "x_x": channels} if dense else {}
+    )
+    constants |= {
+        "skip_row": pixels * skip,
+        "skip_channel": min(skip, 1),
+        "skip_y": None,
+        "skip_x": skip,
+    }
+    constants |= {
+        "CHANNELS": channels + skip,
+        "SPLIT": channels,
+        "DEPTH": depth,
+        "WIDTH": p.width,
+        "BLOCK": p.block,
+    }
     constants |= {"BLOCK_GROUPS": triton.next_power_of_2(p.width // depth), "PIXELS": p.tile}
     constants |= {} if skip else {"skip": None}
     strides = f"{'4x-' if dense else '4xi32'} 4x-"
@@ -146,7 +203,9 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "geglu-bf16": gated("bf16", 5120),
     "geglu-bf16-bias": gated("bf16", 5120, bias="bf16"),
     "group_norm-statistics-bf16-64x64x320": group_norm("statistics", "bf16", 64, 320),
-    "group_norm-statistics-bf16-64x64x320-gaps": group_norm("statistics", "bf16", 64, 320, dense=False),
+    "group_norm-statistics-bf16-64x64x320-gaps": group_norm(
+        "statistics", "bf16", 64, 320, dense=False
+    ),
     "group_norm-statistics-bf16-64x64x640+320": group_norm("statistics", "bf16", 64, 640, 320),
     "group_norm-statistics-fp16-512x512x128": group_norm("statistics", "fp16", 512, 128),
     "group_norm-statistics-bf16-512x512x256": group_norm("statistics", "bf16", 512, 256),
@@ -179,12 +238,15 @@ BUILDS = {  # a line per specialisation that runs in an edit
 
 
 def resources(cubin: bytes, folder: Path) -> dict[str, int]:
-    """Registers and bytes of memory per thread or block, as the assembler fixed them: {"REG": 20, "STACK": 0, ...}."""
+    """Registers and bytes of memory per thread or block, as the assembler fixed them: {"REG": 20,
+    "STACK": 0, ...}."""
     file = folder / "kernel.cubin"
     file.write_bytes(cubin)
     command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(file)]
     report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", report)}
+    return {
+        name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", report)
+    }
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY, ids=lambda capability: f"sm_{capability}")

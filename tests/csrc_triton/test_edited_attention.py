@@ -1,4 +1,5 @@
-"""edited_attention on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and refusals."""
+"""edited_attention on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export
+and refusals."""
 
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from csrc_triton.edited_attention import edited_attention
 from csrc_triton.edited_attention.reference import edited_attention_reference
 
-# (sources, source of each target, heads, positions, tokens, head size). Every head size of SD1.5 and of the embedded
-# model, prompts of one tile (8, 64) and of two (20, 77, 154), positions that fill no block of 16, 32 or 64.
+# (sources, source of each target, heads, positions, tokens, head size). Every head size of SD1.5
+# and of the embedded model, prompts of one tile (8, 64) and of two (20, 77, 154), positions that
+# fill no block of 16, 32 or 64.
 SHAPES = {
     "sd-40": (1, (0,), 2, 9, 77, 40),
     "sd-80": (1, (0,), 1, 5, 77, 80),
@@ -31,7 +33,8 @@ SHAPES = {
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Largest relative error of one rounding: to nearest, but the interpreter truncates to bfloat16.
 ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
-SUBNORMAL = {torch.float32: 0.0, torch.float16: 2.0**-25, torch.bfloat16: 0.0}  # and absolute, in our range of numbers
+# And absolute, in our range of numbers
+SUBNORMAL = {torch.float32: 0.0, torch.float16: 2.0**-25, torch.bfloat16: 0.0}
 GIVEN = {"all": 9, "no-columns": 8, "no-source-values": 7}
 NAMES = ("q", "k", "gained", "source_q", "source_k", "mixed", "source_row", "source_v", "columns")
 OPERATOR = torch.ops.icd.edited_attention.default
@@ -46,7 +49,8 @@ def merged(x: Tensor) -> Tensor:
 
 
 def one_of_three(x: Tensor) -> Tensor:
-    """The same, where the projection is q, k and v at once; the first element is not aligned to 16 bytes either."""
+    """The same, where the projection is q, k and v at once; the first element is not aligned to 16
+    bytes either."""
     return merged(torch.cat([x + 1, x, x - 1], dim=-1))[..., x.shape[-1] : 2 * x.shape[-1]]
 
 
@@ -56,7 +60,8 @@ def spread(x: Tensor) -> Tensor:
 
 
 def make_rows(shape: tuple, dtype=torch.float32, layout: Callable = merged) -> list[Tensor]:
-    """Arguments in the order of NAMES of a seeded example; queries, keys and values of all rows are one tensor each."""
+    """Arguments in the order of NAMES of a seeded example; queries, keys and values of all rows are
+    one tensor each."""
     sources, source_row, heads, positions, tokens, size = shape
     generator = torch.Generator().manual_seed(0)
     targets = len(source_row)
@@ -68,7 +73,17 @@ def make_rows(shape: tuple, dtype=torch.float32, layout: Callable = merged) -> l
     source_v, gained, mixed = (heads_of(rows, tokens) for rows in (sources, targets, targets))
     columns = torch.rand(3, targets, tokens, generator=generator)
     row = torch.tensor(source_row, dtype=torch.int64)
-    return [q[sources:], k[sources:], gained, q[:sources], k[:sources], mixed, row, source_v, columns]
+    return [
+        q[sources:],
+        k[sources:],
+        gained,
+        q[:sources],
+        k[:sources],
+        mixed,
+        row,
+        source_v,
+        columns,
+    ]
 
 
 def call(*arguments: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -78,12 +93,14 @@ def call(*arguments: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def map_and_error(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T / sqrt(d)) in float64 and a bound [R, H, N, 1] on the relative error of a float32 evaluation.
+    """softmax(q k^T / sqrt(d)) in float64 and a bound [R, H, N, 1] on the relative error of a
+    float32 evaluation.
 
-    u = 2^-23 bounds the error of one operation (matrix units truncate their sums). A score has d products, as many
-    sums, its scaling, the rounded scale and the subtraction of the peak, all relative to A = sum |q k| / sqrt(d): an
-    error of (d + 8) u A in the exponent, for the number above the fraction and for those below. To that come the
-    exponentials (2 ulp each, twice), the sum of n of them, and the division.
+    u = 2^-23 bounds the error of one operation (matrix units truncate their sums). A score has d
+    products, as many sums, its scaling, the rounded scale and the subtraction of the peak, all
+    relative to A = sum |q k| / sqrt(d): an error of (d + 8) u A in the exponent, for the number
+    above the fraction and for those below. To that come the exponentials (2 ulp each, twice), the
+    sum of n of them, and the division.
     """
     q, k, scale, unit = q.double(), k.double(), k.shape[-1] ** -0.5, 2.0**-23
     size, tokens = q.shape[-1], k.shape[-2]
@@ -92,11 +109,12 @@ def map_and_error(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_float64(q, k, gained, source_q, source_k, mixed, source_row, source_v=None, columns=None):
-    """((out, bound), (maps, bound)): the formulas in float64 and bounds on an implementation's error.
+    """((out, bound), (maps, bound)): the formulas in float64 and bounds on an implementation's
+    error.
 
-    A map may be rounded to the values' dtype before its product with them, whose sums have n terms for each map, and
-    the result is rounded to that dtype. Word maps stay float32 throughout: only their sums and the mean over the heads
-    add to the error of the map.
+    A map may be rounded to the values' dtype before its product with them, whose sums have n terms
+    for each map, and the result is rounded to that dtype. Word maps stay float32 throughout: only
+    their sums and the mean over the heads add to the error of the map.
     """
     dtype, heads, tokens, unit = q.dtype, q.shape[1], k.shape[2], 2.0**-23
     (P_s, error_s), (P_t, error_t) = map_and_error(source_q, source_k), map_and_error(q, k)
@@ -107,7 +125,9 @@ def in_float64(q, k, gained, source_q, source_k, mixed, source_row, source_v=Non
         result = sum(P @ v.double() for P, _, v in terms)
         more = ROUNDOFF[dtype] + 2 * (tokens + 1) * unit
         bound = sum((error + more) * (P @ v.double().abs()) for P, error, v in terms)
-        lost = SUBNORMAL[dtype] * (1 + sum(v.double().abs().sum(dim=2, keepdim=True) for _, _, v in terms))
+        lost = SUBNORMAL[dtype] * (
+            1 + sum(v.double().abs().sum(dim=2, keepdim=True) for _, _, v in terms)
+        )
         return result, 1.01 * bound + ROUNDOFF[dtype] * result.abs() + lost
 
     def word_map(*terms: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -121,7 +141,10 @@ def in_float64(q, k, gained, source_q, source_k, mixed, source_row, source_v=Non
     maps = None
     if columns is not None:
         source_map = word_map((P_s, error_s, columns[0]))
-        maps = stack([source_map, word_map((P_s, error_s, columns[1]), (P_t, error_t, columns[2]))], torch.stack)
+        maps = stack(
+            [source_map, word_map((P_s, error_s, columns[1]), (P_t, error_t, columns[2]))],
+            torch.stack,
+        )
     return stack(outs, torch.cat), maps
 
 
@@ -167,7 +190,9 @@ def test_maps_without_source_values(attend):
     assert_within_rounding(attend(*arguments), arguments)
 
 
-@pytest.mark.parametrize("layout", [torch.clone, one_of_three, spread], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(
+    "layout", [torch.clone, one_of_three, spread], ids=lambda layout: layout.__name__
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 def test_inputs_may_lie_in_memory_anyhow(attend, dtype, layout):
     arguments = make_rows((1, (0,), 3, 4, 8, 20), dtype, layout)
@@ -177,22 +202,34 @@ def test_inputs_may_lie_in_memory_anyhow(attend, dtype, layout):
 
 def test_inputs_may_lie_in_memory_each_its_own_way(attend):
     q, k, gained, source_q, *others = make_rows((2, (1,), 2, 4, 8, 20), layout=torch.clone)
-    arguments = [merged(q), one_of_three(k), spread(gained), source_q[:1].expand_as(source_q), *others]
+    arguments = [
+        merged(q),
+        one_of_three(k),
+        spread(gained),
+        source_q[:1].expand_as(source_q),
+        *others,
+    ]
     assert_within_rounding(attend(*arguments), arguments)
 
 
 def test_no_replacement_is_ordinary_attention(attend):
-    """S = 0 and d = 1: both rows are what PyTorch's attention says. Two float32 evaluations, so twice the bound."""
+    """S = 0 and d = 1: both rows are what PyTorch's attention says.
+
+    Two float32 evaluations, so twice the bound.
+    """
     arguments = make_rows(SHAPES["sd-40"])
     q, k, v, source_q, source_k, mixed, _, source_v, _ = arguments
     arguments[5] = torch.zeros_like(mixed)
     out, _ = attend(*arguments)
-    stock = F.scaled_dot_product_attention(torch.cat([source_q, q]), torch.cat([source_k, k]), torch.cat([source_v, v]))
+    stock = F.scaled_dot_product_attention(
+        torch.cat([source_q, q]), torch.cat([source_k, k]), torch.cat([source_v, v])
+    )
     assert ((out - stock).abs() <= 2 * in_float64(*arguments)[0][1]).all()
 
 
 def test_full_replacement_gives_both_rows_the_source_map(attend):
-    """S = 1 and d = 0 with equal values: the target's row is the source's, whatever the target's own queries say."""
+    """S = 1 and d = 0 with equal values: the target's row is the source's, whatever the target's
+    own queries say."""
     arguments = make_rows(SHAPES["sd-40"])
     arguments[2], arguments[5] = torch.zeros_like(arguments[2]), arguments[7]
     (source, target), _ = attend(*arguments)
@@ -200,7 +237,8 @@ def test_full_replacement_gives_both_rows_the_source_map(attend):
 
 
 def test_maps_of_all_words_are_all_attention(attend):
-    """Rows of a map sum to 1, so columns of ones give 1, and shares c and 1 - c of two maps give 1 as well."""
+    """Rows of a map sum to 1, so columns of ones give 1, and shares c and 1 - c of two maps give 1
+    as well."""
     arguments = make_rows(SHAPES["64-permuted"])
     arguments[8] = torch.tensor([1.0, 0.25, 0.75])[:, None, None].expand_as(arguments[8])
     _, maps = attend(*arguments)
@@ -221,17 +259,24 @@ def test_rows_and_heads_do_not_meet(attend):
     """A row that is not finite spoils itself and the targets of its own map, no other."""
     arguments = make_rows((2, (1, 0), 2, 3, 8, 16))
     spoiled = [argument.clone() for argument in arguments]
-    spoiled[3][0, 1, 2] = torch.nan  # source 0, head 1, position 2: source row 0 and target 1, row 3 of out
+    # Source 0, head 1, position 2: source row 0 and target 1, row 3 of out
+    spoiled[3][0, 1, 2] = torch.nan
     (clean, _), (beside, _) = attend(*arguments), attend(*spoiled)
     hit = torch.zeros_like(clean, dtype=torch.bool)
     hit[[0, 3], 1, 2] = True
     assert beside[hit].isnan().all() and torch.equal(beside[~hit], clean[~hit])
 
 
-@pytest.mark.parametrize("shape", [(1, (0,), 2, 0, 8, 16), (0, (), 2, 5, 8, 16)], ids=["no-positions", "no-rows"])
+@pytest.mark.parametrize(
+    "shape", [(1, (0,), 2, 0, 8, 16), (0, (), 2, 5, 8, 16)], ids=["no-positions", "no-rows"]
+)
 def test_nothing_to_do_is_no_error(attend, shape):
     out, maps = attend(*make_rows(shape))
-    assert out.shape == (shape[0] + len(shape[1]), 2, shape[3], 16) and maps.shape == (2, len(shape[1]), shape[3])
+    assert out.shape == (shape[0] + len(shape[1]), 2, shape[3], 16) and maps.shape == (
+        2,
+        len(shape[1]),
+        shape[3],
+    )
 
 
 def test_inputs_are_left_alone_and_results_repeat(attend):
@@ -246,7 +291,12 @@ def test_parts_cover_the_prompt_and_waste_little():
     pytest.importorskip("triton")
     from csrc_triton.edited_attention.kernel import LARGEST_PROMPT, part, rest
 
-    assert [(part(n), rest(n)) for n in (8, 77, 128, 154)] == [(16, 0), (64, 16), (128, 0), (128, 32)]
+    assert [(part(n), rest(n)) for n in (8, 77, 128, 154)] == [
+        (16, 0),
+        (64, 16),
+        (128, 0),
+        (128, 32),
+    ]
     for tokens in range(1, LARGEST_PROMPT + 1):
         tiles = [tile for tile in (part(tokens), rest(tokens)) if tile]
         assert tokens <= sum(tiles) < max(2 * tokens, 17)
@@ -254,9 +304,12 @@ def test_parts_cover_the_prompt_and_waste_little():
 
 
 @pytest.mark.parametrize(
-    ("capability", "tokens", "expected"), [((7, 5), 77, False), ((8, 0), 77, True), ((9, 0), 257, False)]
+    ("capability", "tokens", "expected"),
+    [((7, 5), 77, False), ((8, 0), 77, True), ((9, 0), 257, False)],
 )
-def test_the_kernel_is_for_matrix_units_and_prompts_that_fit(monkeypatch, capability, tokens, expected):
+def test_the_kernel_is_for_matrix_units_and_prompts_that_fit(
+    monkeypatch, capability, tokens, expected
+):
     pytest.importorskip("triton")
     from csrc_triton.edited_attention.kernel import fits
 
@@ -278,7 +331,10 @@ def test_cuda_takes_the_operator_only_with_gradients_off(gradients):
     Without columns, because indexing such a tensor takes a CUDA build.
     """
     with FakeTensorMode():
-        arguments = [torch.empty(x.shape, dtype=x.dtype, device="cuda") for x in make_rows(SHAPES["sd-40"])[:8]]
+        arguments = [
+            torch.empty(x.shape, dtype=x.dtype, device="cuda")
+            for x in make_rows(SHAPES["sd-40"])[:8]
+        ]
     with torch.set_grad_enabled(gradients):
         graph = make_fx(call)(*arguments).graph
     assert (OPERATOR in {node.target for node in graph.nodes}) == (not gradients)
@@ -304,11 +360,16 @@ def test_gradients_reach_every_input():
 
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 def test_compiles_whole_and_once_for_all_values(given):
-    """Without inductor, which needs a C++ compiler. Another mapping of the same targets is another value, no more."""
+    """Without inductor, which needs a C++ compiler.
+
+    Another mapping of the same targets is another value, no more.
+    """
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     arguments = make_rows((2, (1, 0, 1), 2, 5, 8, 16), torch.bfloat16)[:given]
     assert_within_rounding(compiled(*arguments), arguments)
-    others = [1 - argument if argument.dtype == torch.int64 else argument * 0.5 for argument in arguments]
+    others = [
+        1 - argument if argument.dtype == torch.int64 else argument * 0.5 for argument in arguments
+    ]
     with torch.compiler.set_stance("fail_on_recompile"):
         assert_within_rounding(compiled(*others), others)
 
@@ -324,7 +385,9 @@ class Operator(torch.nn.Module):
 
 
 def namespaces(program: torch.export.ExportedProgram) -> set[str]:
-    return {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
+    return {
+        str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"
+    }
 
 
 def test_exports_as_plain_pytorch():
@@ -383,7 +446,9 @@ def test_tensors_elsewhere_are_refused_by_name(name):
         call_spoiled(name, lambda x: x.to("meta"))
 
 
-@pytest.mark.parametrize("shape", [(1, (0,), 0, 5, 8, 16), (1, (0,), 2, 5, 0, 16), (1, (0,), 2, 5, 8, 0)])
+@pytest.mark.parametrize(
+    "shape", [(1, (0,), 0, 5, 8, 16), (1, (0,), 2, 5, 0, 16), (1, (0,), 2, 5, 8, 0)]
+)
 def test_attention_to_nothing_is_refused(shape):
     with pytest.raises(ValueError, match=r"^k must have heads, tokens and channels"):
         call(*make_rows(shape))

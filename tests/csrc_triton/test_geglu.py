@@ -1,4 +1,5 @@
-"""geglu on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and refusals."""
+"""geglu on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and
+refusals."""
 
 import math
 import subprocess
@@ -15,8 +16,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from csrc_triton.geglu import geglu
 from csrc_triton.geglu.reference import geglu_reference
 
-# [..., F]: the embedded model's width, two blocks, a ragged last block, less than a block; ragged rows; one row alone.
-SHAPES = {"256": (2, 5, 256), "512": (16, 512), "301": (3, 3, 301), "7": (9, 7), "one-column": (4, 1), "one-row": (40,)}
+# [..., F]: the embedded model's width, two blocks, a ragged last block, less than a block; ragged
+# rows; one row alone.
+SHAPES = {
+    "256": (2, 5, 256),
+    "512": (16, 512),
+    "301": (3, 3, 301),
+    "7": (9, 7),
+    "one-column": (4, 1),
+    "one-row": (40,),
+}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPERATOR = torch.ops.icd.geglu.default
 
@@ -35,7 +44,9 @@ def channels_first(hidden: Tensor) -> Tensor:
     return hidden.movedim(-1, 0).contiguous().movedim(0, -1)
 
 
-def make_rows(shape: tuple[int, ...], dtype=torch.float32, layout: Callable = contiguous) -> list[Tensor]:
+def make_rows(
+    shape: tuple[int, ...], dtype=torch.float32, layout: Callable = contiguous
+) -> list[Tensor]:
     """hidden [..., 2F] and bias [2F] of a seeded example; gates reach both tails of the GELU."""
     generator = torch.Generator().manual_seed(0)
     hidden = 2 * torch.randn((*shape[:-1], 2 * shape[-1]), generator=generator)
@@ -45,14 +56,17 @@ def make_rows(shape: tuple[int, ...], dtype=torch.float32, layout: Callable = co
 def in_float64(hidden: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The formula in float64, and a bound on the error of a float32 evaluation of it.
 
-    u = 2^-24. z = gate / sqrt 2 is off by 2 u of itself, erf(z) by that times |z erf'(z)| < 0.49 and by 2 units in
-    the last place (CUDA's, at most 2 u), Phi = (1 + erf) / 2 hence by 1.5 u and its own rounding. Two products round
-    once each; where a bias is added, value and gate are off by u of themselves, and |gelu'| < 1.13. With Phi <= 1:
-    1.5 + 1 + 2 + 1 + 1.13 < 7 units of |value gate|.
+    u = 2^-24. z = gate / sqrt 2 is off by 2 u of itself, erf(z) by that times |z erf'(z)| < 0.49
+    and by 2 units in the last place (CUDA's, at most 2 u), Phi = (1 + erf) / 2 hence by 1.5 u and
+    its own rounding. Two products round once each; where a bias is added, value and gate are off by
+    u of themselves, and |gelu'| < 1.13. With Phi <= 1: 1.5 + 1 + 2 + 1 + 1.13 < 7 units of |value
+    gate|.
     """
     projected = hidden.double() if bias is None else hidden.double() + bias.double()
     value, gate = projected.chunk(2, dim=-1)
-    return value * gate * (1 + torch.erf(gate / math.sqrt(2))) / 2, 7 * 2.0**-24 * (value * gate).abs()
+    return value * gate * (1 + torch.erf(gate / math.sqrt(2))) / 2, 7 * 2.0**-24 * (
+        value * gate
+    ).abs()
 
 
 @pytest.fixture
@@ -62,21 +76,32 @@ def gate(implementation: Callable) -> Callable[..., Tensor]:
 
 @pytest.fixture
 def roundoff(request: pytest.FixtureRequest) -> dict[torch.dtype, float]:
-    """Relative error of rounding to a dtype: half a unit in the last place, a whole one where bf16 is truncated."""
+    """Relative error of rounding to a dtype: half a unit in the last place, a whole one where bf16
+    is truncated."""
     truncated = request.node.callspec.params["implementation"] == "interpreter"
-    return {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7 if truncated else 2.0**-8}
+    return {
+        torch.float32: 2.0**-24,
+        torch.float16: 2.0**-11,
+        torch.bfloat16: 2.0**-7 if truncated else 2.0**-8,
+    }
 
 
-def assert_within_rounding(actual: Tensor, hidden: Tensor, bias: Tensor | None, roundoff: dict[torch.dtype, float]):
+def assert_within_rounding(
+    actual: Tensor, hidden: Tensor, bias: Tensor | None, roundoff: dict[torch.dtype, float]
+):
     """2^-25 is half the spacing of fp16's subnormal numbers, where the lower tail ends up."""
     expected, bound = in_float64(hidden, bias)
-    last = roundoff[hidden.dtype] * (expected.abs() + bound) + (2.0**-25 if hidden.dtype == torch.float16 else 0)
+    last = roundoff[hidden.dtype] * (expected.abs() + bound) + (
+        2.0**-25 if hidden.dtype == torch.float16 else 0
+    )
     assert actual.dtype == hidden.dtype and actual.shape == expected.shape
     assert ((actual.double() - expected).abs() <= bound + last).all()
 
 
 @pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
-@pytest.mark.parametrize("layout", [contiguous, columns, channels_first], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(
+    "layout", [contiguous, columns, channels_first], ids=lambda layout: layout.__name__
+)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_result_is_within_rounding_of_float64(gate, roundoff, shape, dtype, layout, biased):
@@ -93,13 +118,18 @@ def test_bias_may_be_float32(gate, roundoff, dtype):
 
 
 def test_far_gates_pass_the_value_or_nothing(gate):
-    """The exact GELU, not a tanh: 1 from 6 on in float32, and -0 below -6. Also where squares would overflow."""
+    """The exact GELU, not a tanh: 1 from 6 on in float32, and -0 below -6.
+
+    Also where squares would overflow.
+    """
     gates = torch.tensor([6.0, 100.0, 1e30, -6.0, -100.0, -1e30])
     product = gate(torch.cat([torch.full((6,), 3.0), gates])[None])[0]
     assert torch.equal(product, torch.cat([3 * gates[:3], torch.zeros(3)]))
 
 
-@pytest.mark.parametrize("shape", [(0, 8), (2, 0, 8), (3, 0)], ids=["no-rows", "no-tokens", "no-columns"])
+@pytest.mark.parametrize(
+    "shape", [(0, 8), (2, 0, 8), (3, 0)], ids=["no-rows", "no-tokens", "no-columns"]
+)
 def test_nothing_to_do_is_no_error(gate, shape):
     assert gate(*make_rows(shape)).shape == shape
 
@@ -160,7 +190,9 @@ class Operator(torch.nn.Module):
 
 
 def operators(program: torch.export.ExportedProgram) -> set[str]:
-    return {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
+    return {
+        str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"
+    }
 
 
 def test_exports_as_plain_pytorch():
@@ -192,7 +224,12 @@ def test_cpu_needs_no_triton():
 
 @pytest.mark.parametrize(
     ("name", "hidden", "bias"),
-    [("hidden", (2, 7), None), ("hidden", (), None), ("bias", (2, 6), (3,)), ("bias", (2, 6), (1, 6))],
+    [
+        ("hidden", (2, 7), None),
+        ("hidden", (), None),
+        ("bias", (2, 6), (3,)),
+        ("bias", (2, 6), (1, 6)),
+    ],
     ids=["odd", "scalar", "half-a-bias", "bias-with-rows"],
 )
 def test_wrong_shapes_are_refused_by_name(name, hidden, bias):

@@ -1,4 +1,5 @@
-"""group_norm_silu on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and refusals."""
+"""group_norm_silu on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export
+and refusals."""
 
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from csrc_triton.group_norm_silu.reference import group_norm_silu_reference
 
 KERNEL = "csrc_triton.group_norm_silu.kernel"
 OPERATOR = torch.ops.icd.group_norm_silu.default
-# B, channels of x, channels of skip, H, W, groups. Groups of 10, 30 and 80 channels as Stable Diffusion's, which fill
-# no power of 2; odd sizes; borders of x and skip inside a group; the last ones are too large for one launch.
+# B, channels of x, channels of skip, H, W, groups. Groups of 10, 30 and 80 channels as Stable
+# Diffusion's, which fill no power of 2; odd sizes; borders of x and skip inside a group; the last
+# ones are too large for one launch.
 SHAPES = {
     "10-deep": (2, 40, 0, 5, 7, 4),
     "10-deep-straddling": (1, 36, 24, 9, 13, 6),
@@ -51,11 +53,16 @@ def sliced(x: Tensor) -> Tensor:
     return F.pad(x, (1, 2, 1, 0, 2, 3))[:, 2 : x.shape[1] + 2, 1:, 1 : x.shape[3] + 1]
 
 
-def make_maps(shape: tuple[int, ...], dtype=torch.float32, layout: Callable = channels_last, mean: float = 0.5):
+def make_maps(
+    shape: tuple[int, ...], dtype=torch.float32, layout: Callable = channels_last, mean: float = 0.5
+):
     """x, weight, bias, groups, eps, skip of a seeded example; float32 parameters."""
     rows, *channels, height, width, groups = shape
     generator = torch.Generator().manual_seed(0)
-    x, skip = (layout((torch.randn(rows, c, height, width, generator=generator) + mean).to(dtype)) for c in channels)
+    x, skip = (
+        layout((torch.randn(rows, c, height, width, generator=generator) + mean).to(dtype))
+        for c in channels
+    )
     weight, bias = (torch.randn(sum(channels), generator=generator) for _ in range(2))
     return [x, weight, bias, groups, 1e-5, skip if channels[1] else None]
 
@@ -71,7 +78,8 @@ def norm(implementation: Callable) -> Callable[..., Tensor]:
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def planned(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
-    """The kernel under a plan of the test's own: the plans of small maps have few tiles a program."""
+    """The kernel under a plan of the test's own: the plans of small maps have few tiles a
+    program."""
     pytest.importorskip("triton")
     from csrc_triton.group_norm_silu.kernel import launch
 
@@ -81,7 +89,9 @@ def planned(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
 
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    run = on_gpu if request.param == "cuda" else partial(request.getfixturevalue("interpret"), launch)
+    run = (
+        on_gpu if request.param == "cuda" else partial(request.getfixturevalue("interpret"), launch)
+    )
     return lambda plan, x, weight, bias, groups, eps, skip=None: run(
         x, weight, bias, groups, eps, skip=skip, planned=plan
     )
@@ -94,22 +104,30 @@ def kernel(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def roundoff(request: pytest.FixtureRequest) -> dict[torch.dtype, float]:
-    """Relative error of rounding to a dtype: half a unit in the last place, a whole one where bf16 is truncated."""
+    """Relative error of rounding to a dtype: half a unit in the last place, a whole one where bf16
+    is truncated."""
     truncated = "interpreter" in request.node.callspec.params.values()
-    return {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7 if truncated else 2.0**-8}
+    return {
+        torch.float32: 2.0**-24,
+        torch.float16: 2.0**-11,
+        torch.bfloat16: 2.0**-7 if truncated else 2.0**-8,
+    }
 
 
 def in_float64(x, weight, bias, groups, eps, skip=None, silu=True, *, kernel: bool, tiles: int = 1):
     """The formula in float64, and a bound on the error of the kernel, or of PyTorch, in float32.
 
-    u = 2^-24. v - mean is off by at most d. The kernel sums deviations from a shift, whose mean size is at most
-    (1 + tiles) that from the group's mean, through no more than K = 400 additions (256 pixels of a tile, 64 tiles, 80
-    channels: the interpreter adds pixels one by one); what is rounded at the size of the mean itself is a channel's
-    mean, a group's, and their union's with its correction: A = 4. PyTorch keeps a running mean, three roundings a step,
-    of 16 steps in a chunk, 11 between chunks, 3 between lanes, and scales v and mean apart: A = 80.
-    The variance is off by 3 (1 + tiles) K u of itself (sum, square, the shift's own square taken off again) and, since
-    means of parts are off by d, by 2 d of a deviation; its inverse root by half of that and 4 u. Then come two products
-    and a sum. SiLU has a slope below 1.1, and exp of a rounded argument is off by |z| u; 12 u cover the rest of it.
+    u = 2^-24. v - mean is off by at most d. The kernel sums deviations from a shift, whose mean
+    size is at most (1 + tiles) that from the group's mean, through no more than K = 400 additions
+    (256 pixels of a tile, 64 tiles, 80
+    channels: the interpreter adds pixels one by one); what is rounded at the size of the mean
+    itself is a channel's mean, a group's, and their union's with its correction: A = 4. PyTorch
+    keeps a running mean, three roundings a step, of 16 steps in a chunk, 11 between chunks, 3
+    between lanes, and scales v and mean apart: A = 80. The variance is off by 3 (1 + tiles) K u of
+    itself (sum, square, the shift's own square taken off again) and, since means of parts are off
+    by d, by 2 d of a deviation; its inverse root by half of that and 4 u. Then come two products
+    and a sum. SiLU has a slope below 1.1, and exp of a rounded argument is off by |z| u; 12 u cover
+    the rest of it.
     """
     u, K, A = 2.0**-24, 400, 4 if kernel else 80
     v = (x if skip is None else torch.cat([x, skip], dim=1)).double()
@@ -123,7 +141,11 @@ def in_float64(x, weight, bias, groups, eps, skip=None, silu=True, *, kernel: bo
     relative = channel(1.5 * (1 + tiles) * K * u + d * scale + 6 * u)
     product = centred.flatten(1, 2) * channel(scale) * weight
     z = product + bias
-    bound = channel(d * scale) * weight.abs() + relative * product.abs() + u * (product.abs() + bias.abs())
+    bound = (
+        channel(d * scale) * weight.abs()
+        + relative * product.abs()
+        + u * (product.abs() + bias.abs())
+    )
     if not silu:
         return z, bound
     return F.silu(z), 1.1 * bound + (z.abs() + 12) * u * F.silu(z).abs() + 2.0**-126
@@ -157,12 +179,14 @@ def test_silu_can_be_left_out(norm, kernel, roundoff, shape):
 
 @pytest.mark.parametrize("shape", ["10-deep-straddling", "two-launches-straddling"])
 def test_a_large_mean_costs_no_variance(norm, kernel, roundoff, shape):
-    """At a thousand deviations a variance in one pass is off by a quarter and more: tens of times the bound here."""
+    """At a thousand deviations a variance in one pass is off by a quarter and more: tens of times
+    the bound here."""
     arguments = [*make_maps(SHAPES[shape], mean=1000), False]
     assert_within_rounding(norm(*arguments), arguments, roundoff, kernel=kernel)
 
 
-# Of 143 pixels the last tile of 16 lacks one; of 6 groups of 10 channels the second block of 4 has two.
+# Of 143 pixels the last tile of 16 lacks one; of 6 groups of 10 channels the second block of 4 has
+# two.
 PLANS = {
     "tiles-in-both": Plan(width=40, block=64, tile=16, chunk=3, share=2, warps=4),
     "ragged-chunk": Plan(width=40, block=64, tile=128, chunk=1, share=1, warps=4),
@@ -180,7 +204,8 @@ def test_every_plan_gives_the_same_norm(planned, roundoff, name, layout):
 
 
 def test_a_first_tile_unlike_the_others_costs_little(planned, roundoff):
-    """The shift is then far from the mean, and n = 9 tiles a chunk may cost a factor of 9: the bound has it."""
+    """The shift is then far from the mean, and n = 9 tiles a chunk may cost a factor of 9: the
+    bound has it."""
     arguments = make_maps((1, 60, 0, 11, 13, 6))
     arguments[0].permute(0, 2, 3, 1).flatten(1, 2)[:, :16] += 1e4
     result = planned(PLANS["one-chunk"], *arguments)
@@ -190,7 +215,8 @@ def test_a_first_tile_unlike_the_others_costs_little(planned, roundoff):
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("mean", [0.5, 1000.0])
 def test_the_kernel_is_as_exact_as_pytorch(planned, mean, name):
-    """In the root mean square over a map, against PyTorch's own float32 GroupNorm of the contiguous map."""
+    """In the root mean square over a map, against PyTorch's own float32 GroupNorm of the contiguous
+    map."""
     x, weight, bias, groups, eps, skip = make_maps((1, 36, 24, 11, 13, 6), mean=mean)
     exact, _ = in_float64(x, weight, bias, groups, eps, skip, kernel=True)
     error = lambda result: (result.double() - exact).square().mean().sqrt()  # noqa: E731
@@ -201,7 +227,8 @@ def test_the_kernel_is_as_exact_as_pytorch(planned, mean, name):
 @pytest.mark.parametrize("value", [3.0, 0.1, -50_000.0])
 @pytest.mark.parametrize("shape", ["10-deep-straddling", "two-launches"])
 def test_equal_values_are_normed_to_the_bias(norm, kernel, roundoff, shape, value):
-    """Exactly so by the kernel, which corrects its means; PyTorch's rounding of a mean shows, times 1 / sqrt(eps)."""
+    """Exactly so by the kernel, which corrects its means; PyTorch's rounding of a mean shows, times
+    1 / sqrt(eps)."""
     arguments = [*make_maps(SHAPES[shape]), False]
     for tensor in (arguments[0], arguments[5]):
         if tensor is not None:
@@ -243,7 +270,9 @@ def test_values_may_be_shared_between_rows_and_pixels(norm, kernel, roundoff):
     assert_within_rounding(norm(*arguments), arguments, roundoff, kernel=kernel)
 
 
-@pytest.mark.parametrize("shape", [(2, 36, 24, 3, 5, 6), SHAPES["two-launches"]], ids=["one-launch", "two-launches"])
+@pytest.mark.parametrize(
+    "shape", [(2, 36, 24, 3, 5, 6), SHAPES["two-launches"]], ids=["one-launch", "two-launches"]
+)
 def test_groups_and_rows_do_not_meet(norm, shape):
     """They share programs: what is not finite in one must not reach its neighbours."""
     arguments = make_maps(shape)
@@ -263,7 +292,9 @@ def test_runs_are_identical(norm):
     assert torch.equal(norm(*arguments), norm(*arguments))
 
 
-@pytest.mark.parametrize("shape", [(0, 8, 4, 3, 3, 3), (2, 8, 4, 0, 3, 3)], ids=["no-rows", "no-pixels"])
+@pytest.mark.parametrize(
+    "shape", [(0, 8, 4, 3, 3, 3), (2, 8, 4, 0, 3, 3)], ids=["no-rows", "no-pixels"]
+)
 def test_nothing_to_do_is_no_error(norm, shape):
     assert norm(*make_maps(shape)).shape == (shape[0], 12, *shape[3:5])
 
@@ -277,9 +308,15 @@ def test_inputs_are_left_alone(norm):
 
 
 @pytest.mark.parametrize("joined", [False, True], ids=["alone", "skip"])
-@pytest.mark.parametrize("layout", [contiguous, channels_last, sliced], ids=lambda layout: layout.__name__)
-def test_the_result_is_channels_last_from_the_kernel_and_as_x_lies_from_the_reference(norm, kernel, layout, joined):
-    arguments = make_maps(SHAPES["10-deep-straddling" if joined else "10-deep"], torch.float16, layout)
+@pytest.mark.parametrize(
+    "layout", [contiguous, channels_last, sliced], ids=lambda layout: layout.__name__
+)
+def test_the_result_is_channels_last_from_the_kernel_and_as_x_lies_from_the_reference(
+    norm, kernel, layout, joined
+):
+    arguments = make_maps(
+        SHAPES["10-deep-straddling" if joined else "10-deep"], torch.float16, layout
+    )
     expected = torch.channels_last if kernel or layout is channels_last else torch.contiguous_format
     assert norm(*arguments).is_contiguous(memory_format=expected)
 
@@ -303,7 +340,9 @@ def of_operator(arguments: list) -> tuple:
     return *arguments, True
 
 
-@pytest.mark.parametrize("layout", [contiguous, channels_last, sliced], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(
+    "layout", [contiguous, channels_last, sliced], ids=lambda layout: layout.__name__
+)
 @pytest.mark.parametrize("shape", ["10-deep", "10-deep-straddling", "one-pixel"])
 def test_operator_is_registered_soundly(shape, layout):
     torch.library.opcheck(OPERATOR, of_operator(make_maps(SHAPES[shape], torch.bfloat16, layout)))
@@ -314,7 +353,9 @@ def test_cuda_takes_the_operator_only_with_gradients_off(gradients):
     """Traced on tensors that only say they are on a GPU, so that this holds where there is none."""
     with FakeTensorMode():
         arguments = tree_map_only(
-            Tensor, partial(torch.empty_like, device="cuda"), make_maps(SHAPES["10-deep-straddling"], layout=contiguous)
+            Tensor,
+            partial(torch.empty_like, device="cuda"),
+            make_maps(SHAPES["10-deep-straddling"], layout=contiguous),
         )
 
     def call(x, weight, bias, skip):
@@ -337,10 +378,14 @@ def test_gradients_reach_every_input():
         return torch.autograd.grad(call(x, weight, bias, groups, eps, skip).square().sum(), inputs)
 
     ours = gradients(
-        lambda x, weight, bias, groups, eps, skip: group_norm_silu(x, weight, bias, groups, eps, skip=skip)
+        lambda x, weight, bias, groups, eps, skip: group_norm_silu(
+            x, weight, bias, groups, eps, skip=skip
+        )
     )
     stock = gradients(
-        lambda x, w, b, groups, eps, skip: F.silu(F.group_norm(torch.cat([x, skip], 1), groups, w, b, eps))
+        lambda x, w, b, groups, eps, skip: F.silu(
+            F.group_norm(torch.cat([x, skip], 1), groups, w, b, eps)
+        )
     )
     torch.testing.assert_close(ours, stock)
 
@@ -351,10 +396,14 @@ def test_compiles_whole_and_once_for_all_values(shape, layout):
     """Without inductor, which needs a C++ compiler."""
     compiled = torch.compile(group_norm_silu, fullgraph=True, backend="aot_eager")
     x, weight, bias, groups, eps, skip = make_maps(SHAPES[shape], torch.bfloat16, layout)
-    result, expected = (call(x, weight, bias, groups, eps, skip=skip) for call in (compiled, group_norm_silu))
+    result, expected = (
+        call(x, weight, bias, groups, eps, skip=skip) for call in (compiled, group_norm_silu)
+    )
     assert torch.equal(result, expected) and result.stride() == expected.stride()
     with torch.compiler.set_stance("fail_on_recompile"):
-        compiled(x * 0.5, weight * 2, bias + 1, groups, eps, skip=skip if skip is None else skip - 1)
+        compiled(
+            x * 0.5, weight * 2, bias + 1, groups, eps, skip=skip if skip is None else skip - 1
+        )
 
 
 class Norm(torch.nn.Module):
@@ -367,7 +416,9 @@ class Operator(torch.nn.Module):
         return torch.ops.icd.group_norm_silu(x, weight, bias, 6, 1e-5, skip, True)
 
 
-def exported(module: torch.nn.Module, **options) -> tuple[torch.export.ExportedProgram, tuple[Tensor, ...]]:
+def exported(
+    module: torch.nn.Module, **options
+) -> tuple[torch.export.ExportedProgram, tuple[Tensor, ...]]:
     x, weight, bias, *_, skip = make_maps((2, 36, 24, 9, 13, 6), layout=contiguous)
     return torch.export.export(module, (x, skip, weight, bias), **options), (x, skip, weight, bias)
 
@@ -468,12 +519,25 @@ def test_the_kernel_refuses_groups_that_fit_no_tile(interpret):
         interpret(launch, *make_maps((1, 8193, 0, 1, 2, 1))[:5])
 
 
-# Rows, channels, groups, side and bytes: Stable Diffusion's UNet, SDXL's, their autoencoders, the embedded model.
+# Rows, channels, groups, side and bytes: Stable Diffusion's UNet, SDXL's, their autoencoders, the
+# embedded model.
 MAPS = [
-    *[(rows, c, 32, side, 2) for rows in (1, 2, 16) for side, c in ((64, 320), (64, 960), (32, 640), (32, 1920))],
-    *[(rows, c, 32, side, 2) for rows in (1, 2, 16) for side, c in ((16, 1280), (16, 2560), (8, 1280), (8, 2560))],
+    *[
+        (rows, c, 32, side, 2)
+        for rows in (1, 2, 16)
+        for side, c in ((64, 320), (64, 960), (32, 640), (32, 1920))
+    ],
+    *[
+        (rows, c, 32, side, 2)
+        for rows in (1, 2, 16)
+        for side, c in ((16, 1280), (16, 2560), (8, 1280), (8, 2560))
+    ],
     *[(1, c, 32, side, 2) for side, c in ((128, 320), (128, 960), (64, 640), (64, 1920))],
-    *[(1, c, 32, side, size) for size in (2, 4) for side, c in ((64, 512), (256, 256), (512, 128), (1024, 128))],
+    *[
+        (1, c, 32, side, size)
+        for size in (2, 4)
+        for side, c in ((64, 512), (256, 256), (512, 128), (1024, 128))
+    ],
     *[(1, c, groups, side, 4) for groups in (1, 16) for side, c in ((8, 256), (16, 128), (64, 64))],
 ]
 

@@ -1,4 +1,5 @@
-"""layer_norm on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and refusals."""
+"""layer_norm on CPU, in Triton's interpreter and on a GPU, held to float64; dispatch, export and
+refusals."""
 
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from csrc_triton.layer_norm import layer_norm
 from csrc_triton.layer_norm.reference import layer_norm_reference
 
-# The embedded model's and Stable Diffusion's widths; CLIP's 77 fills no block, and its rows no program; the widest row.
+# The embedded model's and Stable Diffusion's widths; CLIP's 77 fills no block, and its rows no
+# program; the widest row.
 SHAPES = {
     "64": (2, 40, 64),
     "77": (3, 7, 77),
@@ -25,7 +27,10 @@ SHAPES = {
     "one-row": (33,),
 }
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-OPERATORS = {"alone": torch.ops.icd.layer_norm.default, "residual": torch.ops.icd.add_layer_norm.default}
+OPERATORS = {
+    "alone": torch.ops.icd.layer_norm.default,
+    "residual": torch.ops.icd.add_layer_norm.default,
+}
 
 
 def contiguous(x: Tensor) -> Tensor:
@@ -42,7 +47,9 @@ def channels_first(x: Tensor) -> Tensor:
     return x.movedim(-1, 0).contiguous().movedim(0, -1)
 
 
-def make_rows(shape: tuple[int, ...], dtype=torch.float32, layout: Callable = contiguous, mean: float = 0.5):
+def make_rows(
+    shape: tuple[int, ...], dtype=torch.float32, layout: Callable = contiguous, mean: float = 0.5
+):
     """x, weight, bias, eps, residual of a seeded example; float32 parameters."""
     generator = torch.Generator().manual_seed(0)
     x, residual = (torch.randn(shape, generator=generator) + mean for _ in range(2))
@@ -59,25 +66,32 @@ def norm(implementation: Callable) -> Callable[..., tuple[Tensor, Tensor]]:
 
 @pytest.fixture
 def roundoff(request: pytest.FixtureRequest) -> dict[torch.dtype, float]:
-    """Relative error of rounding to a dtype: half a unit in the last place, a whole one where bf16 is truncated."""
+    """Relative error of rounding to a dtype: half a unit in the last place, a whole one where bf16
+    is truncated."""
     truncated = request.node.callspec.params["implementation"] == "interpreter"
-    return {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7 if truncated else 2.0**-8}
+    return {
+        torch.float32: 2.0**-24,
+        torch.float16: 2.0**-11,
+        torch.bfloat16: 2.0**-7 if truncated else 2.0**-8,
+    }
 
 
 def rounding(exact: Tensor, dtype: torch.dtype, roundoff: dict) -> Tensor:
-    """Error of rounding float64 values to dtype; 2^-25 is half the spacing of fp16's subnormal numbers."""
+    """Error of rounding float64 values to dtype; 2^-25 is half the spacing of fp16's subnormal
+    numbers."""
     return roundoff[dtype] * exact.abs() + (2.0**-25 if dtype == torch.float16 else 0)
 
 
 def in_float64(s: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """LayerNorm of s in float64, and a bound on the error of a float32 evaluation in two passes.
 
-    u = 2^-24. No element goes through more than K = 80 roundings in a sum of 8192 channels: the kernel needs 16 in a
-    thread and 9 between threads; PyTorch keeps a running mean, three roundings a step, of 16 steps in a chunk, 6
-    between chunks and 3 between lanes. So the mean is off by at most d = K u mean|s|; the variance by (K + 7) u of
-    itself (2 for differences, 1 for squares, 4 for a division good to 2 units in the last place) and by d^2, as
-    deviations add up to 0; its inverse root by half of that and 4.5 u (2 units again, and adding eps). Difference and
-    products round once each, and so does adding the bias.
+    u = 2^-24. No element goes through more than K = 80 roundings in a sum of 8192 channels: the
+    kernel needs 16 in a thread and 9 between threads; PyTorch keeps a running mean, three roundings
+    a step, of 16 steps in a chunk, 6 between chunks and 3 between lanes. So the mean is off by at
+    most d = K u mean|s|; the variance by (K + 7) u of itself (2 for differences, 1 for squares, 4
+    for a division good to 2 units in the last place) and by d^2, as deviations add up to 0; its
+    inverse root by half of that and 4.5 u (2 units again, and adding eps). Difference and products
+    round once each, and so does adding the bias.
     """
     u, K = 2.0**-24, 80
     s, weight, bias = s.double(), weight.double(), bias.double()
@@ -87,12 +101,17 @@ def in_float64(s: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Ten
     product = (s - mean) * scale * weight
     d = K * u * s.abs().mean(dim=-1, keepdim=True)
     relative = (K / 2 + 8) * u + (d * scale) ** 2 / 2
-    bound = d * scale * weight.abs() + (relative + 3 * u) * product.abs() + u * (product.abs() + bias.abs())
+    bound = (
+        d * scale * weight.abs()
+        + (relative + 3 * u) * product.abs()
+        + u * (product.abs() + bias.abs())
+    )
     return product + bias, bound
 
 
 def assert_within_rounding(outputs, arguments, roundoff):
-    """The sum against float64, then normed against float64 of the very sum that came out: two bounds, no chain."""
+    """The sum against float64, then normed against float64 of the very sum that came out: two
+    bounds, no chain."""
     x, weight, bias, eps, residual = arguments
     total, normed = outputs
     assert total.shape == normed.shape == x.shape and total.dtype == normed.dtype == x.dtype
@@ -100,14 +119,19 @@ def assert_within_rounding(outputs, arguments, roundoff):
         assert torch.equal(total, x)
     else:
         exact = x.double() + residual.double()
-        bound = rounding(exact, x.dtype, roundoff) + 2.0**-24 * exact.abs()  # added in float32 first
+        # Added in float32 first
+        bound = rounding(exact, x.dtype, roundoff) + 2.0**-24 * exact.abs()
         assert ((total.double() - exact).abs() <= bound).all()
     expected, bound = in_float64(total, weight, bias, eps)
-    assert ((normed.double() - expected).abs() <= bound + rounding(expected, x.dtype, roundoff)).all()
+    assert (
+        (normed.double() - expected).abs() <= bound + rounding(expected, x.dtype, roundoff)
+    ).all()
 
 
 @pytest.mark.parametrize("given", ["alone", "residual"])
-@pytest.mark.parametrize("layout", [contiguous, columns, channels_first], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(
+    "layout", [contiguous, columns, channels_first], ids=lambda layout: layout.__name__
+)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_results_are_within_rounding_of_float64(norm, roundoff, shape, dtype, layout, given):
@@ -118,14 +142,16 @@ def test_results_are_within_rounding_of_float64(norm, roundoff, shape, dtype, la
 
 @pytest.mark.parametrize("given", ["alone", "residual"])
 def test_a_large_mean_costs_no_variance(norm, roundoff, given):
-    """At a thousand deviations a variance in one pass is off by a quarter and more: tens of times the bound here."""
+    """At a thousand deviations a variance in one pass is off by a quarter and more: tens of times
+    the bound here."""
     arguments = make_rows((2, 9, 320), mean=1000)
     arguments[4] = arguments[4] if given == "residual" else None
     assert_within_rounding(norm(*arguments), arguments, roundoff)
 
 
 def test_equal_channels_have_no_variance(norm, roundoff):
-    """Only eps is under the root then: rounding of the mean is magnified 300 times, and the bound knows."""
+    """Only eps is under the root then: rounding of the mean is magnified 300 times, and the bound
+    knows."""
     _, *parameters, _ = make_rows((5, 77))
     arguments = [torch.arange(5.0)[:, None].expand(5, 77), *parameters, None]
     assert_within_rounding(norm(*arguments), arguments, roundoff)
@@ -138,10 +164,15 @@ def test_parameters_may_have_the_dtype_of_x(norm, roundoff, dtype):
     assert_within_rounding(norm(*arguments), arguments, roundoff)
 
 
-@pytest.mark.parametrize("layout", [contiguous, columns, channels_first], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(
+    "layout", [contiguous, columns, channels_first], ids=lambda layout: layout.__name__
+)
 def test_x_and_residual_may_differ_in_layout(norm, roundoff, layout):
     x, *parameters, residual = make_rows((2, 9, 77))
-    for arguments in ([layout(x), *parameters, columns(residual)], [columns(x), *parameters, layout(residual)]):
+    for arguments in (
+        [layout(x), *parameters, columns(residual)],
+        [columns(x), *parameters, layout(residual)],
+    ):
         assert_within_rounding(norm(*arguments), arguments, roundoff)
 
 
@@ -168,7 +199,13 @@ def test_inputs_are_left_alone(norm):
     arguments = make_rows((2, 9, 77))
     before = [argument.clone() for argument in arguments if isinstance(argument, Tensor)]
     norm(*arguments)
-    assert all(map(torch.equal, (argument for argument in arguments if isinstance(argument, Tensor)), before))
+    assert all(
+        map(
+            torch.equal,
+            (argument for argument in arguments if isinstance(argument, Tensor)),
+            before,
+        )
+    )
 
 
 def test_without_a_residual_the_sum_is_x_itself():
@@ -195,7 +232,9 @@ def test_cuda_takes_the_operator_only_with_gradients_off(operator, gradients):
     """Traced on tensors that only say they are on a GPU, so that this holds where there is none."""
     with FakeTensorMode():
         x, weight, bias, eps, residual = make_rows((2, 9, 64))
-        x, weight, bias, residual = (torch.empty_like(t, device="cuda") for t in (x, weight, bias, residual))
+        x, weight, bias, residual = (
+            torch.empty_like(t, device="cuda") for t in (x, weight, bias, residual)
+        )
     residual = residual if operator == "residual" else None
 
     def call(x, weight, bias, residual):
@@ -215,8 +254,15 @@ def test_gradients_reach_every_input():
         total, normed = call(x, weight, bias, eps, residual)
         return torch.autograd.grad((total.square() * normed).sum(), inputs)
 
-    ours = gradients(lambda x, weight, bias, eps, residual: layer_norm(x, weight, bias, eps, residual=residual))
-    stock = gradients(lambda x, weight, bias, eps, r: (x + r, F.layer_norm(x + r, x.shape[-1:], weight, bias, eps)))
+    ours = gradients(
+        lambda x, weight, bias, eps, residual: layer_norm(x, weight, bias, eps, residual=residual)
+    )
+    stock = gradients(
+        lambda x, weight, bias, eps, r: (
+            x + r,
+            F.layer_norm(x + r, x.shape[-1:], weight, bias, eps),
+        )
+    )
     torch.testing.assert_close(ours, stock)
 
 
@@ -229,7 +275,13 @@ def test_compiles_whole_and_once_for_all_values(given):
     results = compiled(x, weight, bias, eps, residual=residual)
     assert all(map(torch.equal, results, layer_norm(x, weight, bias, eps, residual=residual)))
     with torch.compiler.set_stance("fail_on_recompile"):
-        compiled(x * 0.5, weight * 2, bias + 1, eps, residual=residual if residual is None else residual - 1)
+        compiled(
+            x * 0.5,
+            weight * 2,
+            bias + 1,
+            eps,
+            residual=residual if residual is None else residual - 1,
+        )
 
 
 class Block(torch.nn.Module):
@@ -245,7 +297,9 @@ class Operator(torch.nn.Module):
 
 
 def operators(program: torch.export.ExportedProgram) -> set[str]:
-    return {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
+    return {
+        str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"
+    }
 
 
 def test_exports_as_plain_pytorch():

@@ -1,4 +1,5 @@
-"""local_blend on CPU, in Triton's interpreter and on a GPU, held to an independent numpy float64 version."""
+"""local_blend on CPU, in Triton's interpreter and on a GPU, held to an independent numpy float64
+version."""
 
 from collections.abc import Callable
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from csrc_triton.local_blend import local_blend
 from csrc_triton.local_blend.reference import local_blend_reference
 
-# (latent height, width), (map height, width): SD at 512, the embedded model, uneven factors, maps not enlarged.
+# (latent height, width), (map height, width): SD at 512, the embedded model, uneven factors, maps
+# not enlarged.
 SIZES = {
     "sd-512": ((64, 64), (16, 16)),
     "tiny": ((16, 16), (4, 4)),
@@ -18,8 +20,9 @@ SIZES = {
     "same": ((5, 9), (5, 9)),
     "one-pixel": ((1, 1), (1, 1)),
 }
-# Number of sources, then source_row of each target: the plain edit, several targets of one picture, several pictures
-# in one batch. Each size has one of them: 64x64 latents are 32 programs a row, which the interpreter runs one by one.
+# Number of sources, then source_row of each target: the plain edit, several targets of one picture,
+# several pictures in one batch. Each size has one of them: 64x64 latents are 32 programs a row,
+# which the interpreter runs one by one.
 ROWS = {"one": (1, (0,)), "three-targets": (1, (0, 0, 0)), "two-pictures": (2, (1, 0, 1))}
 CASES = [
     ("sd-512", "one"),
@@ -30,7 +33,12 @@ CASES = [
 ]
 
 
-def make_rows(size=((16, 16), (4, 4)), sources: int = 1, source_row: tuple[int, ...] = (0,), user_mask: bool = False):
+def make_rows(
+    size=((16, 16), (4, 4)),
+    sources: int = 1,
+    source_row: tuple[int, ...] = (0,),
+    user_mask: bool = False,
+):
     """Keyword arguments of a seeded example; so high a power lets the threshold split the maps."""
     generator = torch.Generator().manual_seed(0)
     latent_size, map_size = size
@@ -47,20 +55,34 @@ def make_rows(size=((16, 16), (4, 4)), sources: int = 1, source_row: tuple[int, 
 
 def kept_apart(arguments: dict) -> dict:
     """The same example with the source rows in source_latents."""
-    latents, sources = arguments["latents"], len(arguments["latents"]) - len(arguments["source_row"])
-    return arguments | {"latents": latents[sources:].clone(), "source_latents": latents[:sources].clone()}
+    latents, sources = (
+        arguments["latents"],
+        len(arguments["latents"]) - len(arguments["source_row"]),
+    )
+    return arguments | {
+        "latents": latents[sources:].clone(),
+        "source_latents": latents[:sources].clone(),
+    }
 
 
-def in_numpy(latents, maps_source, maps_target, source_row, use_blend, user_mask=None, threshold=0.3):
+def in_numpy(
+    latents, maps_source, maps_target, source_row, use_blend, user_mask=None, threshold=0.3
+):
     """Loops over rows and pixels in float64; nearest upsampling is the integer floor(y h / H)."""
 
     def word_mask(word_map: Tensor) -> np.ndarray:
         h, w = word_map.shape
         padded = np.pad(word_map.double().numpy(), 1, constant_values=-np.inf)
-        pooled = np.array([[padded[y : y + 3, x : x + 3].max() for x in range(w)] for y in range(h)])
+        pooled = np.array(
+            [[padded[y : y + 3, x : x + 3].max() for x in range(w)] for y in range(h)]
+        )
         enlarged = pooled[np.arange(height) * h // height][:, np.arange(width) * w // width]
         peak = enlarged.max()
-        return enlarged / peak > threshold if np.isfinite(peak) and peak != 0 else np.zeros((height, width), bool)
+        return (
+            enlarged / peak > threshold
+            if np.isfinite(peak) and peak != 0
+            else np.zeros((height, width), bool)
+        )
 
     height, width = latents.shape[2:]
     rows, masks = latents.double().numpy().copy(), []
@@ -78,14 +100,17 @@ def blend(implementation: Callable) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def assert_equals_numpy(blend: Callable, arguments: dict) -> Tensor:
-    """Four roundings (difference, 1 - mask, product, sum) of size 2^-24, each on at most |x_s| + |x_t - x_s|."""
+    """Four roundings (difference, 1 - mask, product, sum) of size 2^-24, each on at most |x_s| +
+    |x_t - x_s|."""
     expected, expected_mask = in_numpy(**arguments)
     blended, mask = blend(**arguments)
     assert blended.dtype == mask.dtype == torch.float32
     assert blended.is_contiguous() and mask.is_contiguous()
     assert np.array_equal(mask.double().numpy(), expected_mask)
     magnitude = 3 * arguments["latents"].abs().max().item()
-    np.testing.assert_allclose(blended.double().numpy(), expected, rtol=0, atol=4 * 2.0**-24 * magnitude)
+    np.testing.assert_allclose(
+        blended.double().numpy(), expected, rtol=0, atol=4 * 2.0**-24 * magnitude
+    )
     return mask
 
 
@@ -101,11 +126,16 @@ def test_the_example_opens_a_part_of_the_picture():
     assert 0.2 < share < 0.8
 
 
-# 2 -> 82 and 14 -> 46: PyTorch's float32 nearest index differs from the integer one. 40 x 30: a large map that is no
-# power of two. Few levels and round thresholds: quotients that are the threshold to the last bit.
+# 2 -> 82 and 14 -> 46: PyTorch's float32 nearest index differs from the integer one. 40 x 30: a
+# large map that is no power of two. Few levels and round thresholds: quotients that are the
+# threshold to the last bit.
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7])
-@pytest.mark.parametrize("maps", [lambda x: x, lambda x: (x * 10).ceil(), lambda x: -x], ids=["plain", "ties", "below"])
-@pytest.mark.parametrize("size", [((82, 3), (2, 2)), ((3, 46), (2, 14)), ((40, 31), (40, 30))], ids=str)
+@pytest.mark.parametrize(
+    "maps", [lambda x: x, lambda x: (x * 10).ceil(), lambda x: -x], ids=["plain", "ties", "below"]
+)
+@pytest.mark.parametrize(
+    "size", [((82, 3), (2, 2)), ((3, 46), (2, 14)), ((40, 31), (40, 30))], ids=str
+)
 def test_masks_are_the_reference_s_bit_for_bit(blend, size, maps, threshold):
     arguments = make_rows(size, user_mask=True)
     arguments["maps_source"], arguments["maps_target"] = maps(torch.rand(2, 1, *size[1]) ** 4)
@@ -125,7 +155,8 @@ def test_a_quotient_that_rounds_to_the_threshold_is_closed(blend):
 def test_threshold_is_exclusive_and_relative_to_the_maximum(blend):
     arguments = make_rows(((1, 9), (1, 9)))
     arguments["maps_source"] = torch.zeros(1, 1, 9)
-    arguments["maps_target"] = torch.tensor([[[4.0, 0, 0, 0, 2, 0, 0, 0, 3]]])  # pooled: 4 4 0 2 2 2 0 3 3
+    # pooled: 4 4 0 2 2 2 0 3 3
+    arguments["maps_target"] = torch.tensor([[[4.0, 0, 0, 0, 2, 0, 0, 0, 3]]])
     _, mask = blend(**arguments, threshold=0.5)
     assert mask.flatten().tolist() == [1, 1, 0, 0, 0, 0, 0, 1, 1]
 
@@ -142,7 +173,10 @@ def test_each_target_has_its_own_source_words(blend):
     both = make_rows(SIZES["tiny"], 1, (0, 0))
     together = blend(**both)
     for i in range(2):
-        alone = {name: both[name][i : i + 1] for name in ("maps_source", "maps_target", "source_row", "use_blend")}
+        alone = {
+            name: both[name][i : i + 1]
+            for name in ("maps_source", "maps_target", "source_row", "use_blend")
+        }
         blended, mask = blend(latents=both["latents"][[0, 1 + i]], **alone)
         assert torch.equal(mask[0], together[1][i])
         assert torch.equal(blended[1], together[0][1 + i])
@@ -150,12 +184,15 @@ def test_each_target_has_its_own_source_words(blend):
 
 def test_source_rows_and_open_pixels_are_untouched_and_closed_pixels_are_the_source(blend):
     arguments = make_rows(SIZES["uneven"], 2, (1, 0, 1))
-    arguments["latents"] *= torch.logspace(-3, 3, 5)[:, None, None, None]  # bit-equality must survive unequal sizes
+    # Bit-equality must survive unequal sizes
+    arguments["latents"] *= torch.logspace(-3, 3, 5)[:, None, None, None]
     latents = arguments["latents"]
     blended, mask = blend(**arguments)
     opened = mask[:, None].bool().expand_as(latents[2:])
     assert torch.equal(blended[:2], latents[:2])
-    assert torch.equal(blended[2:], torch.where(opened, latents[2:], latents[arguments["source_row"]]))
+    assert torch.equal(
+        blended[2:], torch.where(opened, latents[2:], latents[arguments["source_row"]])
+    )
 
 
 @pytest.mark.parametrize("user_mask", [False, True], ids=["words-only", "user-mask"])
@@ -201,7 +238,10 @@ def test_layouts_do_not_matter_and_inputs_are_left_alone(blend):
 def test_without_targets_the_sources_come_back_as_a_copy(blend):
     arguments = make_rows(SIZES["tiny"], 2, ())
     blended, mask = blend(**arguments)
-    assert torch.equal(blended, arguments["latents"]) and blended.data_ptr() != arguments["latents"].data_ptr()
+    assert (
+        torch.equal(blended, arguments["latents"])
+        and blended.data_ptr() != arguments["latents"].data_ptr()
+    )
     assert mask.shape == (0, 16, 16)
 
 
@@ -210,11 +250,15 @@ def zero(maps: Tensor) -> Tensor:
 
 
 def one_nan(maps: Tensor) -> Tensor:
-    return maps.index_put((torch.tensor(0), torch.tensor(0), torch.tensor(0)), torch.tensor(torch.nan))
+    return maps.index_put(
+        (torch.tensor(0), torch.tensor(0), torch.tensor(0)), torch.tensor(torch.nan)
+    )
 
 
 def one_infinite(maps: Tensor) -> Tensor:
-    return maps.index_put((torch.tensor(0), torch.tensor(0), torch.tensor(0)), torch.tensor(torch.inf))
+    return maps.index_put(
+        (torch.tensor(0), torch.tensor(0), torch.tensor(0)), torch.tensor(torch.inf)
+    )
 
 
 @pytest.mark.parametrize("spoil", [zero, one_nan, one_infinite], ids=lambda spoil: spoil.__name__)
@@ -248,14 +292,18 @@ def test_compiles_whole_and_once_for_all_steps(prepare):
 
 class Blend(torch.nn.Module):
     def forward(self, latents, maps_source, maps_target, source_row, use_blend, user_mask):
-        return local_blend(latents, maps_source, maps_target, source_row, use_blend=use_blend, user_mask=user_mask)
+        return local_blend(
+            latents, maps_source, maps_target, source_row, use_blend=use_blend, user_mask=user_mask
+        )
 
 
 def test_exports_as_plain_pytorch():
     arguments = make_rows(SIZES["tiny"], 1, (0, 0), user_mask=True)
     program = torch.export.export(Blend(), (), arguments)
     assert not [node for node in program.graph.nodes if "icd" in str(node.target)]
-    torch.testing.assert_close(program.module()(**arguments), local_blend(**arguments), rtol=0, atol=0)
+    torch.testing.assert_close(
+        program.module()(**arguments), local_blend(**arguments), rtol=0, atol=0
+    )
 
 
 def test_gradients_reach_targets_where_open_and_sources_where_closed():
@@ -263,7 +311,9 @@ def test_gradients_reach_targets_where_open_and_sources_where_closed():
     latents = arguments["latents"].requires_grad_()
     blended, mask = local_blend(**arguments)
     blended[1].sum().backward()
-    assert torch.equal(latents.grad, torch.stack([1 - mask[0], mask[0]])[:, None].expand_as(latents))
+    assert torch.equal(
+        latents.grad, torch.stack([1 - mask[0], mask[0]])[:, None].expand_as(latents)
+    )
 
 
 WRONG = {

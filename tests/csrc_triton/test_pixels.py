@@ -1,4 +1,5 @@
-"""from_pixels and to_pixels, held bit for bit to icd_engine.images, which does the same in numpy."""
+"""from_pixels and to_pixels, held bit for bit to icd_engine.images, which does the same in
+numpy."""
 
 import re
 import subprocess
@@ -15,8 +16,14 @@ from csrc_triton.pixels import from_pixels, to_pixels
 from icd_engine.images import to_model_range, to_pil
 
 KERNEL = "csrc_triton.pixels.kernel"
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
-# Odd sizes leave a ragged last block and unaligned rows; 16x64 x 3 channels fills whole blocks; 1x1 is the smallest.
+DTYPES = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+}
+# Odd sizes leave a ragged last block and unaligned rows; 16x64 x 3 channels fills whole blocks; 1x1
+# is the smallest.
 SHAPES = {"odd": (2, 3, 13, 31), "full-blocks": (1, 3, 16, 64), "one-pixel": (3, 3, 1, 1)}
 
 
@@ -42,7 +49,8 @@ def contiguous(x: Tensor) -> Tensor:
 
 
 def reordered(x: Tensor) -> Tensor:
-    """Pictures with the channel innermost in memory, pixels in planes: each as the other is when contiguous."""
+    """Pictures with the channel innermost in memory, pixels in planes: each as the other is when
+    contiguous."""
     channels = 1 if x.shape[1] == 3 else 3
     return x.movedim(channels, 4 - channels).contiguous().movedim(4 - channels, channels)
 
@@ -52,7 +60,9 @@ def cropped(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, (1, 2, 3, 4, 5, 6))[:, 5:-6, 3:-4, 1:-2]
 
 
-LAYOUTS = pytest.mark.parametrize("layout", [contiguous, reordered, cropped], ids=lambda layout: layout.__name__)
+LAYOUTS = pytest.mark.parametrize(
+    "layout", [contiguous, reordered, cropped], ids=lambda layout: layout.__name__
+)
 
 
 @pytest.fixture
@@ -68,7 +78,9 @@ def to_bytes(implementation: Callable) -> Callable[..., Tensor]:
 def random_pixels(shape: tuple[int, ...]) -> Tensor:
     batch, channels, height, width = shape
     size = (batch, height, width, channels)
-    return torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def random_pictures(shape: tuple[int, ...]) -> Tensor:
@@ -78,11 +90,15 @@ def random_pictures(shape: tuple[int, ...]) -> Tensor:
 
 def in_numpy(pixels: Tensor) -> Tensor:
     pictures = [Image.fromarray(picture) for picture in pixels.numpy()]
-    return torch.from_numpy(np.concatenate([to_model_range(picture, picture.size) for picture in pictures]))
+    return torch.from_numpy(
+        np.concatenate([to_model_range(picture, picture.size) for picture in pictures])
+    )
 
 
 def in_pil(pictures: Tensor) -> Tensor:
-    return torch.stack([torch.from_numpy(np.array(to_pil(picture.float().numpy()))) for picture in pictures])
+    return torch.stack(
+        [torch.from_numpy(np.array(to_pil(picture.float().numpy()))) for picture in pictures]
+    )
 
 
 def test_every_byte_becomes_numpy_s_float32(to_network):
@@ -101,7 +117,8 @@ def test_any_shape_and_layout_goes_to_the_network(to_network, shape, layout):
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_values_are_float32_s_rounded_to_the_dtype(to_network, dtype, request):
-    """The interpreter truncates to bfloat16: there the result may be the next value towards 0, at most 2^-7 away."""
+    """The interpreter truncates to bfloat16: there the result may be the next value towards 0, at
+    most 2^-7 away."""
     pixels = all_bytes()
     expected, result = in_numpy(pixels).to(dtype), to_network(pixels, dtype)
     assert result.dtype == dtype
@@ -115,7 +132,8 @@ def test_values_are_float32_s_rounded_to_the_dtype(to_network, dtype, request):
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_every_byte_survives_both_ways(to_network, to_bytes, dtype):
-    """Below 1, bfloat16 is off by at most 2^-9 (truncated: 2^-8), which is 0.249 (0.498) of a byte: none moves."""
+    """Below 1, bfloat16 is off by at most 2^-9 (truncated: 2^-8), which is 0.249 (0.498) of a byte:
+    none moves."""
     pixels = all_bytes()
     back = to_bytes(to_network(pixels, dtype))
     assert back.dtype == torch.uint8 and back.is_contiguous()
@@ -139,12 +157,15 @@ def test_values_beside_a_half_go_where_pil_puts_them(to_bytes):
 def test_a_fused_multiply_add_would_show_there():
     """Else the test above would say little: without rounding the product, some bytes differ."""
     unrounded = (beside_halves() + 1).double() * 127.5  # 24 + 8 bits: exact
-    assert (unrounded.round().to(torch.uint8).movedim(1, -1) != to_pixels(beside_halves())).sum() > 50
+    assert (
+        unrounded.round().to(torch.uint8).movedim(1, -1) != to_pixels(beside_halves())
+    ).sum() > 50
 
 
 @pytest.mark.parametrize("capability", [75, 90])
 def test_the_compiler_does_not_fuse_either(capability, tmp_path: Path):
-    """Neither Triton's compiler nor the assembler merges the product with the rounding; no GPU needed to know."""
+    """Neither Triton's compiler nor the assembler merges the product with the rounding; no GPU
+    needed to know."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -154,7 +175,9 @@ def test_the_compiler_does_not_fuse_either(capability, tmp_path: Path):
     types = ["*fp32", "*u8", "i32", "i32", *["i64"] * 4, "constexpr", "constexpr"]
     signature = dict(zip(to_pixels_kernel.arg_names, types, strict=True))
     source = ASTSource(to_pixels_kernel, signature, constexprs={"DENSE": True, "BLOCK": BLOCK})
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True})
+    compiled = triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True}
+    )
     file = tmp_path / "kernel.cubin"
     file.write_bytes(compiled.asm["cubin"])
     command = [triton.knobs.nvidia.nvdisasm.path, str(file)]
@@ -163,7 +186,9 @@ def test_the_compiler_does_not_fuse_either(capability, tmp_path: Path):
 
 
 def test_what_is_no_colour_becomes_one(to_bytes):
-    values = torch.tensor([torch.nan, -torch.nan, torch.inf, -torch.inf, 1.0001, -1.0001, 3e38, -3e38, -0.0])
+    values = torch.tensor(
+        [torch.nan, -torch.nan, torch.inf, -torch.inf, 1.0001, -1.0001, 3e38, -3e38, -0.0]
+    )
     bytes_ = [0, 0, 255, 0, 255, 0, 255, 0, 128]
     for dtype in DTYPES.values():
         result = to_bytes(values.to(dtype).view(1, 3, 3, 1))
@@ -174,7 +199,9 @@ def test_the_cpu_s_pictures_are_contiguous_and_the_kernel_s_channels_last(to_net
     kernel = request.node.callspec.params["implementation"] != "cpu"
     for layout in (contiguous, reordered):
         result = to_network(layout(random_pixels(SHAPES["odd"])))
-        assert result.is_contiguous(memory_format=torch.channels_last if kernel else torch.contiguous_format)
+        assert result.is_contiguous(
+            memory_format=torch.channels_last if kernel else torch.contiguous_format
+        )
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 5, 7), (2, 3, 0, 7)], ids=["no-pictures", "no-pixels"])
@@ -193,7 +220,9 @@ def test_inputs_are_left_alone(to_network, to_bytes):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_operators_are_registered_soundly(dtype):
     torch.library.opcheck(torch.ops.icd.from_pixels.default, (random_pixels((2, 3, 5, 7)), dtype))
-    torch.library.opcheck(torch.ops.icd.to_pixels.default, (random_pictures((2, 3, 5, 7)).to(dtype),))
+    torch.library.opcheck(
+        torch.ops.icd.to_pixels.default, (random_pictures((2, 3, 5, 7)).to(dtype),)
+    )
 
 
 def there_and_back(pixels: Tensor) -> Tensor:
@@ -223,7 +252,10 @@ def test_export_as_plain_pytorch():
 
 
 def test_wrong_shapes_are_refused_by_name():
-    for pixels in (torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(1, 3, 4, 5, dtype=torch.uint8)):
+    for pixels in (
+        torch.zeros(4, 5, 3, dtype=torch.uint8),
+        torch.zeros(1, 3, 4, 5, dtype=torch.uint8),
+    ):
         with pytest.raises(ValueError, match=r"^pixels must be \[B, H, W, 3\]"):
             from_pixels(pixels)
     for pictures in (torch.zeros(3, 4, 5), torch.zeros(1, 4, 5, 3)):

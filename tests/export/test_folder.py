@@ -18,7 +18,10 @@ from icd_engine.errors import BundleError, SettingsError
 
 # Names and varying axes as optimum has them, so that its pipelines and others load the parts.
 STANDARD = {
-    "text_encoder": ({"input_ids": ["batch_size", 77]}, {"last_hidden_state": ["batch_size", 77, 16]}),
+    "text_encoder": (
+        {"input_ids": ["batch_size", 77]},
+        {"last_hidden_state": ["batch_size", 77, 16]},
+    ),
     "vae_encoder": (
         {"sample": ["batch_size", 3, "height", "width"]},
         {"latent_parameters": ["batch_size", 8, "height_latent", "width_latent"]},
@@ -60,7 +63,8 @@ def manifest(exported: Path) -> dict:
 def shapes(values) -> dict[str, list]:
     """{name: axes} of ONNX inputs or outputs."""
     return {
-        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in values
     }
 
 
@@ -98,13 +102,18 @@ def test_the_manifest_tells_of_every_graph(exported, manifest):
         assert file_digest(exported / entry["file"]) == entry["sha256"]
         assert 0 <= entry["error"] <= 1e-4
         assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
-        assert {name: port["shape"] for name, port in entry["inputs"].items()} == shapes(model.graph.input)
-        assert {name: port["shape"] for name, port in entry["outputs"].items()} == shapes(model.graph.output)
+        assert {name: port["shape"] for name, port in entry["inputs"].items()} == shapes(
+            model.graph.input
+        )
+        assert {name: port["shape"] for name, port in entry["outputs"].items()} == shapes(
+            model.graph.output
+        )
     assert set(manifest["producer"]) == {"icd-engine", "torch", "onnx", "onnxscript"}
 
 
 def test_graphs_of_one_network_share_its_weights(exported, small_bundle):
-    """The three graphs of the decode network and the standard one take little more than its weights."""
+    """The three graphs of the decode network and the standard one take little more than its
+    weights."""
     weights = (small_bundle / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
     stored = (exported / "unet" / DATA).stat().st_size
     files = sorted(path.name for path in (exported / "unet").iterdir())
@@ -115,11 +124,17 @@ def test_graphs_of_one_network_share_its_weights(exported, small_bundle):
 def test_graphs_do_not_say_where_they_were_made(exported):
     for path in exported.rglob("*.onnx"):
         data = path.read_bytes()
-        assert b"stack_trace" not in data and b".py" not in data and str(Path.cwd()).encode() not in data
+        assert (
+            b"stack_trace" not in data
+            and b".py" not in data
+            and str(Path.cwd()).encode() not in data
+        )
 
 
 def test_icd_json_seals_every_file(exported):
-    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()} - {"icd.json"}
+    files = {
+        path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()
+    } - {"icd.json"}
     bundle = read_bundle(exported, verify=True)
     assert set(bundle.sha256) == files
 
@@ -149,7 +164,9 @@ def test_what_cannot_be_exported_is_refused(exported, small_bundle, two_pass_bun
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("No space left on device")], ids=["ctrl-c", "disk full"])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, OSError("No space left on device")], ids=["ctrl-c", "disk full"]
+)
 def test_an_interrupted_export_leaves_nothing(small_bundle, tmp_path, monkeypatch, error):
     done = []
 
@@ -169,7 +186,11 @@ def test_an_interrupted_export_leaves_nothing(small_bundle, tmp_path, monkeypatc
 def test_a_graph_that_is_wrong_is_not_exported(small_bundle, tmp_path, monkeypatch):
     def wrong(graph, opset):
         model = to_onnx(graph, opset)
-        weight = next(v for v in model.graph.initializers.values() if v.const_value and v.const_value.size > 100)
+        weight = next(
+            v
+            for v in model.graph.initializers.values()
+            if v.const_value and v.const_value.size > 100
+        )
         import onnx_ir as ir
 
         weight.const_value = ir.tensor(1.01 * weight.const_value.numpy(), name=weight.name)
@@ -183,8 +204,12 @@ def test_a_graph_that_is_wrong_is_not_exported(small_bundle, tmp_path, monkeypat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("opset", "precision"), [(23, "fp32"), (20, "fp16"), (23, "fp16")], ids=str)
-def test_every_opset_and_precision_edits_alike(small_bundle, small_engine, tmp_path, opset, precision):
+@pytest.mark.parametrize(
+    ("opset", "precision"), [(23, "fp32"), (20, "fp16"), (23, "fp16")], ids=str
+)
+def test_every_opset_and_precision_edits_alike(
+    small_bundle, small_engine, tmp_path, opset, precision
+):
     """Whole loops too. Half precision: 40 dB of the picture; float32: 1e-4."""
     import numpy as np
 
@@ -194,12 +219,16 @@ def test_every_opset_and_precision_edits_alike(small_bundle, small_engine, tmp_p
         read_bundle(small_bundle), tmp_path / "out", opset=opset, precision=precision, unrolled=True
     )
     engine = Engine.from_pretrained(tmp_path / "out")
-    types = {node.op_type for node in onnx.load(tmp_path / "out" / "unet" / "decode_hop.onnx").graph.node}
+    types = {
+        node.op_type for node in onnx.load(tmp_path / "out" / "unet" / "decode_hop.onnx").graph.node
+    }
     assert ("GroupNormalization" in types) == (opset == 23)
     assert {"encode", "decode"} <= set(manifest["graphs"])
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     edit = {"source": "a red cat", "target": "a blue cat", "blend": ("cat", "cat")}
-    ours, theirs = (np.asarray(e.edit(picture, **edit).image, dtype=float) for e in (engine, small_engine))
+    ours, theirs = (
+        np.asarray(e.edit(picture, **edit).image, dtype=float) for e in (engine, small_engine)
+    )
     mse = ((ours - theirs) ** 2).mean() / 255**2
     assert mse <= (1e-8 if precision == "fp32" else 1e-4)
 

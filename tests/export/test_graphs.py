@@ -1,4 +1,5 @@
-"""What is exported, before it is ONNX: ports are as promised at every size, and every form of a hop is the same hop."""
+"""What is exported, before it is ONNX: ports are as promised at every size, and every form of a hop
+is the same hop."""
 
 import pytest
 import torch
@@ -14,7 +15,12 @@ NAMES += ["encode_hop", "decode_hop", "further_hop", "encode", "decode", "decode
 @pytest.fixture(scope="module")
 def graphs(small_bundle) -> dict[str, Graph]:
     networks = Networks.load(read_bundle(small_bundle), "fp32")
-    made = standard_graphs(networks) + hop_graphs(networks) + loop_graphs(networks) + [pair_graph(networks)]
+    made = (
+        standard_graphs(networks)
+        + hop_graphs(networks)
+        + loop_graphs(networks)
+        + [pair_graph(networks)]
+    )
     return {graph.name: graph for graph in made}
 
 
@@ -25,7 +31,10 @@ def test_outputs_have_the_promised_axes(graphs, name):
     for sizes in graph.sizes:
         for port, value in graph.run(graph.example(sizes)).items():
             axes = graph.outputs[port].axes
-            assert tuple(sizes[axis] if isinstance(axis, str) else axis for axis in axes) == value.shape
+            assert (
+                tuple(sizes[axis] if isinstance(axis, str) else axis for axis in axes)
+                == value.shape
+            )
             assert value.dtype == graph.outputs[port].dtype
 
 
@@ -66,11 +75,16 @@ def test_pairs_are_rows(graphs):
     inputs = pairs.example(pairs.sizes[0])
     out = pairs.run(inputs)
     both = {"latents", "hop_a", "hop_b", "timestep", "timestep_cond", "encoder_hidden_states"}
-    flat = {name: torch.cat([value[:, 0], value[:, 1]]) if name in both else value for name, value in inputs.items()}
+    flat = {
+        name: torch.cat([value[:, 0], value[:, 1]]) if name in both else value
+        for name, value in inputs.items()
+    }
     flat |= {"share_self": inputs["share_self"][:, 0], "use_blend": inputs["use_blend"][:, 0]}
     flat |= {"word_maps": inputs["word_maps"].transpose(0, 1), "source_row": torch.arange(3)}
     expected = rows.run(flat)
-    assert torch.equal(torch.cat([out["next_latents"][:, 0], out["next_latents"][:, 1]]), expected["next_latents"])
+    assert torch.equal(
+        torch.cat([out["next_latents"][:, 0], out["next_latents"][:, 1]]), expected["next_latents"]
+    )
     assert torch.equal(out["next_word_maps"].transpose(0, 1), expected["next_word_maps"])
     assert torch.equal(out["mask"], expected["mask"])
 

@@ -11,7 +11,14 @@ EDIT = {"share_self": Port(("targets",), torch.bool), "timestep": Port(("rows",)
 
 
 def graph(inputs: dict, outputs: dict | None = None) -> Graph:
-    return Graph("hop", "models/hop/1/model.onnx", torch.nn.Identity(), inputs, outputs or {"x": ROWS["latents"]}, ())
+    return Graph(
+        "hop",
+        "models/hop/1/model.onnx",
+        torch.nn.Identity(),
+        inputs,
+        outputs or {"x": ROWS["latents"]},
+        (),
+    )
 
 
 def test_rows_of_several_requests_are_batched():
@@ -19,7 +26,9 @@ def test_rows_of_several_requests_are_batched():
     assert "max_batch_size: 16" in text and "dynamic_batching {" in text
     assert f"timeout_action: REJECT\n    max_queue_size: {MOST_QUEUED}" in text
     assert 'input { name: "latents" data_type: TYPE_FP32 dims: [ 4, -1, -1 ] }' in text
-    assert 'input { name: "hop_a" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] } }' in text
+    assert (
+        'input { name: "hop_a" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] } }' in text
+    )
 
 
 def test_what_has_several_kinds_of_rows_is_not_batched():

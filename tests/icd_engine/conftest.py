@@ -26,7 +26,9 @@ def make_credentials() -> Callable[..., Credentials]:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    usages = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
+    usages = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
+    )
     usages |= dict.fromkeys(("encipher_only", "decipher_only"), False)
 
     def name(text: str) -> x509.Name:
@@ -37,15 +39,22 @@ def make_credentials() -> Callable[..., Credentials]:
         own, now = key is authority, datetime.now(UTC)
         extensions = [
             (x509.BasicConstraints(ca=own, path_length=None), True),
-            (x509.KeyUsage(digital_signature=not own, key_cert_sign=own, crl_sign=own, **usages), True),
+            (
+                x509.KeyUsage(digital_signature=not own, key_cert_sign=own, crl_sign=own, **usages),
+                True,
+            ),
             (x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), False),
             (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
         ]
         if for_documents and not own:
-            extensions.append((x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False))
+            extensions.append(
+                (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
+            )
         builder = x509.CertificateBuilder(name("Authority"), name(subject), key.public_key())
         builder = builder.serial_number(x509.random_serial_number())
-        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(
+            now + timedelta(days=1)
+        )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
         return builder.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -55,7 +64,9 @@ def make_credentials() -> Callable[..., Credentials]:
         chain = certificate("Signer", signer, authority, for_documents)
         chain += certificate("Authority", authority, authority, for_documents)
         private = signer.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
         return Credentials(chain, private)
 

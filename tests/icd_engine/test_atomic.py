@@ -13,7 +13,9 @@ def test_a_file_is_replaced_and_folders_are_made(tmp_path):
     assert path.read_bytes() == b"two" and list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("kind", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
+@pytest.mark.parametrize(
+    "kind", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"]
+)
 def test_an_end_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch, kind):
     path = write_whole(tmp_path / "file", b"one", ImageError)
 
@@ -28,7 +30,9 @@ def test_an_end_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch, kind)
     assert path.read_bytes() == b"one" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("path", ["", "/", "nul\0byte", "\ud800", "x" * 5000, "/dev/null/file", "/proc/file", None, 5])
+@pytest.mark.parametrize(
+    "path", ["", "/", "nul\0byte", "\ud800", "x" * 5000, "/dev/null/file", "/proc/file", None, 5]
+)
 def test_where_nothing_can_be_written(path):
     with pytest.raises(BundleError, match=r"cannot write|a path is needed"):
         write_whole(path, b"", BundleError)

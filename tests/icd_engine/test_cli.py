@@ -1,4 +1,5 @@
-"""The program `icd`: what it writes and prints, and that every mistake is one line and an exit code."""
+"""The program `icd`: what it writes and prints, and that every mistake is one line and an exit
+code."""
 
 import json
 import shutil
@@ -68,11 +69,20 @@ def check_refused(capsys, arguments: list[str], code: int, *parts: str) -> None:
         assert part in err
 
 
-# --- edit ------------------------------------------------------------------------------------------------------
+# --- edit -----------------------------------------------------------------------------------------
 
 
 def test_edit_equals_the_library(place, capsys, small_bundle, small_engine):
-    command = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--model", str(small_bundle)]
+    command = [
+        "edit",
+        "cat.png",
+        "--source",
+        SOURCE,
+        "--target",
+        TARGET,
+        "--model",
+        str(small_bundle),
+    ]
     assert main([*command, "--device", "cpu", "--dtype", "float32"]) == 0
     out, err = capsys.readouterr()
     assert out == "cat_edited.png\n"
@@ -104,7 +114,18 @@ def test_every_setting_reaches_the_engine(place, loaded, capsys, monkeypatch):
         "--blend",
         "cat:dog",
     ]
-    command = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--mask", "mask.png", "--out", "a/b.jpg"]
+    command = [
+        "edit",
+        "cat.png",
+        "--source",
+        SOURCE,
+        "--target",
+        TARGET,
+        "--mask",
+        "mask.png",
+        "--out",
+        "a/b.jpg",
+    ]
     assert main([*command, *options.split(), *words, "--quiet"]) == 0
     assert capsys.readouterr() == ("a/b.jpg\n", "")
     assert callable(seen.pop("progress"))
@@ -126,7 +147,23 @@ def test_every_setting_reaches_the_engine(place, loaded, capsys, monkeypatch):
 
 def test_several_targets_are_numbered(place, loaded, capsys):
     Path("new_1.png").write_bytes(b"older")
-    assert main(["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--target", OTHER, "--out", "new.png"]) == 0
+    assert (
+        main(
+            [
+                "edit",
+                "cat.png",
+                "--source",
+                SOURCE,
+                "--target",
+                TARGET,
+                "--target",
+                OTHER,
+                "--out",
+                "new.png",
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.split() == ["new_1.png", "new_2.png"]
     expected = loaded.edit("cat.png", SOURCE, [TARGET, OTHER]).images
     for i, picture in enumerate(expected, start=1):
@@ -135,17 +172,49 @@ def test_several_targets_are_numbered(place, loaded, capsys):
 
 
 def test_compare_is_source_reconstruction_edits(place, loaded):
-    assert main(["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--target", OTHER, "--compare"]) == 0
+    assert (
+        main(
+            [
+                "edit",
+                "cat.png",
+                "--source",
+                SOURCE,
+                "--target",
+                TARGET,
+                "--target",
+                OTHER,
+                "--compare",
+            ]
+        )
+        == 0
+    )
     result = loaded.edit("cat.png", SOURCE, [TARGET, OTHER])
-    panels = [np.asarray(p) for p in (Image.open("cat.png").convert("RGB"), result.reconstruction, *result.images)]
+    panels = [
+        np.asarray(p)
+        for p in (Image.open("cat.png").convert("RGB"), result.reconstruction, *result.images)
+    ]
     assert np.array_equal(pixels_of("cat_edited.png"), np.concatenate(panels, axis=1))
 
 
 def test_automatic_settings(place, loaded, capsys):
-    command = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--seed", "5", "--tau", "0.8", "--auto"]
+    command = [
+        "edit",
+        "cat.png",
+        "--source",
+        SOURCE,
+        "--target",
+        TARGET,
+        "--seed",
+        "5",
+        "--tau",
+        "0.8",
+        "--auto",
+    ]
     assert main([*command, "--edits", "6", "--sheet", "sheet.png"]) == 0
     out, err = capsys.readouterr()
-    assert out == "sheet.png\ncat_edited.png\n" and "best of 6 settings" in err and "tau 0.80" in err
+    assert (
+        out == "sheet.png\ncat_edited.png\n" and "best of 6 settings" in err and "tau 0.80" in err
+    )
     found = loaded.invert("cat.png", SOURCE, seed=5).search(TARGET, edits=6, tau=0.8)
     assert np.array_equal(pixels_of("cat_edited.png"), np.asarray(found.result.image))
     assert Image.open("sheet.png").size == (6 * 128, 128)
@@ -154,7 +223,16 @@ def test_automatic_settings(place, loaded, capsys):
 
 
 def test_a_terminal_sees_the_hops(place, small_bundle, capsys, monkeypatch):
-    command = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET, "--model", str(small_bundle)]
+    command = [
+        "edit",
+        "cat.png",
+        "--source",
+        SOURCE,
+        "--target",
+        TARGET,
+        "--model",
+        str(small_bundle),
+    ]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(command) == 0
     assert "8/8" in capsys.readouterr().err
@@ -162,12 +240,26 @@ def test_a_terminal_sees_the_hops(place, small_bundle, capsys, monkeypatch):
     assert capsys.readouterr() == ("cat_edited.png\n", "")
 
 
-# --- invert, then edit -----------------------------------------------------------------------------------------
+# --- invert, then edit ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def kept(place, loaded, capsys) -> str:
-    assert main(["invert", "cat.png", "--source", SOURCE, "--seed", "5", "--out", "deep/cat.safetensors"]) == 0
+    assert (
+        main(
+            [
+                "invert",
+                "cat.png",
+                "--source",
+                SOURCE,
+                "--seed",
+                "5",
+                "--out",
+                "deep/cat.safetensors",
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out == "deep/cat.safetensors\n"
     return "deep/cat.safetensors"
 
@@ -181,7 +273,12 @@ def test_a_kept_inversion_costs_the_decode_hops_only(kept, loaded, capsys):
 
 
 def test_what_was_kept_may_be_repeated(kept):
-    assert main(["edit", kept, "--source", SOURCE, "--seed", "5", "--size", "80x48", "--target", TARGET]) == 0
+    assert (
+        main(
+            ["edit", kept, "--source", SOURCE, "--seed", "5", "--size", "80x48", "--target", TARGET]
+        )
+        == 0
+    )
 
 
 def test_comparing_a_kept_inversion_has_no_source_picture(kept):
@@ -189,7 +286,9 @@ def test_comparing_a_kept_inversion_has_no_source_picture(kept):
     assert Image.open("cat_edited.png").size == (2 * 80, 60)
 
 
-@pytest.mark.parametrize("other", [["--source", OTHER], ["--seed", "6"], ["--size", "32x32"]], ids=lambda o: o[0])
+@pytest.mark.parametrize(
+    "other", [["--source", OTHER], ["--seed", "6"], ["--size", "32x32"]], ids=lambda o: o[0]
+)
 def test_what_was_kept_cannot_be_chosen_again(kept, capsys, other):
     check_refused(capsys, ["edit", kept, "--target", TARGET, *other], 1, "was inverted")
     assert not Path("cat_edited.png").exists()
@@ -201,7 +300,7 @@ def test_a_damaged_inversion(place, loaded, capsys):
     check_refused(capsys, ["edit", "none.safetensors", "--target", TARGET], 1, "none.safetensors")
 
 
-# --- the demonstration -----------------------------------------------------------------------------------------
+# --- the demonstration ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -215,7 +314,9 @@ def demo_bundle(place, small_bundle) -> Path:
 
 
 def test_demo_writes_the_comparison(demo_bundle, small_engine, capsys):
-    assert main(["edit", "--demo", "--model", str(demo_bundle), "--device", "cpu", "--seed", "4"]) == 0
+    assert (
+        main(["edit", "--demo", "--model", str(demo_bundle), "--device", "cpu", "--seed", "4"]) == 0
+    )
     out, err = capsys.readouterr()
     assert out == "demo_edited.png\n"
     assert SOURCE in err and TARGET in err
@@ -234,7 +335,9 @@ def test_demo_writes_the_comparison(demo_bundle, small_engine, capsys):
         ("demo.png", b"", "empty"),
     ],
 )
-def test_a_missing_or_damaged_demo(demo_bundle, small_engine, monkeypatch, capsys, name, content, part):
+def test_a_missing_or_damaged_demo(
+    demo_bundle, small_engine, monkeypatch, capsys, name, content, part
+):
     monkeypatch.setattr(terminal, "_open", lambda model, **choice: _at(small_engine, demo_bundle))
     if content is None:
         (demo_bundle / name).unlink()
@@ -248,12 +351,26 @@ def _at(engine: Engine, folder: Path) -> Engine:
     return Engine(replace(engine.bundle, path=folder), engine.runner, engine.tokenizer)
 
 
-# --- generate --------------------------------------------------------------------------------------------------
+# --- generate -------------------------------------------------------------------------------------
 
 
 def test_generate(place, loaded, capsys):
     assert (
-        main(["generate", SOURCE, TARGET, "--seed", "2", "--tau", "0.7", "--guidance-scale", "2", "--size", "48x32"])
+        main(
+            [
+                "generate",
+                SOURCE,
+                TARGET,
+                "--seed",
+                "2",
+                "--tau",
+                "0.7",
+                "--guidance-scale",
+                "2",
+                "--size",
+                "48x32",
+            ]
+        )
         == 0
     )
     assert capsys.readouterr().out.split() == ["generated_1.png", "generated_2.png"]
@@ -263,10 +380,22 @@ def test_generate(place, loaded, capsys):
     assert GENERATED in Path("generated_1.png").read_bytes()
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 EDIT = ["edit", "cat.png", "--source", SOURCE, "--target", TARGET]
-CONVERT = ["convert", "--base", "a", "--teacher", "b", "--forward", "c", "--reverse", "d", "--out", "e"]
+CONVERT = [
+    "convert",
+    "--base",
+    "a",
+    "--teacher",
+    "b",
+    "--forward",
+    "c",
+    "--reverse",
+    "d",
+    "--out",
+    "e",
+]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +482,10 @@ def test_an_output_that_cannot_be_written(place, loaded, capsys):
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("icd: error: cannot write") and err.count("\n") == 1
     check_refused(
-        capsys, ["invert", "cat.png", "--source", SOURCE, "--out", "cat.png/x.safetensors"], 1, "cannot write"
+        capsys,
+        ["invert", "cat.png", "--source", SOURCE, "--out", "cat.png/x.safetensors"],
+        1,
+        "cannot write",
     )
     assert files(place) == {"cat.png"}
 
@@ -365,12 +497,16 @@ def test_an_interrupt_leaves_nothing(place, loaded, capsys, monkeypatch, name):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Engine, name, interrupted)
-    rest = {"edit": EDIT[1:], "invert": [*EDIT[1:4], "--out", "x.safetensors"], "generate": [TARGET]}[name]
+    rest = {
+        "edit": EDIT[1:],
+        "invert": [*EDIT[1:4], "--out", "x.safetensors"],
+        "generate": [TARGET],
+    }[name]
     check_refused(capsys, [name, *rest], 130, "interrupted")
     assert files(place) == {"cat.png"}
 
 
-# --- convert ---------------------------------------------------------------------------------------------------
+# --- convert --------------------------------------------------------------------------------------
 
 
 def convert_arguments(forward: str = "iCD-SD15-forward.safetensors") -> list[str]:
@@ -380,7 +516,10 @@ def convert_arguments(forward: str = "iCD-SD15-forward.safetensors") -> list[str
         "forward": forward,
         "reverse": "iCD-SD15-reverse.safetensors",
     }
-    return ["convert", *(text for key, name in parts.items() for text in (f"--{key}", str(PUBLISHED / name)))]
+    return [
+        "convert",
+        *(text for key, name in parts.items() for text in (f"--{key}", str(PUBLISHED / name))),
+    ]
 
 
 def test_convert_writes_a_bundle_and_reports(tmp_path, capsys):
@@ -390,7 +529,13 @@ def test_convert_writes_a_bundle_and_reports(tmp_path, capsys):
     printed, report = capsys.readouterr()
     assert printed == f"{out}\n"
     assert json.loads((out / "icd.json").read_text())["decode_times"] == [249, 499, 699, 999]
-    for part in ("sd15", "19 -> 249 -> 499 -> 699 -> 999", "999 -> 699 -> 499 -> 249 -> 0", "F16", "MB"):
+    for part in (
+        "sd15",
+        "19 -> 249 -> 499 -> 699 -> 999",
+        "999 -> 699 -> 499 -> 249 -> 0",
+        "F16",
+        "MB",
+    ):
         assert part in report
     assert main(["doctor", str(out)]) in (0, 1)  # 1 where the installation itself is broken
     assert "as recorded" in capsys.readouterr().out
@@ -402,27 +547,45 @@ def test_convert_takes_both_directions_from_one_place(tmp_path, capsys):
     for role in ("forward", "reverse"):
         name = f"iCD-SD15-{role}.safetensors"
         (tmp_path / "lora" / name).write_bytes((PUBLISHED / name).read_bytes())
-    base = ["convert", "--base", str(PUBLISHED / "base"), "--teacher", str(PUBLISHED / "sd15_cfg_distill.pt")]
+    base = [
+        "convert",
+        "--base",
+        str(PUBLISHED / "base"),
+        "--teacher",
+        str(PUBLISHED / "sd15_cfg_distill.pt"),
+    ]
     assert main([*base, "--lora", str(tmp_path / "lora"), "--out", str(tmp_path / "made")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'made'}\n" and (tmp_path / "made" / "icd.json").is_file()
+    assert (
+        capsys.readouterr().out == f"{tmp_path / 'made'}\n"
+        and (tmp_path / "made" / "icd.json").is_file()
+    )
     check_refused(capsys, [*base, "--out", str(tmp_path / "x")], 2, "--lora")
 
 
 def test_convert_reports_both_text_encoders_of_sdxl(tmp_path, capsys):
     files = {"base": "base", "teacher": "sdxl_cfg_distill.pt"}
     files |= {role: f"iCD-SDXL-{role}.safetensors" for role in ("forward", "reverse")}
-    parts = [text for key, name in files.items() for text in (f"--{key}", str(PUBLISHED.parent / "sdxl" / name))]
+    parts = [
+        text
+        for key, name in files.items()
+        for text in (f"--{key}", str(PUBLISHED.parent / "sdxl" / name))
+    ]
     assert main(["convert", *parts, "--out", str(tmp_path / "made")]) == 0
     names = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
     assert "text_encoder" in names and "text_encoder_2" in names
 
 
 def test_convert_refuses_what_does_not_fit(tmp_path, capsys):
-    check_refused(capsys, [*convert_arguments("generate.safetensors"), "--out", str(tmp_path / "x")], 1, "generate")
+    check_refused(
+        capsys,
+        [*convert_arguments("generate.safetensors"), "--out", str(tmp_path / "x")],
+        1,
+        "generate",
+    )
     assert list(tmp_path.iterdir()) == []
 
 
-# --- doctor ----------------------------------------------------------------------------------------------------
+# --- doctor ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -437,7 +600,17 @@ def test_doctor_tells_what_a_model_is(small_bundle, sound, capsys):
     assert main(["doctor", str(small_bundle)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for part in ("python", "torch", "cpu", "sd15", "64x64", "F32", "of random weights", "files are as recorded", "MB"):
+    for part in (
+        "python",
+        "torch",
+        "cpu",
+        "sd15",
+        "64x64",
+        "F32",
+        "of random weights",
+        "files are as recorded",
+        "MB",
+    ):
         assert part in out
     for part in (
         "in float32",
@@ -492,22 +665,32 @@ def test_doctor_wants_no_torch_for_an_exported_folder(exported, sound, capsys):
     sound.update(dict.fromkeys(doctor.FOR_WEIGHTS) | {"onnxruntime": "1.28"})
     assert main(["doctor", str(exported)]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and "CPUExecutionProvider" in out and "decode_hop" in out and "files are as recorded" in out
+    assert (
+        err == ""
+        and "CPUExecutionProvider" in out
+        and "decode_hop" in out
+        and "files are as recorded" in out
+    )
     sound["onnxruntime"] = None
     assert main(["doctor", str(exported)]) == 1
     assert "onnxruntime: not installed" in capsys.readouterr().err
 
 
-# --- the program -----------------------------------------------------------------------------------------------
+# --- the program ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["edit", "generate", "invert", "batch", "serve", "ui", "convert", "doctor", "bench", "eval"]
+    "name",
+    ["edit", "generate", "invert", "batch", "serve", "ui", "convert", "doctor", "bench", "eval"],
 )
 def test_every_command_has_help_with_an_example(name, capsys):
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
-    assert f"Usage: icd {name}" in out and "Example:" in out and f"icd {name} " in out.split("Example:")[1]
+    assert (
+        f"Usage: icd {name}" in out
+        and "Example:" in out
+        and f"icd {name} " in out.split("Example:")[1]
+    )
 
 
 def test_icd_alone_is_help(capsys):
@@ -520,6 +703,8 @@ def test_help_and_mistakes_load_no_torch():
         "import sys; from icd_engine.cli import main; main(['--help']); main(['edit', 'x.png', '--tau', 'x'])\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     loaded = set(run.stdout.splitlines()[-1].split())
     assert loaded.isdisjoint({"torch", "transformers", "diffusers", "safetensors"})

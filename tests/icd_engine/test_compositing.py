@@ -1,4 +1,5 @@
-"""Pictures leave at the size that was asked for, and with the original's own pixels outside the mask."""
+"""Pictures leave at the size that was asked for, and with the original's own pixels outside the
+mask."""
 
 import numpy as np
 import pytest
@@ -72,6 +73,8 @@ def test_floats_are_pasted_like_bytes(original, edited):
 
 def test_each_picture_has_its_own_mask(original, edited):
     pictures = [Image.fromarray(edited)] * 2
-    done = finish(pictures, SIZE, original, [np.zeros((4, 6), np.float32), np.ones((4, 6), np.float32)])
+    done = finish(
+        pictures, SIZE, original, [np.zeros((4, 6), np.float32), np.ones((4, 6), np.float32)]
+    )
     assert np.array_equal(np.asarray(done[0]), np.asarray(original))
     assert np.array_equal(np.asarray(done[1]), edited)

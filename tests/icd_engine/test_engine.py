@@ -1,4 +1,5 @@
-"""The path of an edit against plain loops over the networks: every number here has a second way to get it."""
+"""The path of an edit against plain loops over the networks: every number here has a second way to
+get it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ from torch import Tensor
 
 import icd_engine
 from icd_engine.engine import Engine
-from icd_engine.errors import BundleError, IcdError, ImageError, PromptError, RunnerError, SettingsError
+from icd_engine.errors import (
+    BundleError,
+    IcdError,
+    ImageError,
+    PromptError,
+    RunnerError,
+    SettingsError,
+)
 from icd_engine.images import to_model_range
 from icd_engine.results import EditRequest
 from icd_engine.rows import MOST_BRANCHES, passes
@@ -26,14 +34,21 @@ from icd_engine.sampling.guidance import dynamic_guidance, guidance_embedding
 from icd_engine.sampling.schedule import NoiseSchedule
 from icd_engine.settings import EditSettings
 
-SOURCE, TARGET, OTHER = "a cat sits on the mat", "a dog sits on the mat", "a red bird sits on the mat"
+SOURCE, TARGET, OTHER = (
+    "a cat sits on the mat",
+    "a dog sits on the mat",
+    "a red bird sits on the mat",
+)
 ENCODE, DECODE = (19, 259, 519, 779, 999), (999, 779, 519, 259, 0)
-# Another batch size sums in another order: about a hundred layers of 6e-8 each, magnified a little by every hop.
+# Another batch size sums in another order: about a hundred layers of 6e-8 each, magnified a little
+# by every hop.
 ROUNDING = 2e-5
 
 
 def picture(seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    )
 
 
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = ROUNDING) -> None:
@@ -47,11 +62,14 @@ def prompt_features(engine: Engine, prompt: str) -> Tensor:
 
 @torch.no_grad()
 def hop(engine: Engine, unet, x: Tensor, t: int, s: int, prompt: str, w: float) -> Tensor:
-    """x_s = a_s (x_t - sigma_t eps) / a_t + sigma_s eps for one row, with two predictions where w is not embedded."""
+    """x_s = a_s (x_t - sigma_t eps) / a_t + sigma_s eps for one row, with two predictions where w
+    is not embedded."""
     schedule, time = NoiseSchedule.scaled_linear(), torch.tensor([float(t)])
     features = prompt_features(engine, prompt)
     if unet.guidance_channels is not None:
-        eps = unet(x, time, features, torch.from_numpy(guidance_embedding([w], unet.guidance_channels))).eps
+        eps = unet(
+            x, time, features, torch.from_numpy(guidance_embedding([w], unet.guidance_channels))
+        ).eps
     else:
         eps, empty = unet(x, time, features).eps, unet(x, time, prompt_features(engine, "")).eps
         eps = empty + (1 + w) * (eps - empty)
@@ -59,7 +77,9 @@ def hop(engine: Engine, unet, x: Tensor, t: int, s: int, prompt: str, w: float) 
     return a * (x - schedule.sigma(t) * eps) / schedule.a(t) + sigma * eps
 
 
-def plain_decode(engine: Engine, x: Tensor, prompt: str, w: float = 0.0, tau: float | tuple = 1.0) -> Tensor:
+def plain_decode(
+    engine: Engine, x: Tensor, prompt: str, w: float = 0.0, tau: float | tuple = 1.0
+) -> Tensor:
     for t, s in pairwise(DECODE):
         x = hop(engine, engine.runner.reverse, x, t, s, prompt, dynamic_guidance(t, w, tau))
     return x
@@ -67,7 +87,8 @@ def plain_decode(engine: Engine, x: Tensor, prompt: str, w: float = 0.0, tau: fl
 
 @contextmanager
 def recorded(engine: Engine) -> Iterator[dict[str, list]]:
-    """Rows of every call of the forward and the reverse network, and the time shifts of the reverse one."""
+    """Rows of every call of the forward and the reverse network, and the time shifts of the reverse
+    one."""
     seen: dict[str, list] = {"forward": [], "reverse": [], "shifts": []}
 
     def watched(name, predict):
@@ -96,13 +117,15 @@ def inversion(small_engine):
     return small_engine.invert(picture(), SOURCE, seed=3)
 
 
-# --- the path of one edit ----------------------------------------------------------------------------------------
+# --- the path of one edit -------------------------------------------------------------------------
 
 
 def test_inversion_is_noise_then_upward_hops(small_engine, inversion):
     schedule = NoiseSchedule.scaled_linear()
     with torch.no_grad():
-        x = small_engine.runner.vae.to_latents(torch.from_numpy(to_model_range(picture(), (64, 64))))
+        x = small_engine.runner.vae.to_latents(
+            torch.from_numpy(to_model_range(picture(), (64, 64)))
+        )
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
     x = schedule.a(19) * x + schedule.sigma(19) * noise
     for t, s in pairwise(ENCODE):
@@ -113,19 +136,25 @@ def test_inversion_is_noise_then_upward_hops(small_engine, inversion):
 @pytest.mark.parametrize("target", [TARGET, OTHER], ids=["same_length", "longer"])
 def test_without_control_each_row_is_a_plain_decoding(small_engine, inversion, target):
     result = inversion.edit(target, control="none", guidance_scale=7.0, tau=0.8)
-    assert_close(result.latents, plain_decode(small_engine, inversion.latents, target, w=7.0, tau=0.8))
+    assert_close(
+        result.latents, plain_decode(small_engine, inversion.latents, target, w=7.0, tau=0.8)
+    )
     assert_close(result.source_latents, plain_decode(small_engine, inversion.latents, SOURCE))
 
 
 @pytest.mark.parametrize("control", ["replace", "refine", "none"])
 def test_source_as_target_reconstructs(inversion, control):
     """Unguided, with S_k + diag(d_k) = 1 on equal prompts, both rows compute the same."""
-    result = inversion.edit(SOURCE, control=control, cross_replace=0.6, self_replace=0.6, guidance_scale=0.0)
+    result = inversion.edit(
+        SOURCE, control=control, cross_replace=0.6, self_replace=0.6, guidance_scale=0.0
+    )
     assert_close(result.latents, result.source_latents)
 
 
 def test_control_changes_the_edit(inversion):
-    plain, controlled = (inversion.edit(TARGET, control=c, cross_replace=0.8).latents for c in ("none", "replace"))
+    plain, controlled = (
+        inversion.edit(TARGET, control=c, cross_replace=0.8).latents for c in ("none", "replace")
+    )
     assert float((plain - controlled).abs().max()) > 1e-2 * float(plain.abs().max())
 
 
@@ -136,14 +165,23 @@ def test_source_row_is_never_guided(small_engine, inversion, guidance_scale):
 
 
 def test_same_seed_is_bit_equal_and_another_differs(small_engine):
-    first, again, other = (small_engine.edit(picture(), SOURCE, TARGET, seed=seed) for seed in (5, 5, 6))
+    first, again, other = (
+        small_engine.edit(picture(), SOURCE, TARGET, seed=seed) for seed in (5, 5, 6)
+    )
     assert torch.equal(first.latents, again.latents)
     assert np.array_equal(first.image, again.image)
-    assert float((first.latents - other.latents).abs().max()) > 1e-2 * float(first.latents.abs().max())
+    assert float((first.latents - other.latents).abs().max()) > 1e-2 * float(
+        first.latents.abs().max()
+    )
 
 
 def test_several_targets_equal_single_edits(inversion):
-    settings = {"cross_replace": 0.6, "self_replace": 0.6, "blend": (["cat", "sits"], "sits"), "amplify": {"mat": 2.0}}
+    settings = {
+        "cross_replace": 0.6,
+        "self_replace": 0.6,
+        "blend": (["cat", "sits"], "sits"),
+        "amplify": {"mat": 2.0},
+    }
     together = inversion.edit([TARGET, OTHER, SOURCE], **settings)
     for row, target in enumerate([TARGET, OTHER, SOURCE]):
         alone = inversion.edit(target, **settings)
@@ -152,7 +190,12 @@ def test_several_targets_equal_single_edits(inversion):
 
 
 def test_result_settings_repeat_the_edit(small_engine):
-    settings = {"blend": ("cat", "dog"), "amplify": {"dog": 3.0}, "cross_replace": {"dog": (0.2, 0.9)}, "seed": 4}
+    settings = {
+        "blend": ("cat", "dog"),
+        "amplify": {"dog": 3.0},
+        "cross_replace": {"dog": (0.2, 0.9)},
+        "seed": 4,
+    }
     first = small_engine.edit(picture(), SOURCE, TARGET, mask=np.tri(64), **settings)
     used = {name: getattr(first.settings, name) for name in EditSettings.__dataclass_fields__}
     assert all(value is not None for value in used.values())
@@ -169,19 +212,26 @@ def test_other_sizes(small_engine):
 
 def test_generation_is_a_plain_decoding_of_noise(small_engine):
     prompts = ["a big blue bird", "a red cat"]
-    latents = small_engine.generate(prompts, seed=9, guidance_scale=7.0, tau=0.8, output_type="latent")
+    latents = small_engine.generate(
+        prompts, seed=9, guidance_scale=7.0, tau=0.8, output_type="latent"
+    )
     noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(9))
     for row, prompt in enumerate(prompts):
-        assert_close(latents[row : row + 1], plain_decode(small_engine, noise[row : row + 1], prompt, w=7.0, tau=0.8))
+        assert_close(
+            latents[row : row + 1],
+            plain_decode(small_engine, noise[row : row + 1], prompt, w=7.0, tau=0.8),
+        )
     assert [image.size for image in small_engine.generate(prompts[0])] == [(64, 64)]
 
 
 def test_generation_takes_the_models_seed(small_engine):
-    given, left_out = (small_engine.generate(TARGET, seed=seed, output_type="latent") for seed in (0, None))
+    given, left_out = (
+        small_engine.generate(TARGET, seed=seed, output_type="latent") for seed in (0, None)
+    )
     assert torch.equal(given, left_out)
 
 
-# --- guidance ----------------------------------------------------------------------------------------------------
+# --- guidance -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -197,7 +247,9 @@ def test_generation_takes_the_models_seed(small_engine):
 def test_dynamic_guidance_reaches_the_network(small_engine, tau, tau_low, expected):
     times, unet = [999.0, 779.0, 519.0, 259.0], small_engine.runner.reverse
     with recorded(small_engine) as seen:
-        result = small_engine.edit(picture(), SOURCE, [TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low)
+        result = small_engine.edit(
+            picture(), SOURCE, [TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low
+        )
         result.inversion.edit([TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low)
     assert len(seen["shifts"]) == 8
     for k, shifts in enumerate(seen["shifts"]):
@@ -213,7 +265,8 @@ def test_dynamic_guidance_reaches_the_network(small_engine, tau, tau_low, expect
 
 @pytest.mark.parametrize("tau", [0.8, (0.3, 0.9)], ids=["step", "ramp"])
 def test_two_pass_model_equals_explicit_guidance(two_pass_engine, tau):
-    """eps_u + (1 + w)(eps_c - eps_u): the difference of two near predictions times w loses a digit more."""
+    """eps_u + (1 + w)(eps_c - eps_u): the difference of two near predictions times w loses a digit
+    more."""
     kept = two_pass_engine.invert(picture(), SOURCE)
     result = kept.edit(TARGET, control="none", guidance_scale=4.0, tau=tau)
     expected = plain_decode(two_pass_engine, kept.latents, TARGET, w=4.0, tau=tau)
@@ -223,21 +276,29 @@ def test_two_pass_model_equals_explicit_guidance(two_pass_engine, tau):
 
 def test_two_pass_model_predicts_twice_on_guided_hops_only(two_pass_engine):
     with recorded(two_pass_engine) as seen:
-        result = two_pass_engine.edit(picture(), SOURCE, [TARGET, OTHER], guidance_scale=4.0, tau=0.6)
+        result = two_pass_engine.edit(
+            picture(), SOURCE, [TARGET, OTHER], guidance_scale=4.0, tau=0.6
+        )
         assert seen["forward"] == [1, 1, 1, 1]
         assert seen["reverse"] == [3, 3, 3, 2, 3, 2]  # w(999) = w(779) = 0
         assert result.network_calls == 10
         seen["reverse"].clear()
-        assert result.inversion.edit(TARGET, guidance_scale=0.0).network_calls == len(seen["reverse"]) == 4
+        assert (
+            result.inversion.edit(TARGET, guidance_scale=0.0).network_calls
+            == len(seen["reverse"])
+            == 4
+        )
 
 
-# --- rows and calls ----------------------------------------------------------------------------------------------
+# --- rows and calls -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("targets", [1, 3])
 def test_only_the_needed_rows_run(small_engine, targets):
     with recorded(small_engine) as seen:
-        result = small_engine.edit(picture(), SOURCE, [TARGET] * targets, blend=("cat", "dog"), guidance_scale=19.0)
+        result = small_engine.edit(
+            picture(), SOURCE, [TARGET] * targets, blend=("cat", "dog"), guidance_scale=19.0
+        )
         assert seen["forward"] == [1] * 4
         assert seen["reverse"] == [1 + targets] * 4
         assert result.network_calls == 8
@@ -285,14 +346,16 @@ def test_reconstruction_is_decoded_on_first_use(small_engine, monkeypatch):
     result = small_engine.edit(picture(), SOURCE, TARGET)
     runner, calls = small_engine.runner, []
     to_pixels = runner.to_pixels
-    monkeypatch.setattr(runner, "to_pixels", lambda latents: calls.append(len(latents)) or to_pixels(latents))
+    monkeypatch.setattr(
+        runner, "to_pixels", lambda latents: calls.append(len(latents)) or to_pixels(latents)
+    )
     assert calls == []
     first, again = result.reconstruction, result.reconstruction
     assert first is again
     assert calls == [1]
 
 
-# --- masks -------------------------------------------------------------------------------------------------------
+# --- masks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("blend", [None, ("cat", "dog")], ids=["mask", "mask_and_blend"])
@@ -307,7 +370,9 @@ def test_outside_the_mask_the_source_stays(inversion, blend):
 
 def test_blend_words_close_a_part_after_every_hop(small_engine):
     kept, seen = small_engine.invert(picture(), SOURCE, size=(128, 128)), []
-    result = kept.edit(TARGET, blend="mat", callback_on_step_end=lambda k, t, x: seen.append(x.clone()))
+    result = kept.edit(
+        TARGET, blend="mat", callback_on_step_end=lambda k, t, x: seen.append(x.clone())
+    )
     rows, closed = torch.stack(seen), (result.masks[:, 0] == 0)[:, None].expand(4, 4, 16, 16)
     assert 0 < int(closed.sum()) < closed.numel()
     assert torch.equal(rows[:, 1][closed], rows[:, 0][closed])
@@ -315,7 +380,9 @@ def test_blend_words_close_a_part_after_every_hop(small_engine):
 
 
 def test_open_mask_is_the_plain_edit(inversion):
-    assert torch.equal(inversion.edit(TARGET, mask=np.ones((64, 64))).latents, inversion.edit(TARGET).latents)
+    assert torch.equal(
+        inversion.edit(TARGET, mask=np.ones((64, 64))).latents, inversion.edit(TARGET).latents
+    )
 
 
 def test_mask_from_a_stream_is_read_once(small_engine):
@@ -323,20 +390,37 @@ def test_mask_from_a_stream_is_read_once(small_engine):
     Image.fromarray(np.tri(64, dtype=np.uint8) * 255).save(stream, "PNG")
     stream.seek(0)
     from_stream = small_engine.edit(picture(), SOURCE, TARGET, mask=stream)
-    assert torch.equal(from_stream.latents, small_engine.edit(picture(), SOURCE, TARGET, mask=np.tri(64)).latents)
+    assert torch.equal(
+        from_stream.latents, small_engine.edit(picture(), SOURCE, TARGET, mask=np.tri(64)).latents
+    )
 
 
-# --- many at once ------------------------------------------------------------------------------------------------
+# --- many at once ---------------------------------------------------------------------------------
 
 
 def mixed_requests() -> list[EditRequest]:
     """Every setting somewhere, beside requests without it."""
     return [
         EditRequest(picture(1), SOURCE, TARGET, EditSettings(seed=1, blend="sits")),
-        EditRequest(picture(2), "a photo of a bird", "a photo of a big blue bird", EditSettings(amplify={"blue": 3.0})),
-        EditRequest(picture(3), SOURCE, [TARGET, OTHER], EditSettings(guidance_scale=9.0, tau=(0.4, 0.9), seed=2)),
+        EditRequest(
+            picture(2),
+            "a photo of a bird",
+            "a photo of a big blue bird",
+            EditSettings(amplify={"blue": 3.0}),
+        ),
+        EditRequest(
+            picture(3),
+            SOURCE,
+            [TARGET, OTHER],
+            EditSettings(guidance_scale=9.0, tau=(0.4, 0.9), seed=2),
+        ),
         EditRequest(picture(4), SOURCE, OTHER, EditSettings(control="none", mask=np.tri(64))),
-        EditRequest(picture(1), SOURCE, SOURCE, EditSettings(self_replace=1.0, cross_replace=1.0, guidance_scale=0.0)),
+        EditRequest(
+            picture(1),
+            SOURCE,
+            SOURCE,
+            EditSettings(self_replace=1.0, cross_replace=1.0, guidance_scale=0.0),
+        ),
     ]
 
 
@@ -345,7 +429,9 @@ def test_edit_many_equals_single_edits(small_engine, monkeypatch, targets):
     monkeypatch.setattr("icd_engine.engine.MOST_TARGETS", targets)
     requests = mixed_requests()
     for request, result in zip(requests, small_engine.edit_many(requests), strict=True):
-        given = {name: getattr(request.settings, name) for name in EditSettings.__dataclass_fields__}
+        given = {
+            name: getattr(request.settings, name) for name in EditSettings.__dataclass_fields__
+        }
         alone = small_engine.edit(request.image, request.source, request.target, **given)
         assert_close(result.latents, alone.latents)
         assert_close(result.source_latents, alone.source_latents)
@@ -367,7 +453,12 @@ def test_edit_many_shares_passes(small_engine):
 
 @pytest.mark.parametrize(
     ("rows", "spans"),
-    [([], []), ([2], [(0, 1)]), ([2, 2, 2], [(0, 2), (2, 3)]), ([9, 2, 2, 1], [(0, 1), (1, 3), (3, 4)])],
+    [
+        ([], []),
+        ([2], [(0, 1)]),
+        ([2, 2, 2], [(0, 2), (2, 3)]),
+        ([9, 2, 2, 1], [(0, 1), (1, 3), (3, 4)]),
+    ],
     ids=["none", "one", "full", "too_large_alone"],
 )
 def test_passes_hold_at_most_their_rows(rows, spans):
@@ -394,7 +485,9 @@ def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, 
     assert seen["forward"] == []
 
 
-@pytest.mark.parametrize("requests", [5, None, "ab", [5], [EditRequest(picture(), SOURCE, TARGET), None]], ids=str)
+@pytest.mark.parametrize(
+    "requests", [5, None, "ab", [5], [EditRequest(picture(), SOURCE, TARGET), None]], ids=str
+)
 def test_edit_many_takes_requests_alone(small_engine, requests):
     with pytest.raises(SettingsError, match="edit_many takes a list of EditRequest"):
         small_engine.edit_many(requests)
@@ -402,7 +495,9 @@ def test_edit_many_takes_requests_alone(small_engine, requests):
 
 def test_threads_on_one_engine_equal_serial_edits(small_engine):
     def run(request: EditRequest) -> Tensor:
-        given = {name: getattr(request.settings, name) for name in EditSettings.__dataclass_fields__}
+        given = {
+            name: getattr(request.settings, name) for name in EditSettings.__dataclass_fields__
+        }
         return small_engine.edit(request.image, request.source, request.target, **given).latents
 
     def run_together(request: EditRequest) -> Tensor:
@@ -417,13 +512,15 @@ def test_threads_on_one_engine_equal_serial_edits(small_engine):
             assert all(map(torch.equal, pool.map(run_together, requests), serial))
 
 
-# --- callbacks and outputs ---------------------------------------------------------------------------------------
+# --- callbacks and outputs ------------------------------------------------------------------------
 
 
 def test_callbacks_see_every_hop(small_engine):
     up, down, ticks = [], [], []
     note = lambda seen: lambda step, t, latents: seen.append((step, t, tuple(latents.shape)))  # noqa: E731
-    kept = small_engine.invert(picture(), SOURCE, callback_on_step_end=note(up), progress=ticks.append)
+    kept = small_engine.invert(
+        picture(), SOURCE, callback_on_step_end=note(up), progress=ticks.append
+    )
     result = kept.edit([TARGET, OTHER], callback_on_step_end=note(down), progress=ticks.append)
     assert up == [(k, t, (1, 4, 8, 8)) for k, t in enumerate(ENCODE[1:])]
     assert down == [(k, t, (3, 4, 8, 8)) for k, t in enumerate(DECODE[1:])]
@@ -441,7 +538,9 @@ def test_progress_leaves_the_source_branch_kept(small_engine):
 
 
 def test_callback_may_replace_latents(small_engine, inversion):
-    result = inversion.edit(TARGET, callback_on_step_end=lambda step, t, x: x.clone().fill_(0.5) if t == 259 else None)
+    result = inversion.edit(
+        TARGET, callback_on_step_end=lambda step, t, x: x.clone().fill_(0.5) if t == 259 else None
+    )
     start = torch.full((1, 4, 8, 8), 0.5)
     expected = hop(small_engine, small_engine.runner.reverse, start, 259, 0, SOURCE, w=0.0)
     assert_close(result.source_latents, expected)
@@ -461,7 +560,10 @@ def test_callback_error_passes_and_leaves_the_engine_whole(small_engine, inversi
 
     inversion.edit(TARGET)  # so that all later ones are further edits, alike to the bit
     before = inversion.edit(TARGET, blend=("cat", "dog"))
-    for run in (inversion.edit, lambda target, **kw: small_engine.edit(picture(), SOURCE, target, **kw)):
+    for run in (
+        inversion.edit,
+        lambda target, **kw: small_engine.edit(picture(), SOURCE, target, **kw),
+    ):
         with pytest.raises(error):
             run(TARGET, blend=("cat", "dog"), callback_on_step_end=fail)
     assert torch.equal(inversion.edit(TARGET, blend=("cat", "dog")).latents, before.latents)
@@ -469,21 +571,31 @@ def test_callback_error_passes_and_leaves_the_engine_whole(small_engine, inversi
 
 def test_output_types_agree(small_engine, inversion):
     pil, array, tensor, latent = (
-        inversion.edit([TARGET, OTHER], output_type=kind).images for kind in ("pil", "np", "pt", "latent")
+        inversion.edit([TARGET, OTHER], output_type=kind).images
+        for kind in ("pil", "np", "pt", "latent")
     )
     assert [image.mode for image in pil] == ["RGB", "RGB"]
     assert array.shape == (2, 64, 64, 3)
     assert tensor.shape == (2, 3, 64, 64)
     assert array.dtype == np.float32 and array.min() >= 0 and array.max() <= 1
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
-    assert np.abs(np.stack([np.asarray(image) for image in pil]) / 255 - array).max() <= 0.5 / 255 + 1e-6
+    assert (
+        np.abs(np.stack([np.asarray(image) for image in pil]) / 255 - array).max()
+        <= 0.5 / 255 + 1e-6
+    )
     assert torch.equal(latent, inversion.edit([TARGET, OTHER]).latents)
 
 
 def test_results_are_ordinary_tensors(inversion):
     """Nothing handed out is an inference tensor: those refuse changes in place and gradients."""
     result = inversion.edit(TARGET, output_type="latent", blend=("cat", "dog"))
-    tensors = (inversion.latents, result.latents, result.source_latents, result.masks, result.images)
+    tensors = (
+        inversion.latents,
+        result.latents,
+        result.source_latents,
+        result.masks,
+        result.images,
+    )
     assert not any(tensor.is_inference() for tensor in tensors)
 
 
@@ -492,12 +604,13 @@ def test_bfloat16_runs_near_float32(small_bundle, inversion):
     result = engine.edit(picture(), SOURCE, TARGET, seed=3, blend=("cat", "dog"))
     exact = inversion.edit(TARGET, control="none").source_latents
     assert result.latents.dtype == torch.float32
-    # The rounding is 2^15 times float32's, whose errors here stay below 1e-5; the worst seen was 0.1.
+    # The rounding is 2^15 times float32's, whose errors here stay below 1e-5; the worst seen was
+    # 0.1.
     assert_close(result.source_latents, exact, 0.3)
     assert result.image.size == (64, 64)
 
 
-# --- errors ------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -543,7 +656,12 @@ def test_generation_needs_a_prompt(small_engine):
 
 @pytest.mark.parametrize(
     "options, named",
-    [({"device": "tpu"}, "tpu"), ({"device": "mps"}, "mps"), ({"dtype": "int8"}, "int8"), ({"runner": "fast"}, "fast")],
+    [
+        ({"device": "tpu"}, "tpu"),
+        ({"device": "mps"}, "mps"),
+        ({"dtype": "int8"}, "int8"),
+        ({"runner": "fast"}, "fast"),
+    ],
     ids=str,
 )
 def test_unknown_device_dtype_or_runner(small_bundle, options, named):
@@ -577,10 +695,13 @@ def test_unknown_model(tmp_path):
 
 
 def test_all_errors_are_one_family():
-    assert all(issubclass(e, IcdError) for e in (BundleError, ImageError, PromptError, RunnerError, SettingsError))
+    assert all(
+        issubclass(e, IcdError)
+        for e in (BundleError, ImageError, PromptError, RunnerError, SettingsError)
+    )
 
 
-# --- the package -------------------------------------------------------------------------------------------------
+# --- the package ----------------------------------------------------------------------------------
 
 
 def test_package_hands_out_the_engine():
@@ -596,4 +717,6 @@ def test_package_edit_loads_a_model_once(small_engine, small_bundle):
         for model in (small_bundle, str(small_bundle))
     ]
     assert results[0].inversion.engine is results[1].inversion.engine
-    assert torch.equal(results[0].latents, small_engine.edit(picture(), SOURCE, TARGET, seed=1).latents)
+    assert torch.equal(
+        results[0].latents, small_engine.edit(picture(), SOURCE, TARGET, seed=1).latents
+    )

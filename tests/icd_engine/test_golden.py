@@ -1,10 +1,12 @@
-"""The public reference's own numbers, from files in the published formats through `convert` and the engine.
+"""The public reference's own numbers, from files in the published formats through `convert` and the
+engine.
 
-The bound is 1e-4 of the largest value, and masks are identical. One thing is beyond float32: these random networks
-magnify a rounding in an inversion some hundred times. On wide.png the reference's own code, bit-equal to this data as
-it ran (two rows, one thread), is off by 8e-5 with one row, by 1.4e-4 with two threads and by 1.5e-4 in float64; the
-decode hops make eight times that of it. So every decode hop is held to 1e-4 from the reference's inverted latents
-(seen: 8e-6), and the way from the picture to the edit to what float32 allows.
+The bound is 1e-4 of the largest value, and masks are identical. One thing is beyond float32: these
+random networks magnify a rounding in an inversion some hundred times. On wide.png the reference's
+own code, bit-equal to this data as it ran (two rows, one thread), is off by 8e-5 with one row, by
+1.4e-4 with two threads and by 1.5e-4 in float64; the decode hops make eight times that of it. So
+every decode hop is held to 1e-4 from the reference's inverted latents (seen: 8e-6), and the way
+from the picture to the edit to what float32 allows.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ GOLDEN = DATA / "sd15"
 CASES = {case["name"]: case for case in json.loads((GOLDEN / "cases.json").read_text())}
 EDITS = [name for name, case in CASES.items() if case["kind"] == "edit"]
 TOLERANCE = 1e-4
-# Inverted latents, edited latents. Edits of square.png: 6e-5 on two threads of an AMD EPYC, 1.3e-4 on one, 1.4e-4 on an
-# Intel Xeon: how sums are split decides their last digits, which these networks magnify.
+# Inverted latents, edited latents. Edits of square.png: 6e-5 on two threads of an AMD EPYC, 1.3e-4
+# on one, 1.4e-4 on an Intel Xeon: how sums are split decides their last digits, which these
+# networks magnify.
 FROM_PICTURE = {"square.png": (1e-4, 2.5e-4), "wide.png": (2.5e-4, 2e-3)}
 FROM_PICTURE_BY_ONNX = 1e-3  # seen: inverted 2.1e-4, edited 7.6e-4
 
@@ -78,7 +81,9 @@ def inverted(engine):
     def get(case: dict) -> Inversion:
         key = (case["image"], case["source"], case["seed"])
         if key not in kept:
-            kept[key] = engine.invert(DATA / case["image"], case["source"], seed=case["seed"], size=(512, 512))
+            kept[key] = engine.invert(
+                DATA / case["image"], case["source"], seed=case["seed"], size=(512, 512)
+            )
         return kept[key]
 
     return get
@@ -92,7 +97,9 @@ def settings(case: dict) -> dict:
     chosen["control"] = "replace" if case["replace"] else "refine"
     chosen |= {"cross_replace": case["cross"], "self_replace": case["self"]}
     if "amplify" in case:
-        chosen["amplify"] = dict(zip(case["amplify"]["words"], case["amplify"]["values"], strict=True))
+        chosen["amplify"] = dict(
+            zip(case["amplify"]["words"], case["amplify"]["values"], strict=True)
+        )
     if "blend" in case:
         chosen["blend"] = tuple(case["blend"])
     return chosen
@@ -155,7 +162,8 @@ def test_from_picture(engine, inverted, name):
 
 
 def assert_truncated(ours: Image.Image, theirs: Image.Image) -> None:
-    """The reference cuts what we round: equal or one more, half and half where it is neither black nor full."""
+    """The reference cuts what we round: equal or one more, half and half where it is neither black
+    nor full."""
     pixels = np.asarray(theirs).astype(int)
     difference = np.asarray(ours) - pixels
     assert np.abs(difference).max() <= 1

@@ -1,4 +1,5 @@
-"""Every kind of picture in: right pixels or one typed error with a fixed text, never anything half-written."""
+"""Every kind of picture in: right pixels or one typed error with a fixed text, never anything
+half-written."""
 
 import io
 import re
@@ -63,7 +64,9 @@ def test_a_file_of_any_kind(kind: str, pixels: np.ndarray, tmp_path: Path):
 def test_content_decides_not_the_extension(file_format: str, pixels: np.ndarray, tmp_path: Path):
     path = tmp_path / "picture.txt"
     path.write_bytes(encoded(pixels, file_format))
-    assert same(load_image(path), np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB")))
+    assert same(
+        load_image(path), np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,8 @@ def test_content_decides_not_the_extension(file_format: str, pixels: np.ndarray,
         lambda x: x.astype(np.uint16) * 257,
         lambda x: x.astype(">u2") * 257,
         lambda x: x / 255,
-        lambda x: (x / 255).astype(np.float16),  # half a step of 1/255 is four of float16's roundings at 1
+        # Half a step of 1/255 is four of float16's roundings at 1
+        lambda x: (x / 255).astype(np.float16),
         lambda x: x.astype(np.float32) / 255 * (1 + 1e-6),
         lambda x: torch.from_numpy(x).permute(2, 0, 1),
         lambda x: torch.from_numpy(x).permute(2, 0, 1)[None] / 255,
@@ -111,7 +115,10 @@ def test_bfloat16_tensor_is_within_its_own_rounding(pixels: np.ndarray):
 def test_one_channel_is_grey(shape: tuple[int, ...]):
     grey = np.arange(35, dtype=np.uint8).reshape(shape)
     assert same(load_image(grey), np.repeat(grey.reshape(5, 7, 1), 3, axis=2))
-    assert same(load_image(torch.from_numpy(grey.reshape(1, 5, 7))), np.repeat(grey.reshape(5, 7, 1), 3, axis=2))
+    assert same(
+        load_image(torch.from_numpy(grey.reshape(1, 5, 7))),
+        np.repeat(grey.reshape(5, 7, 1), 3, axis=2),
+    )
 
 
 def test_bool_array_is_black_and_white():
@@ -199,7 +206,8 @@ def test_a_mode_without_a_range_is_refused():
         load_image(Image.new("I", (2, 2)))
 
 
-# What a viewer shows for each orientation of the picture [[1, 2], [3, 4], [5, 6]] (EXIF 2.3, tag 0x0112).
+# What a viewer shows for each orientation of the picture [[1, 2], [3, 4], [5, 6]] (EXIF 2.3, tag
+# 0x0112).
 SHOWN = {
     1: [[1, 2], [3, 4], [5, 6]],
     2: [[2, 1], [4, 3], [6, 5]],
@@ -255,17 +263,26 @@ def test_a_truncated_file_is_refused(file_format: str, point: int, pixels: np.nd
 
 @pytest.mark.parametrize("missing", [1, 4, 12, 20])
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_file_that_lacks_its_last_bytes_is_refused(file_format: str, missing: int, pixels: np.ndarray):
+def test_a_file_that_lacks_its_last_bytes_is_refused(
+    file_format: str, missing: int, pixels: np.ndarray
+):
     with pytest.raises(ImageError, match="damaged"):
         load_image(encoded(pixels, file_format)[:-missing])
 
 
 def png_header(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def jpeg_header(width: int, height: int) -> bytes:
@@ -362,14 +379,17 @@ def test_a_stream_that_fails_and_a_closed_picture(pixels: np.ndarray):
 
 
 def picture_or_fixed_text(data: bytes) -> None:
-    """The whole promise for arbitrary bytes: an RGB picture, or one line that leaks nothing of Pillow."""
+    """The whole promise for arbitrary bytes: an RGB picture, or one line that leaks nothing of
+    Pillow."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             assert load_image(data).mode == "RGB"
         except ImageError as error:
             assert not re.search(r"0x|BytesIO|PIL|\n", str(error))
-            assert error.__cause__ is None and (error.__suppress_context__ or error.__context__ is None)
+            assert error.__cause__ is None and (
+                error.__suppress_context__ or error.__context__ is None
+            )
 
 
 STARTS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\x40\0\0\0WEBPVP8 ", b"GIF89a"]
@@ -383,10 +403,13 @@ def test_random_bytes(start: bytes, rest: bytes):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.sampled_from(FORMATS), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8)
+    st.sampled_from(FORMATS),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
 )
 def test_flipped_bytes(file_format: str, changes: list[tuple[int, int]]):
-    data = bytearray(encoded(Image.radial_gradient("L").resize((16, 16)).convert("RGB"), file_format))
+    data = bytearray(
+        encoded(Image.radial_gradient("L").resize((16, 16)).convert("RGB"), file_format)
+    )
     for place, value in changes:
         data[place % len(data)] = value
     picture_or_fixed_text(bytes(data))
@@ -397,7 +420,11 @@ def test_flipped_bytes(file_format: str, changes: list[tuple[int, int]]):
 
 def test_model_range_is_the_formula_and_comes_back_exactly(pixels: np.ndarray):
     values = to_model_range(Image.fromarray(pixels), (17, 24))
-    assert values.dtype == np.float32 and values.shape == (1, 3, 24, 17) and values.flags["C_CONTIGUOUS"]
+    assert (
+        values.dtype == np.float32
+        and values.shape == (1, 3, 24, 17)
+        and values.flags["C_CONTIGUOUS"]
+    )
     expected = pixels.astype(np.float64).transpose(2, 0, 1) / 127.5 - 1
     assert np.abs(values[0] - expected).max() <= 2**-23  # one rounding of x / 127.5 <= 2
     assert same(to_pil(values[0]), pixels)
@@ -410,7 +437,9 @@ def test_model_range_resizes_bicubic_to_exactly_the_size(pixels: np.ndarray):
 
 
 @pytest.mark.parametrize(
-    "size", [(0, 8), (8,), (8, -1), (8.5, 8), ("8", "8"), None, (10**5, 10**5), (np.inf, 8)], ids=str
+    "size",
+    [(0, 8), (8,), (8, -1), (8.5, 8), ("8", "8"), None, (10**5, 10**5), (np.inf, 8)],
+    ids=str,
 )
 def test_sizes_that_are_none(size):
     with pytest.raises(ImageError, match="size must be"):
@@ -470,7 +499,9 @@ def mask() -> np.ndarray:
         lambda m: torch.from_numpy(m)[None].float(),
         lambda m: Image.fromarray(m),
         lambda m: Image.fromarray(m.astype(np.uint8) * 255).convert("RGB"),
-        lambda m: Image.merge("LA", [Image.new("L", (4, 6), 255), Image.fromarray(m.astype(np.uint8) * 255)]),
+        lambda m: Image.merge(
+            "LA", [Image.new("L", (4, 6), 255), Image.fromarray(m.astype(np.uint8) * 255)]
+        ),
         lambda m: encoded(m.astype(np.uint8) * 255),
     ],
     ids=[
@@ -534,7 +565,9 @@ def test_masks_that_are_refused(value, text: str):
 # ---- saving
 
 
-@pytest.mark.parametrize("source_type", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"])
+@pytest.mark.parametrize(
+    "source_type", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
+)
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp"])
 def test_a_saved_picture_says_that_a_model_made_it(suffix: str, source_type: str, tmp_path: Path):
     picture = Image.radial_gradient("L").resize((32, 24)).convert("RGB")
@@ -542,9 +575,13 @@ def test_a_saved_picture_says_that_a_model_made_it(suffix: str, source_type: str
     saved = Image.open(path)
     tree = ElementTree.fromstring(saved.info["xmp"].decode())
     found = tree.find(".//{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType")
-    assert found is not None and found.text == f"http://cv.iptc.org/newscodes/digitalsourcetype/{source_type}"
+    assert (
+        found is not None
+        and found.text == f"http://cv.iptc.org/newscodes/digitalsourcetype/{source_type}"
+    )
     difference = np.asarray(load_image(path)).astype(int) - np.asarray(picture)
-    assert np.abs(difference).max() <= (0 if suffix == ".png" else 12)  # quality 95 of a smooth picture
+    # Quality 95 of a smooth picture
+    assert np.abs(difference).max() <= (0 if suffix == ".png" else 12)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -600,7 +637,7 @@ def test_a_picture_that_cannot_be_encoded(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- the size a model works at -----------------------------------------------------------------------------------
+# --- the size a model works at --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -615,7 +652,8 @@ def test_a_picture_that_cannot_be_encoded(tmp_path: Path):
         ((500, 333), (128, 128), 16, (160, 112)),
         ((4096, 1), (512, 512), 64, (1024, 256)),  # 4:1 at most
         ((1, 4096), (128, 128), 16, (64, 256)),
-        ((640, 480), (640, 480), 64, (640, 480)),  # the model's own aspect: its own size, whatever its steps
+        # The model's own aspect: its own size, whatever its steps
+        ((640, 480), (640, 480), 64, (640, 480)),
     ],
 )
 def test_fitted_size(picture, area, step, expected):

@@ -27,7 +27,11 @@ def unsealed(small_bundle, tmp_path):
 
 def test_every_weight_of_the_files_arrives(small_bundle):
     runner = load_runner(read_bundle(small_bundle), "cpu")
-    for part, network in (("unet", runner.reverse), ("unet_forward", runner.forward), ("vae", runner.vae)):
+    for part, network in (
+        ("unet", runner.reverse),
+        ("unet_forward", runner.forward),
+        ("vae", runner.vae),
+    ):
         stored = load_file(small_bundle / part / "diffusion_pytorch_model.safetensors")
         loaded = network.state_dict()
         assert stored.keys() == loaded.keys()
@@ -48,7 +52,8 @@ def test_networks_are_ready_to_run(small_bundle):
     [
         ("auto", torch.float32, torch.float32),
         ("bfloat16", torch.bfloat16, torch.bfloat16),
-        ("float16", torch.float16, torch.float32),  # the VAE of Stable Diffusion overflows in float16
+        # The VAE of Stable Diffusion overflows in float16
+        ("float16", torch.float16, torch.float32),
     ],
 )
 def test_precision(small_bundle, dtype, unet, vae):
@@ -96,7 +101,9 @@ def test_weights_that_do_not_fit_are_named(unsealed, part, change):
     def apply(weights):
         key = max(weights)
         change(weights, key)
-        named.append("further.weight" if "further.weight" in weights else key.removeprefix("text_model."))
+        named.append(
+            "further.weight" if "further.weight" in weights else key.removeprefix("text_model.")
+        )
 
     change_weights(unsealed, part, apply)
     with pytest.raises(BundleError) as caught:
@@ -107,7 +114,11 @@ def test_weights_that_do_not_fit_are_named(unsealed, part, change):
 
 
 def test_weights_beyond_half_precision_are_named(unsealed):
-    change_weights(unsealed, "unet", lambda w: w.update({"conv_in.bias": torch.full_like(w["conv_in.bias"], 1e5)}))
+    change_weights(
+        unsealed,
+        "unet",
+        lambda w: w.update({"conv_in.bias": torch.full_like(w["conv_in.bias"], 1e5)}),
+    )
     assert load_runner(read_bundle(unsealed), "cpu").reverse.conv_in.bias.max() == 1e5
     with pytest.raises(BundleError, match=r"in float16: 'conv_in\.bias' holds NaN or infinity"):
         load_runner(read_bundle(unsealed), "cpu", "float16")
@@ -137,7 +148,10 @@ def test_far_more_weights_than_the_file_holds_are_never_made(unsealed, monkeypat
     for part in ("unet", "unet_forward"):
         file = unsealed / part / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"cross_attention_dim": 2**15}))
-    with pytest.raises(BundleError, match=r"text_encoder/model\.safetensors does not fit its config\.json: .* weights"):
+    with pytest.raises(
+        BundleError,
+        match=r"text_encoder/model\.safetensors does not fit its config\.json: .* weights",
+    ):
         load_runner(read_bundle(unsealed), "cpu")
 
 
@@ -176,7 +190,9 @@ def test_auto_becomes_concrete():
     assert choose_dtype("float16", "cpu") == torch.float16
 
 
-@pytest.mark.parametrize("device", ["tpu", "", "mps", "meta", f"cuda:{torch.cuda.device_count()}", None])
+@pytest.mark.parametrize(
+    "device", ["tpu", "", "mps", "meta", f"cuda:{torch.cuda.device_count()}", None]
+)
 def test_device_that_is_not_there_is_refused(device):
     with pytest.raises(RunnerError, match="device"):
         choose_device(device)

@@ -1,4 +1,5 @@
-"""One base for both networks, VAE tiles, float32 after overflows, networks on the host: same answers, less memory."""
+"""One base for both networks, VAE tiles, float32 after overflows, networks on the host: same
+answers, less memory."""
 
 from __future__ import annotations
 
@@ -29,14 +30,16 @@ PICTURE = Image.open(DATA / "square.png").convert("RGB").resize((128, 128))
 
 
 def picture(width: int = 64, height: int = 64) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
-# --- one base and a difference -----------------------------------------------------------------------------------
+# --- one base and a difference --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,9 @@ def switched(published) -> Engine:
 
 def kept_bytes(*networks: nn.Module) -> int:
     """Of all tensors, those shared counted once."""
-    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    tensors = [
+        tensor for network in networks for tensor in (*network.parameters(), *network.buffers())
+    ]
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
@@ -81,7 +86,8 @@ def test_both_networks_share_one_base(fused, switched):
     whole = kept_bytes(fused.runner.forward)
     updates = kept_bytes(forward, reverse) - whole
     assert forward.conv_in.weight.data_ptr() == reverse.conv_in.weight.data_ptr()
-    assert 0 < updates < 0.4 * whole  # rank 4 + 4 beside 16 to 32 channels; 64 + 64 beside 320 to 1280: 16 %
+    # Rank 4 + 4 beside 16 to 32 channels; 64 + 64 beside 320 to 1280: 16 %
+    assert 0 < updates < 0.4 * whole
 
 
 def test_switched_edits_equal_fused_ones(fused, switched, tmp_path):
@@ -90,8 +96,13 @@ def test_switched_edits_equal_fused_ones(fused, switched, tmp_path):
     got = switched.edit(PICTURE, SOURCE, TARGET, size=(128, 128))
     generator = torch.Generator().manual_seed(0)
     weights = {key: value.clone() for key, value in fused.runner.forward.state_dict().items()}
-    noise = {key: 1 + 6e-8 * torch.randn(value.shape, generator=generator) for key, value in weights.items()}
-    fused.runner.forward.load_state_dict({key: value * noise[key] for key, value in weights.items()})
+    noise = {
+        key: 1 + 6e-8 * torch.randn(value.shape, generator=generator)
+        for key, value in weights.items()
+    }
+    fused.runner.forward.load_state_dict(
+        {key: value * noise[key] for key, value in weights.items()}
+    )
     moved = fused.edit(PICTURE, SOURCE, TARGET, size=(128, 128))
     fused.runner.forward.load_state_dict(weights)
     limit = 10 * error(moved.inversion.latents, expected.inversion.latents)
@@ -106,8 +117,12 @@ def test_switched_edits_equal_fused_ones(fused, switched, tmp_path):
 @pytest.mark.long
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
 def test_switched_networks_compile(published, switched):
-    compiled = Engine.from_pretrained(published.path, device="cpu", runner="compiled", weights="switch")
-    latents = torch.randn(switched.latent_shape((64, 64)), generator=torch.Generator().manual_seed(0))
+    compiled = Engine.from_pretrained(
+        published.path, device="cpu", runner="compiled", weights="switch"
+    )
+    latents = torch.randn(
+        switched.latent_shape((64, 64)), generator=torch.Generator().manual_seed(0)
+    )
 
     def encoded(engine: Engine) -> Tensor:
         prompts = engine._encoded([engine.tokenizer.encode(SOURCE)])
@@ -130,7 +145,7 @@ def test_what_cannot_be_switched_is_refused(small_bundle):
         Engine.from_pretrained(small_bundle, weights="both")
 
 
-# --- tiles -------------------------------------------------------------------------------------------------------
+# --- tiles ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,9 +157,12 @@ def test_tiles_cover_a_side_and_overlap(side, tile, expected):
     assert all(later - first <= tile - tile // 4 for first, later in pairwise(expected))
 
 
-@pytest.mark.parametrize(("scale", "height", "width"), [((2, 1), 20, 9), ((1, 2), 40, 18), ((1, 1), 8, 30)])
+@pytest.mark.parametrize(
+    ("scale", "height", "width"), [((2, 1), 20, 9), ((1, 2), 40, 18), ((1, 1), 8, 30)]
+)
 def test_tiles_of_a_local_function_are_the_whole(scale, height, width):
-    """What each output pixel takes from its own input alone is not changed by tiles, whatever their weights."""
+    """What each output pixel takes from its own input alone is not changed by tiles, whatever their
+    weights."""
     up, down = scale
 
     def local(x: Tensor) -> Tensor:
@@ -185,10 +203,13 @@ def test_when_tiles_are_used(size, tiling, expected):
 def test_a_trained_vae_keeps_large_pictures_as_well_in_tiles():
     """Better, if anything: each tile is of the size that its norms have seen."""
     scenes = [world.draw(world.sample_scene(np.random.default_rng(seed))) for seed in range(6)]
-    pixels = torch.from_numpy(np.concatenate([np.concatenate(scenes[i : i + 3], axis=1) for i in (0, 3)]))[None]
+    pixels = torch.from_numpy(
+        np.concatenate([np.concatenate(scenes[i : i + 3], axis=1) for i in (0, 3)])
+    )[None]
     tiled = Engine.from_pretrained("tiny", device="cpu", vae_tiling=True).runner
     whole = Engine.from_pretrained("tiny", device="cpu", vae_tiling=False).runner
-    auto = Engine.from_pretrained("tiny", device="cpu").runner  # of more than four tiles' pixels: tiled
+    # Of more than four tiles' pixels: tiled
+    auto = Engine.from_pretrained("tiny", device="cpu").runner
 
     def psnr(runner: Any) -> float:
         kept = runner.to_pixels(runner.to_latents(pixels)).float()
@@ -208,7 +229,7 @@ def test_a_level_picture_has_no_seams(published):
     )
 
 
-# --- half precision ----------------------------------------------------------------------------------------------
+# --- half precision -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -228,7 +249,9 @@ def overflowing(small_bundle) -> Iterator[Engine]:
 def test_what_overflows_is_computed_again_in_float32(overflowing):
     runner = overflowing.runner
     exact = Engine.from_pretrained(overflowing.bundle.path, device="cpu").runner
-    exact.vae.load_state_dict({key: value.float() for key, value in runner.vae.state_dict().items()})
+    exact.vae.load_state_dict(
+        {key: value.float() for key, value in runner.vae.state_dict().items()}
+    )
     pixels = torch.from_numpy(np.asarray(picture()).copy())[None]
     latents = exact.to_latents(pixels)
     assert not runner._to_moments(pixels).isfinite().all()
@@ -236,7 +259,8 @@ def test_what_overflows_is_computed_again_in_float32(overflowing):
     assert torch.equal(runner.to_pixels(latents), exact.to_pixels(latents))
     assert torch.equal(runner.to_image(latents), exact.to_image(latents))
     assert runner.vae_retries == 3 and exact.vae_retries == 0
-    assert len(overflowing.edit(picture(), SOURCE, TARGET).image.getcolors(10_000)) > 10  # and not black
+    # And not black
+    assert len(overflowing.edit(picture(), SOURCE, TARGET).image.getcolors(10_000)) > 10
 
 
 def test_the_first_overflow_is_told(overflowing):
@@ -263,7 +287,7 @@ def test_no_output_type_hands_out_nan(small_engine, kind):
         small_engine.edit(picture(), SOURCE, TARGET, output_type=kind, callback_on_step_end=broken)
 
 
-# --- networks that wait on the host ------------------------------------------------------------------------------
+# --- networks that wait on the host ---------------------------------------------------------------
 
 
 class Moved(nn.Module):

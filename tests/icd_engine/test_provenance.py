@@ -1,4 +1,5 @@
-"""Signed pictures: read back by C2PA's own reader, and refused whole where the key or the certificate is wrong."""
+"""Signed pictures: read back by C2PA's own reader, and refused whole where the key or the
+certificate is wrong."""
 
 from __future__ import annotations
 
@@ -39,17 +40,23 @@ def read_back(path: Path) -> tuple[str, dict]:
 
 
 def actions(manifest: dict) -> list[dict]:
-    return next(one for one in manifest["assertions"] if one["label"].startswith("c2pa.actions"))["data"]["actions"]
+    return next(one for one in manifest["assertions"] if one["label"].startswith("c2pa.actions"))[
+        "data"
+    ]["actions"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_a_signed_picture_says_what_it_is(tmp_path, files, suffix):
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     picture, path = Image.fromarray(pixels), tmp_path / f"made{suffix}"
-    save_image(picture, path, source_type="trainedAlgorithmicMedia", signature=Signature.read(*files))
+    save_image(
+        picture, path, source_type="trainedAlgorithmicMedia", signature=Signature.read(*files)
+    )
     state, manifest = read_back(path)
     assert state == "Valid"
-    assert actions(manifest) == [{"action": "c2pa.created", "digitalSourceType": IPTC + "trainedAlgorithmicMedia"}]
+    assert actions(manifest) == [
+        {"action": "c2pa.created", "digitalSourceType": IPTC + "trainedAlgorithmicMedia"}
+    ]
     generator = manifest["claim_generator_info"][0]
     assert (generator["name"], generator["version"]) == ("icd_engine", __version__)
     assert manifest["title"] == path.name and "thumbnail" not in manifest
@@ -59,7 +66,9 @@ def test_a_signed_picture_says_what_it_is(tmp_path, files, suffix):
 
 
 def test_a_changed_picture_is_found_out(tmp_path, files):
-    path = save_image(Image.new("RGB", (24, 32)), tmp_path / "made.png", signature=Signature.read(*files))
+    path = save_image(
+        Image.new("RGB", (24, 32)), tmp_path / "made.png", signature=Signature.read(*files)
+    )
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 6] ^= 1
     path.write_bytes(data)
@@ -69,12 +78,17 @@ def test_a_changed_picture_is_found_out(tmp_path, files):
 def test_an_edit_names_its_parent_without_showing_it(tmp_path, files):
     parent = save_image(Image.new("RGB", (24, 32), "red"), tmp_path / "parent.jpg").read_bytes()
     path = save_image(
-        Image.new("RGB", (24, 32)), tmp_path / "edited.png", signature=Signature.read(*files), parent=parent
+        Image.new("RGB", (24, 32)),
+        tmp_path / "edited.png",
+        signature=Signature.read(*files),
+        parent=parent,
     )
     state, manifest = read_back(path)
     assert state == "Valid"
     assert [action["action"] for action in actions(manifest)] == ["c2pa.opened", "c2pa.edited"]
-    assert actions(manifest)[1]["digitalSourceType"] == IPTC + "compositeWithTrainedAlgorithmicMedia"
+    assert (
+        actions(manifest)[1]["digitalSourceType"] == IPTC + "compositeWithTrainedAlgorithmicMedia"
+    )
     (ingredient,) = manifest["ingredients"]
     assert (ingredient["relationship"], ingredient["format"]) == ("parentOf", "image/jpeg")
     assert "thumbnail" not in ingredient
@@ -82,8 +96,12 @@ def test_an_edit_names_its_parent_without_showing_it(tmp_path, files):
 
 def test_a_signed_parent_is_carried_on(tmp_path, files):
     signature = Signature.read(*files)
-    parent = save_image(Image.new("RGB", (8, 8)), tmp_path / "parent.png", signature=signature).read_bytes()
-    path = save_image(Image.new("RGB", (8, 8)), tmp_path / "edited.png", signature=signature, parent=parent)
+    parent = save_image(
+        Image.new("RGB", (8, 8)), tmp_path / "parent.png", signature=signature
+    ).read_bytes()
+    path = save_image(
+        Image.new("RGB", (8, 8)), tmp_path / "edited.png", signature=signature, parent=parent
+    )
     state, manifest = read_back(path)
     assert state == "Valid" and "active_manifest" in manifest["ingredients"][0]
 
@@ -92,7 +110,9 @@ def test_other_kinds_of_keys(make_credentials):
     from cryptography.hazmat.primitives.asymmetric import ec
 
     signature = Signature(*make_credentials(ec.SECP384R1))
-    assert signature.sign(DEMO.read_bytes(), "demo.png", "trainedAlgorithmicMedia").startswith(b"\x89PNG")
+    assert signature.sign(DEMO.read_bytes(), "demo.png", "trainedAlgorithmicMedia").startswith(
+        b"\x89PNG"
+    )
 
 
 WRONG = {
@@ -109,9 +129,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
-def test_what_cannot_sign_is_one_error_and_nothing_is_written(tmp_path, make_credentials, credentials, make):
+def test_what_cannot_sign_is_one_error_and_nothing_is_written(
+    tmp_path, make_credentials, credentials, make
+):
     signature = Signature(*make(make_credentials, credentials))
-    with pytest.raises(SettingsError, match=r"^the picture cannot be signed with this certificate and key: ") as error:
+    with pytest.raises(
+        SettingsError, match=r"^the picture cannot be signed with this certificate and key: "
+    ) as error:
         save_image(Image.new("RGB", (8, 8)), tmp_path / "made.png", signature=signature)
     assert "\n" not in str(error.value) and "PRIVATE KEY" not in str(error.value)
     assert "PRIVATE KEY" not in repr(signature)
@@ -128,11 +152,25 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", ["edit", "generate"])
 def test_on_the_command_line(tmp_path, files, capsys, command):
     out = tmp_path / "out.png"
-    what = ["edit", str(DEMO), "--source", SOURCE, "--target", TARGET] if command == "edit" else ["generate", TARGET]
-    options = ["--c2pa-cert", str(files[0]), "--c2pa-key", str(files[1]), "--quiet", "--out", str(out)]
+    what = (
+        ["edit", str(DEMO), "--source", SOURCE, "--target", TARGET]
+        if command == "edit"
+        else ["generate", TARGET]
+    )
+    options = [
+        "--c2pa-cert",
+        str(files[0]),
+        "--c2pa-key",
+        str(files[1]),
+        "--quiet",
+        "--out",
+        str(out),
+    ]
     assert main([*what, *options]) == 0, capsys.readouterr().err
     state, manifest = read_back(out)
-    kind = {"edit": "compositeWithTrainedAlgorithmicMedia", "generate": "trainedAlgorithmicMedia"}[command]
+    kind = {"edit": "compositeWithTrainedAlgorithmicMedia", "generate": "trainedAlgorithmicMedia"}[
+        command
+    ]
     assert state == "Valid" and actions(manifest)[-1]["digitalSourceType"] == IPTC + kind
     assert len(manifest.get("ingredients", [])) == (1 if command == "edit" else 0)
 
@@ -140,8 +178,14 @@ def test_on_the_command_line(tmp_path, files, capsys, command):
 @pytest.mark.parametrize("command", ["edit", "generate"])
 def test_the_statement_can_be_left_out(tmp_path, capsys, command):
     out = tmp_path / "out.png"
-    what = ["edit", str(DEMO), "--source", SOURCE, "--target", TARGET] if command == "edit" else ["generate", TARGET]
-    assert main([*what, "--no-provenance", "--quiet", "--out", str(out)]) == 0, capsys.readouterr().err
+    what = (
+        ["edit", str(DEMO), "--source", SOURCE, "--target", TARGET]
+        if command == "edit"
+        else ["generate", TARGET]
+    )
+    assert main([*what, "--no-provenance", "--quiet", "--out", str(out)]) == 0, (
+        capsys.readouterr().err
+    )
     assert Image.open(out).info == {}
 
 
@@ -150,13 +194,23 @@ def test_the_statement_can_be_left_out(tmp_path, capsys, command):
     [
         (["--c2pa-cert", "certificate.pem"], 2, "--c2pa-cert and --c2pa-key belong together"),
         (["--c2pa-key", "key.pem"], 2, "--c2pa-cert and --c2pa-key belong together"),
-        (["--c2pa-cert", "certificate.pem", "--c2pa-key", "key.pem", "--no-provenance"], 2, "contradicts"),
+        (
+            ["--c2pa-cert", "certificate.pem", "--c2pa-key", "key.pem", "--no-provenance"],
+            2,
+            "contradicts",
+        ),
         (["--c2pa-cert", "certificate.pem", "--c2pa-key", "nowhere.pem"], 1, "cannot read"),
-        (["--c2pa-cert", "certificate.pem", "--c2pa-key", "certificate.pem"], 1, "cannot be signed"),
+        (
+            ["--c2pa-cert", "certificate.pem", "--c2pa-key", "certificate.pem"],
+            1,
+            "cannot be signed",
+        ),
     ],
     ids=["no key", "no certificate", "contradiction", "missing file", "wrong file"],
 )
-def test_a_wrong_signature_shows_before_the_model_is_loaded(tmp_path, files, capsys, monkeypatch, options, code, text):
+def test_a_wrong_signature_shows_before_the_model_is_loaded(
+    tmp_path, files, capsys, monkeypatch, options, code, text
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("icd_engine.cli.generate.open_engine", None)
     assert main(["generate", TARGET, "--out", "out.png", *options]) == code

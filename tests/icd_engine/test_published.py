@@ -1,4 +1,5 @@
-"""Published variants other than the golden ones: three steps, and a forward model that starts at the picture itself."""
+"""Published variants other than the golden ones: three steps, and a forward model that starts at
+the picture itself."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ PICTURE = Image.open(GOLDEN / "square.png").convert("RGB").resize((128, 128))
 
 @pytest.fixture
 def converted(tmp_path):
-    """converted(forward name, reverse name): an engine on a bundle of the golden weights under these names."""
+    """converted(forward name, reverse name): an engine on a bundle of the golden weights under
+    these names."""
 
     def make(forward: str, reverse: str) -> Engine:
         paths = []
@@ -28,7 +30,9 @@ def converted(tmp_path):
             path.write_bytes((GOLDEN / "sd15" / f"iCD-SD15-{role}.safetensors").read_bytes())
             paths.append(path)
         base = (GOLDEN / "sd15" / "base", GOLDEN / "sd15" / "sd15_cfg_distill.pt")
-        return Engine.from_pretrained(convert(*base, *paths, tmp_path / "bundle").path, device="cpu")
+        return Engine.from_pretrained(
+            convert(*base, *paths, tmp_path / "bundle").path, device="cpu"
+        )
 
     return make
 
@@ -36,16 +40,22 @@ def converted(tmp_path):
 def test_three_steps(converted):
     engine = converted("iCD-SD15-forward_19_339_699", "iCD-SD15-reverse_339_699_999")
     result = engine.edit(PICTURE, SOURCE, TARGET, size=(128, 128))
-    assert (engine.bundle.encode_times, engine.bundle.decode_times) == ((19, 339, 699), (339, 699, 999))
+    assert (engine.bundle.encode_times, engine.bundle.decode_times) == (
+        (19, 339, 699),
+        (339, 699, 999),
+    )
     assert result.network_calls == 6 and result.settings.tau == 0.7
     assert engine.edit(PICTURE, SOURCE, TARGET, size=(128, 128), tau=1.0).network_calls == 6
 
 
 def test_encoding_may_start_at_the_picture_itself(converted):
-    """Inverse-and-Edit's forward model: from t = 0, no noise is added, and a seed changes nothing."""
+    """Inverse-and-Edit's forward model: from t = 0, no noise is added, and a seed changes
+    nothing."""
     engine = converted("fcd-forward_0_259_519_779", "iCD-SD15-reverse_259_519_779_999")
     assert engine.bundle.encode_times == (0, 259, 519, 779) and not engine.bundle.start_noise
-    first, other = (engine.invert(PICTURE, SOURCE, seed=seed, size=(128, 128)).latents for seed in (0, 1))
+    first, other = (
+        engine.invert(PICTURE, SOURCE, seed=seed, size=(128, 128)).latents for seed in (0, 1)
+    )
     assert torch.equal(first, other)
     latents = engine.runner.to_latents(torch.from_numpy(np.asarray(PICTURE).copy())[None])
     prompts = engine.runner.encode_prompts([engine.tokenizer.encode(SOURCE).ids])

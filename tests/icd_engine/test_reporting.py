@@ -1,4 +1,5 @@
-"""Callbacks and progress: what they give back is checked, and what they raise passes and leaves nothing behind."""
+"""Callbacks and progress: what they give back is checked, and what they raise passes and leaves
+nothing behind."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def test_latents_spoilt_in_place_are_not_handed_out(inversion):
 
 
 @pytest.mark.parametrize("name", ["callback_on_step_end", "progress"])
-def test_what_cannot_be_called_is_refused_before_any_network_call(small_engine, inversion, picture, monkeypatch, name):
+def test_what_cannot_be_called_is_refused_before_any_network_call(
+    small_engine, inversion, picture, monkeypatch, name
+):
     monkeypatch.setattr(small_engine.runner, "encode", None)
     monkeypatch.setattr(small_engine.runner, "decode", None)
     calls = [
@@ -70,11 +73,13 @@ class Stop(BaseException):
     """What a web framework raises to end a request: not an Exception."""
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Stop, ZeroDivisionError], ids=lambda error: error.__name__)
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, Stop, ZeroDivisionError], ids=lambda error: error.__name__
+)
 @pytest.mark.parametrize("hop", range(8))
 def test_an_edit_may_be_ended_after_any_hop(small_engine, picture, hop, error):
-    """By `progress`, which hears of the encode hops too; the next edit, a further one of the same inversion included,
-    is the same to the bit."""
+    """By `progress`, which hears of the encode hops too; the next edit, a further one of the same
+    inversion included, is the same to the bit."""
     expected = small_engine.edit(picture, SOURCE, TARGET)
     further = expected.inversion.edit(TARGET, blend=("cat", "dog"))
     done = []
@@ -88,8 +93,12 @@ def test_an_edit_may_be_ended_after_any_hop(small_engine, picture, hop, error):
         small_engine.edit(picture, SOURCE, TARGET, progress=end)
     assert len(done) == hop + 1
     again = small_engine.edit(picture, SOURCE, TARGET)
-    assert torch.equal(again.latents, expected.latents) and np.array_equal(again.image, expected.image)
-    assert torch.equal(expected.inversion.edit(TARGET, blend=("cat", "dog")).latents, further.latents)
+    assert torch.equal(again.latents, expected.latents) and np.array_equal(
+        again.image, expected.image
+    )
+    assert torch.equal(
+        expected.inversion.edit(TARGET, blend=("cat", "dog")).latents, further.latents
+    )
 
 
 def test_a_first_edit_that_is_ended_keeps_no_half_branch(small_engine, picture):

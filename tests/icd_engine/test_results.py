@@ -41,7 +41,10 @@ def test_saved_inversion_edits_bit_equal(small_engine, inversion, saved):
     loaded = small_engine.load_inversion(saved)
     assert (loaded.source, loaded.seed, loaded.size) == (SOURCE, 11, (96, 64))
     assert torch.equal(loaded.latents, inversion.latents)
-    first, again = inversion.edit(TARGET, blend=("cat", "dog")), loaded.edit(TARGET, blend=("cat", "dog"))
+    first, again = (
+        inversion.edit(TARGET, blend=("cat", "dog")),
+        loaded.edit(TARGET, blend=("cat", "dog")),
+    )
     assert torch.equal(first.latents, again.latents)
     assert np.array_equal(first.image, again.image)
     assert again.settings.seed == 11
@@ -67,7 +70,9 @@ def test_one_of_several_inversions_saves_its_own(small_engine, tmp_path):
     pictures = np.random.default_rng(1).random((2, 64, 64, 3), dtype=np.float32)
     results = small_engine.edit_many([EditRequest(image, SOURCE, TARGET) for image in pictures])
     kept = results[1].inversion
-    assert torch.equal(small_engine.load_inversion(kept.save(tmp_path / "second")).latents, kept.latents)
+    assert torch.equal(
+        small_engine.load_inversion(kept.save(tmp_path / "second")).latents, kept.latents
+    )
 
 
 def test_saving_replaces_a_file_and_leaves_nothing_beside_it(inversion, saved):
@@ -94,7 +99,9 @@ def test_another_model_is_refused(two_pass_bundle, saved):
         Engine.from_pretrained(two_pass_bundle, device="cpu").load_inversion(saved)
 
 
-@pytest.mark.parametrize("content", [b"", b"no inversion", b"\x10" + bytes(40)], ids=["empty", "text", "header"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no inversion", b"\x10" + bytes(40)], ids=["empty", "text", "header"]
+)
 def test_not_an_inversion_is_refused(small_engine, tmp_path, content):
     path = tmp_path / "file"
     path.write_bytes(content)
@@ -156,12 +163,14 @@ def test_latents_of_another_size_are_refused(small_engine, saved, size):
         small_engine.load_inversion(saved)
 
 
-# --- results -----------------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 def test_reconstruction_is_the_source_branch(small_engine, inversion):
     result = inversion.edit(TARGET, output_type="latent")
-    assert np.array_equal(result.reconstruction, to_pil(small_engine.runner.to_image(result.source_latents)[0]))
+    assert np.array_equal(
+        result.reconstruction, to_pil(small_engine.runner.to_image(result.source_latents)[0])
+    )
 
 
 def test_image_is_the_first(inversion):
@@ -181,7 +190,9 @@ def test_timings_are_milliseconds_by_stage(small_engine, inversion):
 def test_pictures_are_clipped_and_their_axes_in_order():
     pictures = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 0.5]).reshape(1, 3, 2, 1)
     runner = SimpleNamespace(
-        to_image=lambda latents: pictures, to_pixels=lambda latents: to_pixels(pictures), host=lambda tensor: tensor
+        to_image=lambda latents: pictures,
+        to_pixels=lambda latents: to_pixels(pictures),
+        host=lambda tensor: tensor,
     )
     array, tensor, pil = (as_pictures(runner, torch.zeros(1), kind) for kind in ("np", "pt", "pil"))
     assert array.shape == (1, 2, 1, 3)

@@ -1,7 +1,9 @@
-"""SDXL on small random weights in the published formats: the public reference's numbers, and what it has not.
+"""SDXL on small random weights in the published formats: the public reference's numbers, and what
+it has not.
 
-In fp32 to 1e-4 of the largest value. The reference edits SDXL without attention control: it shows the network the
-source prompt above tau and the target below it ("switch"); pooled features stay the target's.
+In fp32 to 1e-4 of the largest value. The reference edits SDXL without attention control: it shows
+the network the source prompt above tau and the target below it ("switch"); pooled features stay the
+target's.
 """
 
 from __future__ import annotations
@@ -27,7 +29,13 @@ GOLDEN = DATA / "sdxl"
 CASE = json.loads((GOLDEN / "cases.json").read_text())[0]
 SWITCH = {"guidance_scale": CASE["guidance"], "tau": tuple(CASE["tau"]), "control": "switch"}
 MASK = np.eye(16, dtype=np.float32)
-CONTROLLED = {"guidance_scale": 7.0, "tau": 0.8, "cross_replace": 0.5, "self_replace": 0.5, "mask": MASK}
+CONTROLLED = {
+    "guidance_scale": 7.0,
+    "tau": 0.8,
+    "cross_replace": 0.5,
+    "self_replace": 0.5,
+    "mask": MASK,
+}
 CONTROLLED |= {"blend": ("bird", "bird")}  # random weights attend evenly: everywhere
 OTHER = "a photo of a red bird standing on a branch"
 TOLERANCE = 1e-4
@@ -84,16 +92,22 @@ def test_the_references_edit(inversion, golden):
 def test_the_start_is_a_sample_of_the_posterior(engine, golden):
     """Its noise is drawn first, then that of t = 19, from one generator."""
     of_posterior, of_start = engine._noise([CASE["seed"]], engine.bundle.size)
-    pixels = np.array(Image.open(DATA / CASE["image"]).convert("RGB").resize(engine.bundle.size, Image.BICUBIC))
+    pixels = np.array(
+        Image.open(DATA / CASE["image"]).convert("RGB").resize(engine.bundle.size, Image.BICUBIC)
+    )
     latents = engine.runner.to_latents(torch.from_numpy(pixels)[None], of_posterior)
     start = engine._schedule.a(19) * latents + engine._schedule.sigma(19) * of_start
     assert error(start, golden["start_latents"]) <= TOLERANCE
-    assert error(engine.runner.to_latents(torch.from_numpy(pixels)[None]), latents) > 1e-3  # and not its mean
+    # And not its mean
+    assert error(engine.runner.to_latents(torch.from_numpy(pixels)[None]), latents) > 1e-3
 
 
 def test_the_source_prompt_rules_above_tau_only(inversion):
-    """With tau 0 the target is never seen but for its pooled features; with tau 1 the source is not."""
-    never, always = (inversion.edit(CASE["target"], **SWITCH | {"tau": tau}).latents for tau in (0.0, 1.0))
+    """With tau 0 the target is never seen but for its pooled features; with tau 1 the source is
+    not."""
+    never, always = (
+        inversion.edit(CASE["target"], **SWITCH | {"tau": tau}).latents for tau in (0.0, 1.0)
+    )
     plain = inversion.edit(CASE["target"], **SWITCH | {"tau": 1.0, "control": "none"}).latents
     assert torch.equal(always, plain)
     assert error(never, plain) > 0.01
@@ -103,11 +117,16 @@ def test_the_source_prompt_rules_above_tau_only(inversion):
 
 def test_attention_control_and_blend(inversion):
     controlled = inversion.edit(CASE["target"], **CONTROLLED)
-    assert controlled.masks is not None and torch.equal(controlled.masks[-1, 0], torch.from_numpy(MASK))
+    assert controlled.masks is not None and torch.equal(
+        controlled.masks[-1, 0], torch.from_numpy(MASK)
+    )
     kept = controlled.masks[-1, 0] == 0
     assert torch.equal(controlled.latents[0][:, kept], controlled.source_latents[0][:, kept])
     for off in ({"cross_replace": 0.0}, {"self_replace": 0.0}, {"mask": None}):
-        assert error(inversion.edit(CASE["target"], **CONTROLLED | off).latents, controlled.latents) > 1e-3
+        assert (
+            error(inversion.edit(CASE["target"], **CONTROLLED | off).latents, controlled.latents)
+            > 1e-3
+        )
     same = inversion.edit(CASE["source"], **CONTROLLED | {"guidance_scale": 0.0})
     assert error(same.latents, same.source_latents) <= ROUNDING
 
@@ -117,21 +136,39 @@ def test_several_targets_and_further_edits(engine, inversion):
     again = both.inversion.edit([CASE["target"], OTHER], **CONTROLLED)  # target rows alone
     assert error(again.latents, both.latents) <= ROUNDING
     for i, target in enumerate((CASE["target"], OTHER)):
-        assert error(both.latents[i : i + 1], inversion.edit(target, **CONTROLLED).latents) <= ROUNDING
+        assert (
+            error(both.latents[i : i + 1], inversion.edit(target, **CONTROLLED).latents) <= ROUNDING
+        )
 
 
 def test_batches_of_different_edits(engine):
-    edits = [(CASE["target"], CONTROLLED), (OTHER, CONTROLLED | {"tau": 0.5}), (CASE["target"], SWITCH)]
+    edits = [
+        (CASE["target"], CONTROLLED),
+        (OTHER, CONTROLLED | {"tau": 0.5}),
+        (CASE["target"], SWITCH),
+    ]
     picture = DATA / CASE["image"]
-    requests = [EditRequest(picture, CASE["source"], target, chosen | {"seed": 4}) for target, chosen in edits]
-    for request, result in zip(requests, engine.edit_many(requests, output_type="latent"), strict=True):
-        alone = engine.edit(picture, request.source, request.target, output_type="latent", **request.settings)
-        assert error(result.latents, alone.latents) <= 10 * ROUNDING  # from the picture: two magnifications
+    requests = [
+        EditRequest(picture, CASE["source"], target, chosen | {"seed": 4})
+        for target, chosen in edits
+    ]
+    for request, result in zip(
+        requests, engine.edit_many(requests, output_type="latent"), strict=True
+    ):
+        alone = engine.edit(
+            picture, request.source, request.target, output_type="latent", **request.settings
+        )
+        # From the picture: two magnifications
+        assert error(result.latents, alone.latents) <= 10 * ROUNDING
 
 
 def test_generate(engine):
-    images = engine.generate([CASE["target"], OTHER], seed=1, guidance_scale=7.0, tau=0.7, output_type="latent")
-    alone = engine.generate(CASE["target"], seed=1, guidance_scale=7.0, tau=0.7, output_type="latent")
+    images = engine.generate(
+        [CASE["target"], OTHER], seed=1, guidance_scale=7.0, tau=0.7, output_type="latent"
+    )
+    alone = engine.generate(
+        CASE["target"], seed=1, guidance_scale=7.0, tau=0.7, output_type="latent"
+    )
     assert error(images[:1], alone) <= ROUNDING and error(images[1:], alone) > 0.01
 
 
@@ -139,7 +176,10 @@ def test_generate(engine):
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
 def test_compiled(bundle, inversion, golden):
     compiled = Engine.from_pretrained(bundle.path, device="cpu", dtype="float32", runner="compiled")
-    assert error(invert(compiled).edit(CASE["target"], **SWITCH).latents, golden["edited_latents"]) <= TOLERANCE
+    assert (
+        error(invert(compiled).edit(CASE["target"], **SWITCH).latents, golden["edited_latents"])
+        <= TOLERANCE
+    )
     expected = inversion.edit(CASE["target"], **CONTROLLED).latents
     assert error(invert(compiled).edit(CASE["target"], **CONTROLLED).latents, expected) <= TOLERANCE
 

@@ -35,13 +35,17 @@ def test_every_number_of_hops_is_tried_and_then_guidance(inversion):
     assert len({s.tau for s in tried}) == 4 and len({s.guidance_scale for s in tried}) == 3
     best = found.candidates[0]
     assert torch.equal(found.result.latents, best.latents)
-    assert all(getattr(found.result.settings, name) == getattr(best.settings, name) for name in SEARCHED)
+    assert all(
+        getattr(found.result.settings, name) == getattr(best.settings, name) for name in SEARCHED
+    )
 
 
 def test_what_is_given_stays(inversion):
     fixed = {"guidance_scale": 3.0, "tau": 0.6, "self_replace": 0.5, "control": "refine"}
     tried = [one.settings for one in inversion.search(TARGET, **fixed).candidates]
-    assert all(getattr(settings, name) == value for settings in tried for name, value in fixed.items())
+    assert all(
+        getattr(settings, name) == value for settings in tried for name, value in fixed.items()
+    )
     assert {hops(settings)[0] for settings in tried} == set(range(5))
 
 
@@ -51,7 +55,8 @@ def test_no_more_edits_than_asked_for(inversion, edits):
     found = inversion.search(TARGET, edits=edits, progress=told.append)
     assert len(found.candidates) == edits == len(told)
     default = inversion.engine.default_settings
-    assert any(one.settings.cross_replace == default.cross_replace for one in found.candidates)  # it comes first
+    # It comes first
+    assert any(one.settings.cross_replace == default.cross_replace for one in found.candidates)
 
 
 def test_no_edit_is_begun_after_the_time_is_over(inversion):
@@ -81,12 +86,18 @@ def test_agreement_is_the_difference_of_noise_errors(small_engine, inversion):
         features = runner.encode_prompts([small_engine.tokenizer.encode(text).ids]).features
         from icd_engine.sampling.guidance import guidance_embedding
 
-        unguided = torch.from_numpy(guidance_embedding([0.0, 0.0], runner.reverse.guidance_channels))
+        unguided = torch.from_numpy(
+            guidance_embedding([0.0, 0.0], runner.reverse.guidance_channels)
+        )
         with torch.no_grad():
-            eps = runner.reverse(noised, torch.full((2,), float(t)), features.expand(2, -1, -1), unguided).eps
+            eps = runner.reverse(
+                noised, torch.full((2,), float(t)), features.expand(2, -1, -1), unguided
+            ).eps
         errors.append(float((eps - noise).square().mean()))
     assert found.agreement == pytest.approx(errors[0] - errors[1], abs=1e-5)
-    assert found.change == pytest.approx(float((found.latents - inversion.edit(TARGET).source_latents).abs().mean()))
+    assert found.change == pytest.approx(
+        float((found.latents - inversion.edit(TARGET).source_latents).abs().mean())
+    )
 
 
 def test_automatic_settings_of_an_edit(small_engine, inversion):

@@ -18,7 +18,13 @@ GOOD = {
     "cross_replace": [0.4, (0.2, 0.8), {"dog": 0.4, "default": (0, 1)}, {}],
     "self_replace": [1, (0, 0.5)],
     "amplify": [{"dog": 3}, {"dog": -20.0}, {}],
-    "blend": ["cat", ["a", "cat"], ("cat", "dog"), (["a", "cat"], "polar bear"), [["cat"], ["dog"]]],
+    "blend": [
+        "cat",
+        ["a", "cat"],
+        ("cat", "dog"),
+        (["a", "cat"], "polar bear"),
+        [["cat"], ["dog"]],
+    ],
     "seed": [0, 2**63 - 1, np.int64(5)],
 }
 BAD = {
@@ -29,13 +35,28 @@ BAD = {
     "cross_replace": [1.01, (0.5, 0.2), {"dog": 2}, {"": 0.5}, {3: 0.5}, "dog"],
     "self_replace": [-0.5, {"dog": 0.5}],
     "amplify": [{"dog": float("nan")}, {"dog": 21}, {"dog": "2"}, {" ": 2}, ["dog"], 2.0],
-    "blend": ["", (), [], ("cat",), ("a", "b", "c"), ("cat", ""), ("cat", []), 3, {"cat": "dog"}, ("cat", [1])],
+    "blend": [
+        "",
+        (),
+        [],
+        ("cat",),
+        ("a", "b", "c"),
+        ("cat", ""),
+        ("cat", []),
+        3,
+        {"cat": "dog"},
+        ("cat", [1]),
+    ],
     "seed": [-1, 2**63, 1.5, True, "0"],
 }
 
 
 def cases(table):
-    return [pytest.param(name, value, id=f"{name}-{value!r:.20}") for name, values in table.items() for value in values]
+    return [
+        pytest.param(name, value, id=f"{name}-{value!r:.20}")
+        for name, values in table.items()
+        for value in values
+    ]
 
 
 @pytest.mark.parametrize(("name", "value"), cases(GOOD))
@@ -64,19 +85,27 @@ def test_blend_is_kept_as_a_pair(given, kept):
 
 
 @pytest.mark.parametrize(
-    "value", [10**5000, [10**5000], object(), np.zeros((50, 50)), "x" * 10**5], ids=lambda v: type(v).__name__
+    "value",
+    [10**5000, [10**5000], object(), np.zeros((50, 50)), "x" * 10**5],
+    ids=lambda v: type(v).__name__,
 )
 def test_what_cannot_be_shown_is_refused_in_one_line(value):
     for given in (lambda: EditSettings(guidance_scale=value), lambda: EditSettings(control=value)):
         with pytest.raises(SettingsError) as error:
             given()
-        assert len(str(error.value)) < 300 and "\n" not in str(error.value) and " at 0x" not in str(error.value)
+        assert (
+            len(str(error.value)) < 300
+            and "\n" not in str(error.value)
+            and " at 0x" not in str(error.value)
+        )
     with pytest.raises(SettingsError, match=r"unknown setting|must map names"):
         EditSettings.from_mapping({10**5000: value})
 
 
 def test_unknown_name_gets_the_nearest_known():
-    with pytest.raises(SettingsError, match=r"'guidance_scal'.*did you mean 'guidance_scale'.*self_replace"):
+    with pytest.raises(
+        SettingsError, match=r"'guidance_scal'.*did you mean 'guidance_scale'.*self_replace"
+    ):
         EditSettings.from_mapping({"guidance_scal": 3})
     with pytest.raises(SettingsError, match="names to values"):
         EditSettings.from_mapping(["tau"])
@@ -111,7 +140,9 @@ def test_mask_does_not_take_part_in_equality_or_repr():
 
 
 def test_dict_survives_json():
-    settings = EditSettings(tau=(0.7, 0.8), cross_replace={"dog": (0.0, 0.5)}, blend=("cat", "dog"), seed=3)
+    settings = EditSettings(
+        tau=(0.7, 0.8), cross_replace={"dog": (0.0, 0.5)}, blend=("cat", "dog"), seed=3
+    )
     assert EditSettings.from_mapping(json.loads(json.dumps(settings.as_dict()))) == settings
 
 

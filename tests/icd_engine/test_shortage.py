@@ -18,12 +18,18 @@ from icd_engine.errors import OutOfMemoryError, PromptError, RunnerError
 from icd_engine.results import EditRequest
 from icd_engine.shortage import is_short
 
-SOURCE, TARGET, OTHER = "a cat sits on the mat", "a dog sits on the mat", "a red bird sits on the mat"
+SOURCE, TARGET, OTHER = (
+    "a cat sits on the mat",
+    "a dog sits on the mat",
+    "a red bird sits on the mat",
+)
 TOO_MUCH = 2**50  # values; more than any address space
 
 
 def picture(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    )
 
 
 def requests(count: int) -> list[EditRequest]:
@@ -35,7 +41,9 @@ def ask_torch() -> None:
 
 
 def ask_cuda() -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a capacity of 80 GiB.")
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a capacity of 80 GiB."
+    )
 
 
 def ask_numpy() -> None:
@@ -52,7 +60,9 @@ def ask_onnxruntime() -> None:
     zeros = onnx.helper.make_tensor_value_info("zeros", onnx.TensorProto.FLOAT, ["n"])
     node = onnx.helper.make_node("ConstantOfShape", ["shape"], ["zeros"])
     graph = onnx.helper.make_graph([node], "large", [shape], [zeros])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9
+    )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "large.onnx"
         path.write_bytes(model.SerializeToString())
@@ -83,7 +93,10 @@ def test_a_prompt_about_memory_is_no_shortage(small_engine):
 
 @pytest.fixture
 def short(small_engine, monkeypatch):
-    """short(rows, ask): decoding more than so many rows asks for too much from now on. Gives the rows of calls."""
+    """short(rows, ask): decoding more than so many rows asks for too much from now on.
+
+    Gives the rows of calls.
+    """
     runner, decode = small_engine.runner, small_engine.runner.decode
 
     def limit(most: int, ask=ask_torch) -> list[int]:
@@ -111,7 +124,9 @@ def test_passes_are_halved_until_they_fit(small_engine, short, ask):
     assert asked == [12, 6, 2, 2, 2, 2, 2, 2]
     assert len(told) == 2
     for got, one in zip(results, expected, strict=True):
-        assert float((got.latents - one.latents).abs().max()) < 2e-5 * float(one.latents.abs().max())
+        assert float((got.latents - one.latents).abs().max()) < 2e-5 * float(
+            one.latents.abs().max()
+        )
         assert np.abs(np.asarray(got.image, dtype=int) - np.asarray(one.image)).max() <= 1
 
 
@@ -128,10 +143,14 @@ def test_passes_are_halved_until_they_fit(small_engine, short, ask):
     ids=["edit", "targets", "edit_many", "inversion", "generate", "auto"],
 )
 @pytest.mark.filterwarnings("ignore:out of memory")
-def test_what_never_fits_is_one_error_and_the_next_edit_is_the_same(small_engine, short, monkeypatch, call):
+def test_what_never_fits_is_one_error_and_the_next_edit_is_the_same(
+    small_engine, short, monkeypatch, call
+):
     before = small_engine.edit(picture(0), SOURCE, TARGET)
     short(0)
-    with pytest.raises(OutOfMemoryError, match=r"^out of memory: .*tried to allocate 4503599627370496 bytes") as error:
+    with pytest.raises(
+        OutOfMemoryError, match=r"^out of memory: .*tried to allocate 4503599627370496 bytes"
+    ) as error:
         call(small_engine)
     assert "\n" not in str(error.value)
     monkeypatch.undo()

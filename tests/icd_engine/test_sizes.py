@@ -1,4 +1,5 @@
-"""Pictures of any size come back at their own size, and what an edit may not touch comes back untouched."""
+"""Pictures of any size come back at their own size, and what an edit may not touch comes back
+untouched."""
 
 from __future__ import annotations
 
@@ -14,18 +15,30 @@ from icd_engine.errors import SettingsError
 from icd_engine.images import to_size
 from icd_engine.results import EditRequest
 
-SOURCE, TARGET, OTHER = "a cat sits on the mat", "a dog sits on the mat", "a red bird sits on the mat"
+SOURCE, TARGET, OTHER = (
+    "a cat sits on the mat",
+    "a dog sits on the mat",
+    "a red bird sits on the mat",
+)
 ROUNDING = 2e-5  # of another batch size
 PASTE = {"paste_back": True, "seed": 1}
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 @pytest.mark.parametrize(
     ("own", "works_at"),
-    [((64, 64), (64, 64)), ((32, 32), (64, 64)), ((500, 333), (80, 48)), ((333, 500), (48, 80)), ((1, 300), (32, 128))],
+    [
+        ((64, 64), (64, 64)),
+        ((32, 32), (64, 64)),
+        ((500, 333), (80, 48)),
+        ((333, 500), (48, 80)),
+        ((1, 300), (32, 128)),
+    ],
 )
 def test_edits_come_back_at_the_pictures_own_size(small_engine, own, works_at):
     result = small_engine.edit(picture(*own), SOURCE, [TARGET, OTHER])
@@ -39,7 +52,9 @@ def test_every_output_type_is_at_the_pictures_own_size(small_engine):
     pil, array, tensor, latents = (
         inversion.edit(TARGET, output_type=kind).images for kind in ("pil", "np", "pt", "latent")
     )
-    assert pil[0].size == (50, 33) and array.shape == (1, 33, 50, 3) and tensor.shape == (1, 3, 33, 50)
+    assert (
+        pil[0].size == (50, 33) and array.shape == (1, 33, 50, 3) and tensor.shape == (1, 3, 33, 50)
+    )
     assert torch.equal(tensor.permute(0, 2, 3, 1), torch.from_numpy(array))
     assert np.abs(np.asarray(pil[0]) / 255.0 - array[0]).mean() <= 2 / 255
     assert latents.shape == (1, 4, 6, 10)
@@ -48,24 +63,32 @@ def test_every_output_type_is_at_the_pictures_own_size(small_engine):
 def test_a_size_that_is_asked_for_is_worked_at_and_returned(small_engine):
     own = picture(50, 33)
     result = small_engine.edit(own, SOURCE, TARGET, size=(96, 64))
-    same = small_engine.edit(Image.fromarray(to_size(own, (96, 64))[0]), SOURCE, TARGET, size=(96, 64))
+    same = small_engine.edit(
+        Image.fromarray(to_size(own, (96, 64))[0]), SOURCE, TARGET, size=(96, 64)
+    )
     assert result.image.size == (96, 64) and torch.equal(result.latents, same.latents)
 
 
 def test_a_picture_of_the_models_aspect_is_worked_at_as_if_its_size_were_asked_for(small_engine):
     own = picture(200, 200)
     assert torch.equal(
-        small_engine.edit(own, SOURCE, TARGET).latents, small_engine.edit(own, SOURCE, TARGET, size=(64, 64)).latents
+        small_engine.edit(own, SOURCE, TARGET).latents,
+        small_engine.edit(own, SOURCE, TARGET, size=(64, 64)).latents,
     )
 
 
 def test_requests_of_different_sizes_are_edited_together(small_engine):
     sizes = [(64, 64), (90, 60), (32, 32), (60, 90)]
-    requests = [EditRequest(picture(*own, seed=i), SOURCE, TARGET, {"seed": i}) for i, own in enumerate(sizes)]
+    requests = [
+        EditRequest(picture(*own, seed=i), SOURCE, TARGET, {"seed": i})
+        for i, own in enumerate(sizes)
+    ]
     for request, result in zip(requests, small_engine.edit_many(requests), strict=True):
         alone = small_engine.edit(request.image, SOURCE, TARGET, **request.settings)
         assert result.image.size == alone.image.size == request.image.size
-        assert float((result.latents - alone.latents).abs().max()) <= ROUNDING * float(alone.latents.abs().max())
+        assert float((result.latents - alone.latents).abs().max()) <= ROUNDING * float(
+            alone.latents.abs().max()
+        )
 
 
 def test_blend_masks_and_shared_self_attention_follow_the_latents_shape(small_engine):
@@ -137,8 +160,12 @@ def test_pasting_back_needs_a_mask_and_the_picture(small_engine, tmp_path):
         small_engine.edit(picture(64, 64), SOURCE, TARGET, **PASTE)
     with pytest.raises(SettingsError, match="paste_back must be True or False"):
         small_engine.edit(picture(64, 64), SOURCE, TARGET, paste_back=1)
-    kept = small_engine.load_inversion(small_engine.invert(picture(64, 64), SOURCE).save(tmp_path / "i.safetensors"))
+    kept = small_engine.load_inversion(
+        small_engine.invert(picture(64, 64), SOURCE).save(tmp_path / "i.safetensors")
+    )
     with pytest.raises(SettingsError, match="saved inversions do not carry"):
         kept.edit(TARGET, mask=np.eye(8, dtype=np.float32), paste_back=True)
-    latents = small_engine.edit(picture(64, 64), SOURCE, TARGET, mask=np.eye(8), output_type="latent", **PASTE)
+    latents = small_engine.edit(
+        picture(64, 64), SOURCE, TARGET, mask=np.eye(8), output_type="latent", **PASTE
+    )
     assert torch.equal(latents.images, latents.latents)

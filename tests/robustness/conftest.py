@@ -1,7 +1,9 @@
-"""Inputs that nobody should send, many of them: what a property needs, and the count of what came back.
+"""Inputs that nobody should send, many of them: what a property needs, and the count of what came
+back.
 
-    pytest tests/robustness                                    a few examples of each kind, as in every run of the tests
-    pytest tests/robustness --hypothesis-profile=deep          many times as many, other ones each time, half an hour
+    pytest tests/robustness                                    a few examples of each kind, as in
+    every run of the tests pytest tests/robustness --hypothesis-profile=deep          many times as
+    many, other ones each time, half an hour
 
 With ICD_ROBUSTNESS_REPORT=docs/robustness.md before it, the command writes the table there.
 """
@@ -43,7 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Tried:
-    """tried(kind, call): what call() returns, or None where it raised an IcdError, which must be fit to be shown.
+    """tried(kind, call): what call() returns, or None where it raised an IcdError, which must be
+    fit to be shown.
 
     Whatever else it raises fails the test. Counts both by kind.
     """
@@ -63,9 +66,15 @@ class Tried:
         return result
 
     def table(self) -> str:
-        columns = ["taken", *sorted({name for counts in self.counts.values() for name in counts} - {"taken"})]
+        columns = [
+            "taken",
+            *sorted({name for counts in self.counts.values() for name in counts} - {"taken"}),
+        ]
         rows = [["kind of input", "tried", *columns]]
-        rows += [[kind, counts.total(), *(counts[name] for name in columns)] for kind, counts in self.counts.items()]
+        rows += [
+            [kind, counts.total(), *(counts[name] for name in columns)]
+            for kind, counts in self.counts.items()
+        ]
         total = sum(self.counts.values(), Counter())
         rows += [["**all**", total.total(), *(total[name] for name in columns)]]
         texts = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
@@ -137,7 +146,9 @@ def unharmed(engine: Engine, picture: Image.Image) -> Iterator[None]:
     """Before and after all that a module does to the engine, a good edit is the same to the bit."""
 
     def edit() -> tuple[np.ndarray, ...]:
-        result = engine.edit(picture, SOURCE, TARGET, size=(32, 32), seed=5, blend="circle", guidance_scale=3.0)
+        result = engine.edit(
+            picture, SOURCE, TARGET, size=(32, 32), seed=5, blend="circle", guidance_scale=3.0
+        )
         return np.asarray(result.image), np.asarray(result.latents), np.asarray(result.masks)
 
     before = edit()

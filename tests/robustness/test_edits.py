@@ -1,4 +1,5 @@
-"""Whole edits on the embedded model with something wrong or odd in them, and a good one before and after."""
+"""Whole edits on the embedded model with something wrong or odd in them, and a good one before and
+after."""
 
 from __future__ import annotations
 
@@ -18,16 +19,35 @@ TARGET = "a small green circle on a plain blue background"
 
 few = settings(max_examples=max(8, settings.default.max_examples // 3))
 some = settings(max_examples=max(8, settings.default.max_examples // 2))
-WORDS = st.sampled_from(["circle", "green", "red", "blue", "star", "Circle,", "plain blue", "", "🐶", "<|endoftext|>"])
+WORDS = st.sampled_from(
+    ["circle", "green", "red", "blue", "star", "Circle,", "plain blue", "", "🐶", "<|endoftext|>"]
+)
 PROMPTS = st.one_of(
     st.sampled_from(
-        [SOURCE, TARGET, "", " ", "🐶 🐱", "שלום עולם", "<|endoftext|>", "circle", "red " * 90, "x" * 10_000]
+        [
+            SOURCE,
+            TARGET,
+            "",
+            " ",
+            "🐶 🐱",
+            "שלום עולם",
+            "<|endoftext|>",
+            "circle",
+            "red " * 90,
+            "x" * 10_000,
+        ]
     ),
     st.text(st.characters(codec=None), max_size=30),
-    st.lists(st.sampled_from(["a", "red", "circle", "🐶", "\u202e", "<|endoftext|>", "?!"]), max_size=20).map(" ".join),
+    st.lists(
+        st.sampled_from(["a", "red", "circle", "🐶", "\u202e", "<|endoftext|>", "?!"]), max_size=20
+    ).map(" ".join),
 )
-ANYTHING = st.one_of(PROMPTS, PROMPTS, st.none(), st.integers(), st.binary(max_size=3), st.lists(PROMPTS, max_size=3))
-SHARES = st.one_of(st.floats(0, 1), st.tuples(st.floats(0, 1), st.floats(0, 1)), st.floats(), st.text(max_size=3))
+ANYTHING = st.one_of(
+    PROMPTS, PROMPTS, st.none(), st.integers(), st.binary(max_size=3), st.lists(PROMPTS, max_size=3)
+)
+SHARES = st.one_of(
+    st.floats(0, 1), st.tuples(st.floats(0, 1), st.floats(0, 1)), st.floats(), st.text(max_size=3)
+)
 VALUES = {
     "guidance_scale": st.one_of(st.floats(0, 100), st.floats(), st.text(max_size=3)),
     "tau": SHARES,
@@ -38,12 +58,30 @@ VALUES = {
     "amplify": st.one_of(st.dictionaries(WORDS, st.floats(-20, 20), max_size=2), st.floats()),
     "blend": st.one_of(WORDS, st.tuples(WORDS, WORDS), st.lists(WORDS, max_size=2), st.none()),
     "mask": st.sampled_from(
-        [None, np.ones((4, 4)), np.zeros((1, 9)), np.full((3, 3), np.nan), np.zeros((2, 2, 3)), b"x"]
+        [
+            None,
+            np.ones((4, 4)),
+            np.zeros((1, 9)),
+            np.full((3, 3), np.nan),
+            np.zeros((2, 2, 3)),
+            b"x",
+        ]
     ),
     "paste_back": st.sampled_from([True, False, None, "yes"]),
     "seed": st.one_of(st.integers(0, 2**63 - 1), st.integers(), st.floats()),
     "size": st.sampled_from(
-        [None, (16, 16), (32, 48), (0, 16), (17, 32), (-16, 16), (16,), "16x16", (16.0, 16.0), [16, 32]]
+        [
+            None,
+            (16, 16),
+            (32, 48),
+            (0, 16),
+            (17, 32),
+            (-16, 16),
+            (16,),
+            "16x16",
+            (16.0, 16.0),
+            [16, 32],
+        ]
     ),
     "output_type": st.sampled_from(["pil", "np", "pt", "latent", "jpg", None, 0]),
     "settings": st.sampled_from([None, None, None, "best", 5]),
@@ -51,9 +89,23 @@ VALUES = {
     "tua": st.floats(),
 }
 PICTURES = st.one_of(
-    st.tuples(st.integers(1, 64), st.integers(1, 64)).map(lambda size: Image.new("RGB", size, "red")),
-    st.sampled_from(["RGBA", "L", "P", "1", "CMYK", "I", "F"]).map(lambda mode: Image.new(mode, (20, 30))),
-    st.sampled_from([None, b"", b"no picture", "nowhere.png", np.full((8, 8, 3), np.nan), np.zeros((0, 4, 3)), 7]),
+    st.tuples(st.integers(1, 64), st.integers(1, 64)).map(
+        lambda size: Image.new("RGB", size, "red")
+    ),
+    st.sampled_from(["RGBA", "L", "P", "1", "CMYK", "I", "F"]).map(
+        lambda mode: Image.new(mode, (20, 30))
+    ),
+    st.sampled_from(
+        [
+            None,
+            b"",
+            b"no picture",
+            "nowhere.png",
+            np.full((8, 8, 3), np.nan),
+            np.zeros((0, 4, 3)),
+            7,
+        ]
+    ),
 )
 
 
@@ -65,7 +117,13 @@ def options(draw: st.DrawFn, names: tuple[str, ...] = tuple(VALUES)) -> dict[str
 
 GOOD = Image.new("RGB", (20, 30), "red")
 REQUESTS = st.one_of(
-    st.builds(EditRequest, st.just(GOOD), st.just(SOURCE), PROMPTS, options(("blend", "guidance_scale", "tau"))),
+    st.builds(
+        EditRequest,
+        st.just(GOOD),
+        st.just(SOURCE),
+        PROMPTS,
+        options(("blend", "guidance_scale", "tau")),
+    ),
     st.builds(EditRequest, PICTURES, ANYTHING, ANYTHING, options()),
     st.none(),
 )
@@ -81,14 +139,18 @@ def check_result(result: Any) -> None:
 @few
 @given(PICTURES, ANYTHING, ANYTHING, options())
 def test_edits(tried, engine, image, source, target, chosen):
-    check_result(tried("whole edits, anything odd", lambda: engine.edit(image, source, target, **chosen)))
+    check_result(
+        tried("whole edits, anything odd", lambda: engine.edit(image, source, target, **chosen))
+    )
 
 
 @some
 @given(options())
 def test_options_of_good_edits(tried, engine, picture, chosen):
     given_ = {"size": (16, 16), **chosen}
-    check_result(tried("whole edits, odd options", lambda: engine.edit(picture, SOURCE, TARGET, **given_)))
+    check_result(
+        tried("whole edits, odd options", lambda: engine.edit(picture, SOURCE, TARGET, **given_))
+    )
 
 
 @some
@@ -151,5 +213,7 @@ def test_callbacks(tried, engine, picture, data):
     def callback(step: int, t: int, latents: Any) -> Any:
         return changes[spoil](latents) if step == at else None
 
-    edit = lambda: engine.edit(picture, SOURCE, TARGET, size=(16, 16), callback_on_step_end=callback)  # noqa: E731
+    def edit():
+        return engine.edit(picture, SOURCE, TARGET, size=(16, 16), callback_on_step_end=callback)
+
     check_result(tried("callbacks", edit))

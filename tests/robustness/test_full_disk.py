@@ -1,4 +1,7 @@
-"""A disk that takes no more: typed errors, old files intact, nothing left. The kernel itself refuses to write."""
+"""A disk that takes no more: typed errors, old files intact, nothing left.
+
+The kernel itself refuses to write.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ SOURCE = "a small red circle on a plain blue background"
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Writes beyond LIMIT bytes of a file fail with EFBIG, as they do with ENOSPC where the disk is full."""
+    """Writes beyond LIMIT bytes of a file fail with EFBIG, as they do with ENOSPC where the disk is
+    full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
     try:
@@ -33,11 +37,17 @@ def full_disk() -> Iterator[None]:
 
 
 def noise(side: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
@@ -47,7 +57,10 @@ def test_a_picture(tmp_path, suffix, old):
     if old:
         save_image(noise(64), path)
     before = contents(tmp_path)
-    with full_disk(), pytest.raises(ImageError, match=rf"cannot write '.*picture\{suffix}': File too large"):
+    with (
+        full_disk(),
+        pytest.raises(ImageError, match=rf"cannot write '.*picture\{suffix}': File too large"),
+    ):
         save_image(noise(100), path)
     assert contents(tmp_path) == before
     assert save_image(noise(100), path) == path and Image.open(path).size == (100, 100)
@@ -57,7 +70,10 @@ def test_an_inversion(engine, tmp_path):
     kept = engine.invert(noise(128), SOURCE)
     path = kept.save(tmp_path / "kept.safetensors")
     before = contents(tmp_path)
-    with full_disk(), pytest.raises(SettingsError, match=r"cannot write '.*kept\.safetensors': File too large"):
+    with (
+        full_disk(),
+        pytest.raises(SettingsError, match=r"cannot write '.*kept\.safetensors': File too large"),
+    ):
         engine.invert(noise(127), SOURCE).save(path)
     assert contents(tmp_path) == before
     assert np.array_equal(engine.load_inversion(path).latents, kept.latents)
@@ -79,7 +95,10 @@ def test_a_model_folder(tmp_path, old):
     if old:
         write_bundle(tmp_path / "model", record, files(10))
     before = contents(tmp_path)
-    with full_disk(), pytest.raises(BundleError, match=r"model cannot be written: .*File too large"):
+    with (
+        full_disk(),
+        pytest.raises(BundleError, match=r"model cannot be written: .*File too large"),
+    ):
         write_bundle(tmp_path / "model", record, files(20), overwrite=True)
     assert contents(tmp_path) == before and len(list(tmp_path.iterdir())) == int(old)
 
@@ -89,7 +108,14 @@ def test_a_model_folder(tmp_path, old):
     [
         ["generate", "a red circle", "--out", "made.png"],
         ["invert", "picture.png", "--source", SOURCE, "--out", "kept.safetensors"],
-        ["edit", "picture.png", "--source", SOURCE, "--target", "a small green circle on a plain blue background"],
+        [
+            "edit",
+            "picture.png",
+            "--source",
+            SOURCE,
+            "--target",
+            "a small green circle on a plain blue background",
+        ],
     ],
     ids=lambda arguments: arguments[0],
 )

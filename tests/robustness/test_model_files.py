@@ -1,4 +1,5 @@
-"""Model folders with something wrong in one of their files: configurations, records, tokenizers and weights."""
+"""Model folders with something wrong in one of their files: configurations, records, tokenizers and
+weights."""
 
 from __future__ import annotations
 
@@ -32,11 +33,26 @@ LEAVES = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=8),
-    st.sampled_from([10**9, 2**63, 1e30, "silu", "gelu", "CrossAttnDownBlock2D", "epsilon", "../x", [64, 128], [[1]]]),
+    st.sampled_from(
+        [
+            10**9,
+            2**63,
+            1e30,
+            "silu",
+            "gelu",
+            "CrossAttnDownBlock2D",
+            "epsilon",
+            "../x",
+            [64, 128],
+            [[1]],
+        ]
+    ),
 )
 JSON = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=9) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=9) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -116,11 +132,19 @@ def test_configurations(tried, folder, data):
 def test_records(tried, folder, data):
     file = folder / data.draw(st.sampled_from(["icd.json", "model_index.json"]))
     content = changed(data.draw, json.loads(file.read_text()), JSON)
-    load_changed(tried, "models with a changed icd.json or model_index.json", file, json.dumps(content).encode())
+    load_changed(
+        tried,
+        "models with a changed icd.json or model_index.json",
+        file,
+        json.dumps(content).encode(),
+    )
 
 
 @some
-@given(st.sampled_from(["icd.json", "vae/config.json", "tokenizer/tokenizer.json"]), st.binary(max_size=40))
+@given(
+    st.sampled_from(["icd.json", "vae/config.json", "tokenizer/tokenizer.json"]),
+    st.binary(max_size=40),
+)
 def test_random_bytes_for_json(tried, folder, name, content):
     load_changed(tried, "models with random bytes in place of JSON", folder / name, content)
 
@@ -146,7 +170,9 @@ def weights_file(header: Any, body: bytes) -> bytes:
 
 HEADERS = st.fixed_dictionaries(
     {
-        "dtype": st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "U8", "BOOL", "F8_E4M3", "C64", "F4", "X", 5]),
+        "dtype": st.sampled_from(
+            ["F32", "F16", "BF16", "F64", "I64", "U8", "BOOL", "F8_E4M3", "C64", "F4", "X", 5]
+        ),
         "shape": st.lists(st.integers(-2, 2**40) | st.integers(0, 4), max_size=4) | st.none(),
         "data_offsets": st.lists(st.integers(-4, 80), max_size=3) | st.none(),
     }
@@ -154,7 +180,8 @@ HEADERS = st.fixed_dictionaries(
 
 
 @given(
-    st.dictionaries(st.text(max_size=6), HEADERS | LEAVES, max_size=3) | st.binary(max_size=60), st.binary(max_size=70)
+    st.dictionaries(st.text(max_size=6), HEADERS | LEAVES, max_size=3) | st.binary(max_size=60),
+    st.binary(max_size=70),
 )
 def test_headers_of_weights(tried, tmp_path_factory, header, body):
     path = tmp_path_factory.getbasetemp() / "made.safetensors"
@@ -171,7 +198,9 @@ def test_damaged_weights(tried, folder, tmp_path_factory, data):
         at = data.draw(st.integers(0, 8 + length) | st.integers(0, len(content)))
         content[at : at + data.draw(st.integers(0, 12))] = data.draw(st.binary(max_size=12))
     path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
-    path.write_bytes(bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))]))
+    path.write_bytes(
+        bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
+    )
     for values in (tried("damaged safetensors files", lambda: read_weights(path)) or {}).values():
         assert values.isfinite().all()
 
@@ -179,14 +208,19 @@ def test_damaged_weights(tried, folder, tmp_path_factory, data):
 @few
 @given(st.data())
 def test_models_with_damaged_weights(tried, folder, data):
-    """Bits flipped and ends cut off; without its list of digests a model shows a change only where it cannot be."""
+    """Bits flipped and ends cut off; without its list of digests a model shows a change only where
+    it cannot be."""
     name = data.draw(
-        st.sampled_from(["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+        st.sampled_from(
+            ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"]
+        )
     )
     file = folder / f"{name}.safetensors"
     content = bytearray(file.read_bytes())
     for _ in range(data.draw(st.integers(0, 3))):
-        content[data.draw(st.integers(0, 3000) | st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        content[data.draw(st.integers(0, 3000) | st.integers(0, len(content) - 1))] ^= (
+            1 << data.draw(st.integers(0, 7))
+        )
     end = data.draw(st.just(len(content)) | st.integers(0, len(content)))
     load_changed(tried, "models with damaged weights", file, bytes(content[:end]))
 
@@ -201,7 +235,9 @@ class Writes:
         return Path.write_text, (self.path, "ran")
 
 
-@pytest.mark.parametrize("place", ["in place of the weights", "under the weights' name", "beside them"])
+@pytest.mark.parametrize(
+    "place", ["in place of the weights", "under the weights' name", "beside them"]
+)
 @pytest.mark.parametrize("part", ["unet", "unet_forward", "vae", "text_encoder"])
 def test_a_pickle_is_never_run(folder, tmp_path, part, place):
     copied = shutil.copytree(folder, tmp_path / "model")

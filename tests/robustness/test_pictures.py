@@ -1,4 +1,5 @@
-"""Pictures and masks: random bytes, real files with something wrong in them, arrays of every kind."""
+"""Pictures and masks: random bytes, real files with something wrong in them, arrays of every
+kind."""
 
 from __future__ import annotations
 
@@ -16,22 +17,44 @@ from icd_engine.images import load_image, load_mask
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "I", "La", "YCbCr")
 WEBP = b"RIFF\x40\0\0\0WEBPVP8"
-STARTS = (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", WEBP + b" ", WEBP + b"X", WEBP + b"L", b"GIF89a")
-NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\x10\0", b"\x7f\0\0\1")  # in place of lengths and sizes
+STARTS = (
+    b"",
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff\xe0",
+    WEBP + b" ",
+    WEBP + b"X",
+    WEBP + b"L",
+    b"GIF89a",
+)
+# In place of lengths and sizes
+NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\x10\0", b"\x7f\0\0\1")
 
 
 def picture_files() -> list[bytes]:
-    """Small files of every format and of what the formats can hold: palettes, metadata, progression, no loss."""
+    """Small files of every format and of what the formats can hold: palettes, metadata,
+    progression, no loss."""
     drawn = Image.radial_gradient("L").resize((23, 17)).convert("RGB")
     ImageDraw.Draw(drawn).rectangle((3, 3, 9, 12), fill=(200, 20, 40))
     exif = Image.Exif()
     exif[0x0112] = 6
     files = []
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        made = Image.fromarray(np.asarray(drawn.convert("L"), np.uint16)) if mode == "I;16" else drawn.convert(mode)
+        made = (
+            Image.fromarray(np.asarray(drawn.convert("L"), np.uint16))
+            if mode == "I;16"
+            else drawn.convert(mode)
+        )
         files.append((made, "PNG", {}))
-    files += [(drawn, "PNG", {"exif": exif, "compress_level": 0}), (drawn, "JPEG", {}), (drawn, "JPEG", {"exif": exif})]
-    files += [(drawn, "JPEG", {"progressive": True}), (drawn.convert("CMYK"), "JPEG", {}), (drawn, "WEBP", {})]
+    files += [
+        (drawn, "PNG", {"exif": exif, "compress_level": 0}),
+        (drawn, "JPEG", {}),
+        (drawn, "JPEG", {"exif": exif}),
+    ]
+    files += [
+        (drawn, "JPEG", {"progressive": True}),
+        (drawn.convert("CMYK"), "JPEG", {}),
+        (drawn, "WEBP", {}),
+    ]
     files += [(drawn.convert("RGBA"), "WEBP", {"lossless": True, "exif": exif})]
     encoded = []
     for made, kind, options in files:
@@ -46,7 +69,8 @@ FILES = picture_files()
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> bytes:
-    """A real file with bytes changed, taken out, put in, repeated or cut off; lengths and sizes are bytes as well."""
+    """A real file with bytes changed, taken out, put in, repeated or cut off; lengths and sizes are
+    bytes as well."""
     data = bytearray(draw(st.sampled_from(FILES)))
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, len(data)))
@@ -70,12 +94,16 @@ def damaged_files(draw: st.DrawFn) -> bytes:
 SHAPES = st.one_of(
     hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5),
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.sampled_from([1, 2, 3, 4])),
-    st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from([1, 3, 4]), st.integers(1, 6), st.integers(1, 6)),
+    st.tuples(
+        st.sampled_from([0, 1, 2]), st.sampled_from([1, 3, 4]), st.integers(1, 6), st.integers(1, 6)
+    ),
 )
 KINDS = st.one_of(
     hnp.scalar_dtypes(),
     hnp.unicode_string_dtypes(max_len=2),
-    st.sampled_from(["u1", "u2", "f2", "f4", "f8", "?", ">u2", ">f4", "O", "V4", "g", "G"]).map(np.dtype),
+    st.sampled_from(["u1", "u2", "f2", "f4", "f8", "?", ">u2", ">f4", "O", "V4", "g", "G"]).map(
+        np.dtype
+    ),
     st.just(np.dtype([("r", "f4"), ("g", "f4")])),
 )
 
@@ -98,11 +126,17 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
-    values = draw(arrays().filter(lambda array: array.dtype.kind in "biuf" and array.dtype.isnative))
+    values = draw(
+        arrays().filter(lambda array: array.dtype.kind in "biuf" and array.dtype.isnative)
+    )
     with np.errstate(over="ignore"):
         values = values.astype(np.float32) if values.dtype.itemsize > 8 else values
     tensor = torch.from_numpy(np.array(values))
-    change = draw(st.sampled_from(["none", "bfloat16", "grad", "meta", "sparse", "strided", "complex", "float8"]))
+    change = draw(
+        st.sampled_from(
+            ["none", "bfloat16", "grad", "meta", "sparse", "strided", "complex", "float8"]
+        )
+    )
     if change == "bfloat16":
         return tensor.to(torch.bfloat16)
     if change == "float8":
@@ -120,7 +154,9 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 
 @st.composite
 def pil_pictures(draw: st.DrawFn) -> Image.Image:
-    picture = Image.new(draw(st.sampled_from(MODES)), draw(st.tuples(st.integers(0, 40), st.integers(0, 40))))
+    picture = Image.new(
+        draw(st.sampled_from(MODES)), draw(st.tuples(st.integers(0, 40), st.integers(0, 40)))
+    )
     transparency = draw(st.sampled_from([None, 0, 300, (1, 2, 3), b"\1", "x"]))
     if transparency is not None:
         picture.info["transparency"] = transparency
@@ -150,8 +186,20 @@ OTHERS = st.one_of(
     st.lists(st.integers(0, 255), max_size=4),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
     st.builds(object),
-    st.one_of(st.binary(max_size=20), st.text(max_size=5), st.none(), st.just(OSError("gone"))).map(Stream),
-    st.sampled_from(["/", "/dev/null", "http://example.org/a.png", "data:image/png;base64,", "\0", "~", "a" * 5000]),
+    st.one_of(st.binary(max_size=20), st.text(max_size=5), st.none(), st.just(OSError("gone"))).map(
+        Stream
+    ),
+    st.sampled_from(
+        [
+            "/",
+            "/dev/null",
+            "http://example.org/a.png",
+            "data:image/png;base64,",
+            "\0",
+            "~",
+            "a" * 5000,
+        ]
+    ),
 )
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -191,6 +239,10 @@ def test_other_objects(tried, value, size):
     check_mask(tried("the same as a mask", lambda: load_mask(value, size)), size)
 
 
-@given(st.one_of(OTHERS, st.lists(st.one_of(st.integers(), st.floats(), st.none()), min_size=1, max_size=3)))
+@given(
+    st.one_of(
+        OTHERS, st.lists(st.one_of(st.integers(), st.floats(), st.none()), min_size=1, max_size=3)
+    )
+)
 def test_mask_sizes(tried, size):
     tried("sizes of a mask", lambda: load_mask(np.ones((4, 4)), size))

@@ -1,4 +1,5 @@
-"""Settings of any type in any field, prompts of any characters, words that are or are not in them."""
+"""Settings of any type in any field, prompts of any characters, words that are or are not in
+them."""
 
 from __future__ import annotations
 
@@ -20,9 +21,31 @@ from icd_engine.settings import EditSettings
 
 FIELDS = tuple(EditSettings.__dataclass_fields__)
 ANY_CHARACTERS = st.text(st.characters(codec=None), max_size=60)  # surrogates too
-SPECIAL = ["<|startoftext|>", "<|endoftext|>", "<|unknown|>", "🐶", "👩\u200d👩\u200d👧", "שלום", "مرحبا", "E\u0301"]
+SPECIAL = [
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "<|unknown|>",
+    "🐶",
+    "👩\u200d👩\u200d👧",
+    "שלום",
+    "مرحبا",
+    "E\u0301",
+]
 SPECIAL += ["ﬁ", "ß", "ǅ", "\u200b", "\u202e", "\0", "\ud800", "\ufffd", "\t", "\u2028"]
-KNOWN_WORDS = ["a", "small", "red", "circle", "on", "plain", "blue", "background", "large", "green", "star", "dotted"]
+KNOWN_WORDS = [
+    "a",
+    "small",
+    "red",
+    "circle",
+    "on",
+    "plain",
+    "blue",
+    "background",
+    "large",
+    "green",
+    "star",
+    "dotted",
+]
 
 
 class Unfriendly:
@@ -42,7 +65,9 @@ SCALARS = st.one_of(
     st.integers(4400, 6000).map(lambda digits: 10**digits),  # more digits than Python prints
     st.builds(Unfriendly),
     st.builds(object),
-    st.sampled_from([Decimal("0.5"), Decimal("sNaN"), Fraction(1, 3), 1j, np.float32(0.5), np.float64("nan")]),
+    st.sampled_from(
+        [Decimal("0.5"), Decimal("sNaN"), Fraction(1, 3), 1j, np.float32(0.5), np.float64("nan")]
+    ),
     st.sampled_from([np.int64(3), np.bool_(True), np.zeros((30, 30)), np.array(0.5)]),
     st.sampled_from(["auto", "replace", "refine", "none", "switch", "circle", "x" * 10_000]),
 )
@@ -51,7 +76,9 @@ ANYTHING = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=3).map(tuple),
-        st.dictionaries(st.one_of(st.text(max_size=6), st.integers(), st.none()), inner, max_size=3),
+        st.dictionaries(
+            st.one_of(st.text(max_size=6), st.integers(), st.none()), inner, max_size=3
+        ),
         st.sets(st.text(max_size=3), max_size=2),
     ),
     max_leaves=6,
@@ -60,9 +87,13 @@ SHARES = st.one_of(st.floats(0, 1), st.tuples(st.floats(0, 1), st.floats(0, 1)),
 WORDS = st.one_of(st.sampled_from(KNOWN_WORDS), st.sampled_from(SPECIAL), ANY_CHARACTERS)
 PROMPTS = st.one_of(
     ANY_CHARACTERS,
-    st.lists(st.one_of(st.sampled_from(KNOWN_WORDS), st.sampled_from(SPECIAL)), max_size=12).map(" ".join),
+    st.lists(st.one_of(st.sampled_from(KNOWN_WORDS), st.sampled_from(SPECIAL)), max_size=12).map(
+        " ".join
+    ),
     st.integers(70, 90).map(lambda count: "red " * count),
-    st.sampled_from(["", " ", "\n\t", "x" * 10_000, "circle " * 2_000, "🐶" * 500, "\u202e" * 200, "é" * 300]),
+    st.sampled_from(
+        ["", " ", "\n\t", "x" * 10_000, "circle " * 2_000, "🐶" * 500, "\u202e" * 200, "é" * 300]
+    ),
 )
 GOOD_SETTINGS = st.fixed_dictionaries(
     {},
@@ -85,7 +116,13 @@ def tokenizer() -> PromptTokenizer:
     return PromptTokenizer.from_folder(read_bundle("tiny").path / "tokenizer")
 
 
-@given(st.dictionaries(st.one_of(st.sampled_from(FIELDS), st.text(max_size=12), st.integers()), ANYTHING, max_size=4))
+@given(
+    st.dictionaries(
+        st.one_of(st.sampled_from(FIELDS), st.text(max_size=12), st.integers()),
+        ANYTHING,
+        max_size=4,
+    )
+)
 def test_any_value_in_any_field(tried, values):
     made = tried("settings of any type in any field", lambda: EditSettings.from_mapping(values))
     if made is not None:

@@ -1,4 +1,5 @@
-"""Eight threads do everything at once on one engine, some of it wrong; each answer is the one it has alone."""
+"""Eight threads do everything at once on one engine, some of it wrong; each answer is the one it
+has alone."""
 
 from __future__ import annotations
 
@@ -16,26 +17,38 @@ from icd_engine.errors import IcdError
 from icd_engine.results import EditRequest
 
 SOURCE = "a small red circle on a plain blue background"
-TARGETS = ["a small green circle on a plain blue background", "a small red star on a plain blue background"]
+TARGETS = [
+    "a small green circle on a plain blue background",
+    "a small red star on a plain blue background",
+]
 SIZE = (32, 32)
 
 
 def picture(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    )
 
 
 def edit(engine: Any, seed: int) -> list[np.ndarray]:
-    result = engine.edit(picture(seed), SOURCE, TARGETS[seed % 2], size=SIZE, seed=seed, blend="small")
+    result = engine.edit(
+        picture(seed), SOURCE, TARGETS[seed % 2], size=SIZE, seed=seed, blend="small"
+    )
     return [np.asarray(result.image), np.asarray(result.latents), np.asarray(result.reconstruction)]
 
 
 def keep(engine: Any, seed: int) -> list[np.ndarray]:
     inversion = engine.invert(picture(seed), SOURCE, size=SIZE, seed=seed)
-    return [np.asarray(inversion.edit(target, guidance_scale=2.0).latents) for target in (*TARGETS, TARGETS)]
+    return [
+        np.asarray(inversion.edit(target, guidance_scale=2.0).latents)
+        for target in (*TARGETS, TARGETS)
+    ]
 
 
 def many(engine: Any, seed: int) -> list[np.ndarray]:
-    requests = [EditRequest(picture(seed + i), SOURCE, TARGETS[i % 2], {"seed": i}) for i in range(3)]
+    requests = [
+        EditRequest(picture(seed + i), SOURCE, TARGETS[i % 2], {"seed": i}) for i in range(3)
+    ]
     return [np.asarray(result.latents) for result in engine.edit_many(requests, size=SIZE)]
 
 
@@ -45,7 +58,10 @@ def generate(engine: Any, seed: int) -> list[np.ndarray]:
 
 def search(engine: Any, seed: int) -> list[np.ndarray]:
     found = engine.invert(picture(seed), SOURCE, size=SIZE).search(TARGETS[0], edits=4)
-    return [np.asarray(one.latents) for one in sorted(found.candidates, key=lambda one: str(one.settings))]
+    return [
+        np.asarray(one.latents)
+        for one in sorted(found.candidates, key=lambda one: str(one.settings))
+    ]
 
 
 def wrong(engine: Any, seed: int) -> list[np.ndarray]:
@@ -56,7 +72,9 @@ def wrong(engine: Any, seed: int) -> list[np.ndarray]:
     calls: list[Callable[[], Any]] = [
         lambda: engine.edit(picture(seed), SOURCE, TARGETS[0], size=SIZE, blend="zebra"),
         lambda: engine.edit(b"no picture", SOURCE, TARGETS[0]),
-        lambda: engine.edit(picture(seed), SOURCE, TARGETS[0], size=SIZE, callback_on_step_end=spoil),
+        lambda: engine.edit(
+            picture(seed), SOURCE, TARGETS[0], size=SIZE, callback_on_step_end=spoil
+        ),
     ]
     with pytest.raises((IcdError, ZeroDivisionError)):
         calls[seed % 3]()
@@ -69,8 +87,8 @@ def forget(engine: Any, seed: int) -> list[np.ndarray]:
 
 
 KINDS = (edit, keep, many, generate, search, wrong, forget)
-# The source branch of a kept inversion may be gone where others edit: it runs again then, and a batch of another size
-# sums in another order.
+# The source branch of a kept inversion may be gone where others edit: it runs again then, and a
+# batch of another size sums in another order.
 ROUNDING = 2e-5
 
 
@@ -90,4 +108,6 @@ def test_answers_do_not_depend_on_who_else_asks(engine):
             assert len(together) == len(alone[i])
             for got, expected in zip(together, alone[i], strict=True):
                 most = 0.0 if exact else ROUNDING * float(np.abs(expected).max())
-                assert np.abs(got.astype(np.float64) - expected).max() <= most, jobs[i].func.__name__
+                assert np.abs(got.astype(np.float64) - expected).max() <= most, jobs[
+                    i
+                ].func.__name__

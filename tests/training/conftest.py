@@ -10,9 +10,12 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 @pytest.fixture(scope="session")
 def base(two_pass_bundle, tmp_path_factory) -> Path:
-    """A diffusers folder of SD1.5's kind without guidance embedding, 64x64 pictures, 8x8 latents."""
+    """A diffusers folder of SD1.5's kind without guidance embedding, 64x64 pictures, 8x8
+    latents."""
     folder = tmp_path_factory.mktemp("training") / "base"
-    shutil.copytree(two_pass_bundle, folder, ignore=shutil.ignore_patterns("unet_forward", "icd.json"))
+    shutil.copytree(
+        two_pass_bundle, folder, ignore=shutil.ignore_patterns("unet_forward", "icd.json")
+    )
     return folder
 
 

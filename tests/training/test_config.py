@@ -19,12 +19,18 @@ def test_presets_are_whole(name):
 def test_published_models_have_the_papers_numbers(name):
     config = read_config(name)
     assert (config.lora_rank, config.lora_alpha, config.icd.lr) == (64, 8.0, 8e-6)
-    assert (config.preserve.forward, config.preserve.reverse, config.distance) == (1.5, 1.5, "huber")
+    assert (config.preserve.forward, config.preserve.reverse, config.distance) == (
+        1.5,
+        1.5,
+        "huber",
+    )
     assert config.icd.batch % (8 * config.icd.accumulate) == 0  # sized for eight GPUs
 
 
 def test_overrides():
-    config = read_config("tiny", ["icd.batch=64", "chain.encode_times=[19,519]", "distance=l2", "lora_rank=8"])
+    config = read_config(
+        "tiny", ["icd.batch=64", "chain.encode_times=[19,519]", "distance=l2", "lora_rank=8"]
+    )
     assert config.icd.batch == 64 and config.chain.encode_times == (19, 519)
     assert config.distance == "l2" and config.lora_rank == 8
     assert read_config("tiny", ["icd.ema=null", "icd.lr=1"]).icd.ema is None

@@ -1,4 +1,5 @@
-"""One optimisation step of every stage against the paper's equations, written out in float64 on toy networks."""
+"""One optimisation step of every stage against the paper's equations, written out in float64 on toy
+networks."""
 
 import itertools
 from types import SimpleNamespace
@@ -64,7 +65,9 @@ class Toy(torch.nn.Module):
         super().__init__()
         self.numbers, self.calls = {}, []
         for role, values in (("teacher", TEACHER), ("forward", FORWARD), ("reverse", REVERSE)):
-            numbers = torch.nn.Parameter(torch.tensor(values, dtype=torch.float64), requires_grad=role in trained)
+            numbers = torch.nn.Parameter(
+                torch.tensor(values, dtype=torch.float64), requires_grad=role in trained
+            )
             self.register_parameter(f"{role}_numbers", numbers)
             self.numbers[role] = numbers
 
@@ -72,7 +75,9 @@ class Toy(torch.nn.Module):
         w = torch.zeros(len(x)) if w is None else w
         self.calls.append(SimpleNamespace(role=role, t=t.tolist(), w=w.tolist()))
         column = (len(x), 1, 1, 1)
-        return eps(self.numbers[role], x, t.view(column), w.view(column), prompt.tokens.view(column))
+        return eps(
+            self.numbers[role], x, t.view(column), w.view(column), prompt.tokens.view(column)
+        )
 
 
 class ToyData:
@@ -97,7 +102,9 @@ def gradient(function, numbers, step=1e-6):
     """Central differences."""
     found = []
     for i in range(len(numbers)):
-        ahead, behind = ([v + sign * step * (k == i) for k, v in enumerate(numbers)] for sign in (1, -1))
+        ahead, behind = (
+            [v + sign * step * (k == i) for k, v in enumerate(numbers)] for sign in (1, -1)
+        )
         found.append((function(ahead) - function(behind)) / (2 * step))
     return np.array(found)
 
@@ -108,9 +115,19 @@ CHAINS = [Chain(), Chain((19, 339, 699), (339, 699, 999)), Chain((259, 519), (51
 @pytest.mark.parametrize("chain", CHAINS, ids=["four", "three", "from_259_to_799"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_step_of_consistency_distillation(chain, seed):
-    """All four terms and their gradients. 1e-4: the schedule is float32 as published, sigma_19 has six digits."""
+    """All four terms and their gradients. 1e-4: the schedule is float32 as published, sigma_19 has
+    six digits."""
     toy, data, keep = Toy(), ToyData(), Preservation(1.5, 0.7, share=0.5)
-    draw = (toy, data, chain, Guidance(SCALES), keep, losses.pseudo_huber, np.random.default_rng(seed), SHAPE[0])
+    draw = (
+        toy,
+        data,
+        chain,
+        Guidance(SCALES),
+        keep,
+        losses.pseudo_huber,
+        np.random.default_rng(seed),
+        SHAPE[0],
+    )
     parts = {part.name: part for part in icd_loss(*draw)}
     assert {name: part.weight for name, part in parts.items()} == {
         "reverse": 1.0,
@@ -125,8 +142,13 @@ def test_a_step_of_consistency_distillation(chain, seed):
         *("reverse", "forward"),
         *("forward", "reverse"),
     ]
-    # w: the same for teacher and student; none where the forward network learns or invertibility is kept.
-    assert calls[0].w == calls[1].w == calls[2].w and set(calls[0].w) <= set(SCALES) and any(calls[0].w)
+    # w: the same for teacher and student; none where the forward network learns or invertibility is
+    # kept.
+    assert (
+        calls[0].w == calls[1].w == calls[2].w
+        and set(calls[0].w) <= set(SCALES)
+        and any(calls[0].w)
+    )
     assert not any(any(call.w) for call in calls[3:])
 
     rows = range(SHAPE[0])
@@ -155,7 +177,11 @@ def test_a_step_of_consistency_distillation(chain, seed):
         for r in range(SHAPE[0] // 2):
             t, s, word = calls[first].t[r], calls[first + 1].t[r], data.words[r]
             x = noised(data.latents[r], data.noise[r], t)
-            end, target = (0, data.latents[r]) if t == chain.encode_times[0] and trained == "reverse" else (t, x)
+            end, target = (
+                (0, data.latents[r])
+                if t == chain.encode_times[0] and trained == "reverse"
+                else (t, x)
+            )
             x_s = hop(x, eps(other, x, t, 0, word), t, s)
             total.append(huber(hop(x_s, eps(numbers, x_s, s, 0, word), s, end) - target))
         return np.mean(total)
@@ -167,18 +193,23 @@ def test_a_step_of_consistency_distillation(chain, seed):
     # The ways down and up lie between neighbouring boundaries.
     pairs = set(itertools.pairwise(chain.decode_times))
     assert {(low, high) for high, low in zip(calls[6].t, calls[7].t, strict=True)} <= pairs
-    assert set(zip(calls[8].t, calls[9].t, strict=True)) <= set(itertools.pairwise((*chain.encode_times, chain.end)))
+    assert set(zip(calls[8].t, calls[9].t, strict=True)) <= set(
+        itertools.pairwise((*chain.encode_times, chain.end))
+    )
     for name, function in found.items():
         own = name.removeprefix("keep_")
         numbers = {"forward": FORWARD, "reverse": REVERSE}[own]
         assert parts[name].loss.item() == pytest.approx(function(numbers), rel=1e-4, abs=1e-6), name
         (got,) = torch.autograd.grad(parts[name].loss, toy.numbers[own])
-        np.testing.assert_allclose(got.numpy(), gradient(function, numbers), rtol=2e-3, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(
+            got.numpy(), gradient(function, numbers), rtol=2e-3, atol=2e-4, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_step_of_guidance_distillation(monkeypatch, seed):
-    """The student's eps at (x_t, t, w) against eps_c + w (eps_c - eps_u) of the teacher, squared."""
+    """The student's eps at (x_t, t, w) against eps_c + w (eps_c - eps_u) of the teacher,
+    squared."""
     monkeypatch.setattr("training.distil.predict", _predict)
     toy, data = Toy(), ToyData()
     (part,) = guidance_loss(
@@ -199,7 +230,9 @@ def test_a_step_of_guidance_distillation(monkeypatch, seed):
         for r in range(SHAPE[0]):
             x = noised(data.latents[r], data.noise[r], t[r])
             c, u = (eps(TEACHER, x, t[r], 0, word) for word in (data.words[r], 0.0))
-            total.append(((eps(numbers, x, t[r], w[r], data.words[r]) - (c + w[r] * (c - u))) ** 2).mean())
+            total.append(
+                ((eps(numbers, x, t[r], w[r], data.words[r]) - (c + w[r] * (c - u))) ** 2).mean()
+            )
         return np.mean(total)
 
     assert part.loss.item() == pytest.approx(expected(REVERSE), rel=1e-4)
@@ -230,7 +263,8 @@ class Spy:
 
 
 def test_a_step_of_cycle_training():
-    """Four hops up, four down, a linear VAE; error squared and absolute; the forward network alone learns."""
+    """Four hops up, four down, a linear VAE; error squared and absolute; the forward network alone
+    learns."""
     toy, data, chain = Toy(trained=("forward",)), ToyData(), Chain((0, 259, 519, 779))
     vae = SimpleNamespace(to_pictures=lambda latents: 0.5 * latents - 0.1)
     loss, psnr = cycle_loss(toy, vae, data, chain, np.random.default_rng(0), SHAPE[0])
@@ -249,17 +283,23 @@ def test_a_step_of_cycle_training():
 
     assert loss.loss.item() == pytest.approx(expected(FORWARD), rel=1e-4)
     loss.loss.backward()
-    np.testing.assert_allclose(toy.numbers["forward"].grad.numpy(), gradient(expected, FORWARD), rtol=1e-3)
+    np.testing.assert_allclose(
+        toy.numbers["forward"].grad.numpy(), gradient(expected, FORWARD), rtol=1e-3
+    )
     assert toy.numbers["reverse"].grad is None and psnr.weight == 0.0
 
 
 def test_one_optimiser_step_of_the_loop(tmp_path):
     """AdamW's first step moves every number by lr against its gradient's sign, after decay."""
     toy, data = Toy(), ToyData()
-    recipe = Recipe(samples=6, batch=6, lr=1e-2, warmup=0, cosine=False, ema=None, weight_decay=0.1, clip=1e9)
+    recipe = Recipe(
+        samples=6, batch=6, lr=1e-2, warmup=0, cosine=False, ema=None, weight_decay=0.1, clip=1e9
+    )
 
     def parts(rng, count):
-        return icd_loss(toy, data, Chain(), Guidance(SCALES), Preservation(), losses.pseudo_huber, rng, count)
+        return icd_loss(
+            toy, data, Chain(), Guidance(SCALES), Preservation(), losses.pseudo_huber, rng, count
+        )
 
     before = {role: numbers.detach().clone() for role, numbers in toy.numbers.items()}
     total = sum(part.weight * part.loss for part in parts(np.random.default_rng([0, 0, 0, 0]), 6))
@@ -274,7 +314,10 @@ def test_one_optimiser_step_of_the_loop(tmp_path):
 def test_encode_and_decode_are_the_engines_hops():
     """Exact inverses of one another where eps is constant, and dynamic guidance hop by hop."""
     toy, chain = Toy(), Chain()
-    x, prompt = torch.ones(1, 2, 3, 3, dtype=torch.float64), PromptFeatures(torch.ones(1, dtype=torch.float64))
+    x, prompt = (
+        torch.ones(1, 2, 3, 3, dtype=torch.float64),
+        PromptFeatures(torch.ones(1, dtype=torch.float64)),
+    )
     w = [dynamic_guidance(t, 7.0, 0.8) for t in reversed(chain.decode_times)]
     noise = encode(toy, chain, x, prompt)
     decode(toy, chain, noise, prompt, w)
@@ -282,7 +325,7 @@ def test_encode_and_decode_are_the_engines_hops():
     assert [call.w[0] for call in toy.calls] == [0, 0, 0, 0, 0, 7.0, 7.0, 7.0]
 
 
-# --- what is drawn and what is refused -----------------------------------------------------------------------------
+# --- what is drawn and what is refused ------------------------------------------------------------
 
 
 def test_listed_scales_are_drawn_alike():
@@ -317,7 +360,13 @@ def test_chains_that_are_none(encode_times, decode_times, message):
 def test_networks_must_hop_between_the_same_boundaries():
     for chain in (Chain((19, 259, 519, 779), (339, 699, 999)), Chain((0, 259), (259, 999))):
         with pytest.raises(ValueError, match="same boundaries"):
-            next(iter(icd_loss(Toy(), ToyData(), chain, Guidance(), Preservation(), losses.squared, None, 2)))
+            next(
+                iter(
+                    icd_loss(
+                        Toy(), ToyData(), chain, Guidance(), Preservation(), losses.squared, None, 2
+                    )
+                )
+            )
 
 
 def test_prompts_in_rows():

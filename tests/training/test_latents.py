@@ -1,4 +1,5 @@
-"""The cache of latents: the VAE's posterior of every readable picture, however often it was interrupted."""
+"""The cache of latents: the VAE's posterior of every readable picture, however often it was
+interrupted."""
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     lines = ["picture,caption"]
     for i in range(10):
-        Image.fromarray(rng.integers(0, 256, (SIDE, 80, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (SIDE, 80, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
         lines.append(f"{i}.png,number {i}")
     for i in (1, 7):
         (tmp_path / f"{i}.png").write_bytes(b"no picture")
@@ -58,7 +61,9 @@ def test_what_is_drawn_is_the_posterior(cache, folder, encoder):
     own = rows[[caption == "number 5" for caption in captions]]
     assert len(own) > 100
     standard = (own - mean) / deviation
-    assert abs(float(standard.mean())) < 0.02 and float(standard.std()) == pytest.approx(1, abs=0.02)
+    assert abs(float(standard.mean())) < 0.02 and float(standard.std()) == pytest.approx(
+        1, abs=0.02
+    )
 
 
 def test_an_interrupted_cache_is_completed_and_not_made_again(cache, folder, encoder, monkeypatch):
@@ -73,7 +78,9 @@ def test_an_interrupted_cache_is_completed_and_not_made_again(cache, folder, enc
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
-@pytest.mark.parametrize("side, held_out, message", [(60, 2, "multiple of 8"), (SIDE, 8, "beyond the 8 held out")])
+@pytest.mark.parametrize(
+    "side, held_out, message", [(60, 2, "multiple of 8"), (SIDE, 8, "beyond the 8 held out")]
+)
 def test_what_cannot_be_cached(tmp_path, folder, encoder, side, held_out, message):
     with pytest.raises(SettingsError, match=message):
         write_latents(tmp_path / "cache", encoder, str(folder), side, held_out)

@@ -1,4 +1,5 @@
-"""The training loop: exact resume even after SIGKILL, averages, passes, and processes that agree."""
+"""The training loop: exact resume even after SIGKILL, averages, passes, and processes that
+agree."""
 
 import contextlib
 import itertools
@@ -25,7 +26,8 @@ RECIPE = Recipe(samples=80, batch=4, lr=0.1, warmup=3, ema=0.9, weight_decay=0.0
 
 
 def train(folder, recipe, steps=None, check=None, spoil=None):
-    """Fits a small linear map to noisy data drawn from the loop's generator; stops hard after `steps`."""
+    """Fits a small linear map to noisy data drawn from the loop's generator; stops hard after
+    `steps`."""
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     model.bias.requires_grad_(False)
@@ -56,7 +58,9 @@ def weights(folder) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"alternating": True}, {"accumulate": 2}, {"ema": None}, {"precision": "fp16"}], ids=str
+    "change",
+    [{}, {"alternating": True}, {"accumulate": 2}, {"ema": None}, {"precision": "fp16"}],
+    ids=str,
 )
 def test_resumed_run_equals_undisturbed(tmp_path, monkeypatch, change):
     monkeypatch.setattr("training.loop.SAVE_EVERY_SECONDS", 0.0)
@@ -76,7 +80,9 @@ def test_the_average_is_left_in_the_model(tmp_path):
     kept = weights(tmp_path)
     assert torch.equal(model.weight, kept["average.weight"])
     assert not torch.equal(model.weight, kept["model.weight"])
-    assert torch.equal(trained(tmp_path / "linear.safetensors", _frozen_bias()).weight, model.weight)
+    assert torch.equal(
+        trained(tmp_path / "linear.safetensors", _frozen_bias()).weight, model.weight
+    )
     assert torch.equal(train(tmp_path, RECIPE).weight, model.weight)  # a finished run does nothing
 
 
@@ -121,11 +127,14 @@ loop.fit("linear", Path({folder!r}), loop.Recipe(samples=400, batch=4, lr=0.1, e
 
 
 def test_killed_and_resumed_is_bit_identical(tmp_path):
-    """SIGKILL at whatever moment, three times, saves included: no broken file, and the same weights in the end."""
+    """SIGKILL at whatever moment, three times, saves included: no broken file, and the same weights
+    in the end."""
 
     def start(name, pause):
         code = SLEEPER.format(root=str(ROOT), folder=str(tmp_path / name), pause=pause)
-        return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
 
     assert start("whole", 0).wait() == 0
     file, reached = tmp_path / "killed" / "linear.safetensors", -1
@@ -150,7 +159,8 @@ def _step(path) -> int:
 
 
 def test_accumulated_passes_are_one_batch(tmp_path):
-    """The mean over two passes of two is the gradient of all four: one step of plain descent shows it."""
+    """The mean over two passes of two is the gradient of all four: one step of plain descent shows
+    it."""
     recipe = replace(RECIPE, samples=4, warmup=0, ema=None)
     draws = []
 
@@ -159,7 +169,11 @@ def test_accumulated_passes_are_one_batch(tmp_path):
         model = nn.Linear(3, 1, bias=False)
 
         def parts(rng, count):
-            x = torch.from_numpy(rng.standard_normal((count, 3))).float() if recipe.accumulate > 1 else torch.cat(draws)
+            x = (
+                torch.from_numpy(rng.standard_normal((count, 3))).float()
+                if recipe.accumulate > 1
+                else torch.cat(draws)
+            )
             draws.append(x)
             yield Part("loss", model(x).square().mean())
 
@@ -174,7 +188,8 @@ def test_accumulated_passes_are_one_batch(tmp_path):
 
 
 def test_alternating_steps_take_each_part_in_turn(tmp_path):
-    """Two optimiser steps for two weighted parts, where their sum takes one; what is only watched takes none."""
+    """Two optimiser steps for two weighted parts, where their sum takes one; what is only watched
+    takes none."""
 
     def steps(alternating):
         train(tmp_path / str(alternating), replace(RECIPE, samples=4, alternating=alternating))
@@ -194,7 +209,11 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(tmp_path, replace(RECIPE, check_every=10), check=lambda model: {"grid": torch.zeros(4, 6, 3).byte().numpy()})
+    train(
+        tmp_path,
+        replace(RECIPE, check_every=10),
+        check=lambda model: {"grid": torch.zeros(4, 6, 3).byte().numpy()},
+    )
     events = EventAccumulator(str(tmp_path / "tensorboard" / "linear"))
     events.Reload()
     assert {"squared", "absolute", "norm"} <= set(events.Tags()["scalars"])
@@ -213,7 +232,10 @@ def test_checks_see_the_average_and_disturb_nothing(tmp_path):
     assert len(seen) == 3  # steps 7, 14 and the last
     assert torch.equal(seen[-1], weights(tmp_path / "checked")["average.weight"])
     assert torch.equal(plain.weight, model.weight)
-    lines = [json.loads(line) for line in (tmp_path / "checked" / "linear.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "checked" / "linear.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines if "x" in line] == [7, 14, 20]
 
 
@@ -232,7 +254,10 @@ def test_half_precision_leaves_such_a_step_out(tmp_path):
     with safe_open(tmp_path / "linear.safetensors", "pt") as file:
         assert json.loads(file.metadata()["scaler"])["scale"] == 2.0**15
     kept = weights(tmp_path)
-    assert all(value.isfinite().all() for value in kept.values()) and kept["optimiser.0.step"] == RECIPE.steps - 1
+    assert (
+        all(value.isfinite().all() for value in kept.values())
+        and kept["optimiser.0.step"] == RECIPE.steps - 1
+    )
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -278,11 +303,22 @@ torch.save(model.weight, Path({folder!r}) / f"w{{loop.rank()}}.pt")
 
 
 def test_processes_share_a_batch_and_agree(tmp_path):
-    """Two processes: other samples each, one mean gradient, the same weights; a batch they cannot share is refused."""
+    """Two processes: other samples each, one mean gradient, the same weights; a batch they cannot
+    share is refused."""
     script = tmp_path / "run.py"
     script.write_text(PROCESSES.format(root=str(ROOT), folder=str(tmp_path)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     x, w = ([torch.load(tmp_path / f"{name}{i}.pt") for i in range(2)] for name in "xw")
     assert not torch.equal(*x) and torch.equal(*w)

@@ -17,7 +17,9 @@ DECODE, ENCODE_ENDS = (259, 519, 779, 999), (259, 519, 779, 999)
 
 def product(t: int) -> float:
     """alphas_cumprod from its definition, in Python floats."""
-    roots = [math.sqrt(0.00085) + k / 999 * (math.sqrt(0.012) - math.sqrt(0.00085)) for k in range(t + 1)]
+    roots = [
+        math.sqrt(0.00085) + k / 999 * (math.sqrt(0.012) - math.sqrt(0.00085)) for k in range(t + 1)
+    ]
     return math.prod(1 - root**2 for root in roots)
 
 
@@ -58,16 +60,20 @@ def huber(d: np.ndarray, c: float = 0.001) -> np.ndarray:
     return np.sqrt(d**2 + c**2) - c
 
 
-# --- tables and hops ---------------------------------------------------------------------------------------------
+# --- tables and hops ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("t", [0, 1, 19, 259, 999])
 def test_noised_at_grid_ends_and_at_the_picture(tables, t):
-    """The schedule is float32 as published: seven digits of alphas_cumprod, fewer of sigma at the first steps."""
+    """The schedule is float32 as published: seven digits of alphas_cumprod, fewer of sigma at the
+    first steps."""
     x, noise = draw(1, 2, 3, 3), draw(1, 2, 3, 3, seed=1)
     a, sigma = a_sigma(t)
     torch.testing.assert_close(
-        tables.noised(x, noise, torch.tensor([t])), a * x + sigma * noise, rtol=0, atol=1e-4 if t == 1 else 1e-5
+        tables.noised(x, noise, torch.tensor([t])),
+        a * x + sigma * noise,
+        rtol=0,
+        atol=1e-4 if t == 1 else 1e-5,
     )
     if t == 0:
         assert torch.equal(tables.noised(x, noise, torch.tensor([0])), x)
@@ -101,47 +107,76 @@ def test_rows_of_a_batch_have_their_own_steps(tables):
 
 def test_true_noise_leads_along_the_trajectory(tables):
     """With the very noise that was added, a hop from t ends exactly at the noised picture of s."""
-    x, noise, t, s = draw(2, 2, 3, 3), draw(2, 2, 3, 3, seed=1), torch.tensor([999, 519]), torch.tensor([0, 779])
+    x, noise, t, s = (
+        draw(2, 2, 3, 3),
+        draw(2, 2, 3, 3, seed=1),
+        torch.tensor([999, 519]),
+        torch.tensor([0, 779]),
+    )
     arrived = tables.hop(tables.noised(x, noise, t), noise, t, s)
     torch.testing.assert_close(arrived, tables.noised(x, noise, s), rtol=0, atol=1e-12)
 
 
-# --- single losses -----------------------------------------------------------------------------------------------
+# --- single losses --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gamma, most", [(5.0, 20.0), (1.0, 3.0)])
 def test_denoising_loss(gamma, most):
-    """min(1 / a^2, most) min(SNR, gamma) / SNR for each picture: early, middle and late steps, clipped and not."""
+    """min(1 / a^2, most) min(SNR, gamma) / SNR for each picture: early, middle and late steps,
+    clipped and not."""
     eps, noise, t = draw(3, 2, 3, 3), draw(3, 2, 3, 3, seed=1), [19, 519, 999]
-    a, sigma = (torch.tensor(values, dtype=torch.float64) for values in zip(*map(a_sigma, t), strict=True))
+    a, sigma = (
+        torch.tensor(values, dtype=torch.float64) for values in zip(*map(a_sigma, t), strict=True)
+    )
     expected = []
     for e, n, step in zip(eps.numpy(), noise.numpy(), t, strict=True):
         snr = product(step) / (1 - product(step))
-        expected.append(min(1 / product(step), most) * min(snr, gamma) / snr * ((e - n) ** 2).mean())
+        expected.append(
+            min(1 / product(step), most) * min(snr, gamma) / snr * ((e - n) ** 2).mean()
+        )
     assert product(999) < 1 / most < product(19)
-    assert losses.denoising_loss(eps, noise, a, sigma, gamma, most).item() == pytest.approx(np.mean(expected), rel=1e-9)
+    assert losses.denoising_loss(eps, noise, a, sigma, gamma, most).item() == pytest.approx(
+        np.mean(expected), rel=1e-9
+    )
 
 
 def test_pseudo_huber():
     x, y = draw(2, 5), draw(2, 5, seed=1)
-    assert losses.pseudo_huber(x, y).item() == pytest.approx(huber((x - y).numpy()).mean(), rel=1e-12)
+    assert losses.pseudo_huber(x, y).item() == pytest.approx(
+        huber((x - y).numpy()).mean(), rel=1e-12
+    )
     assert losses.pseudo_huber(x, x).item() == 0
     assert losses.pseudo_huber(x, x + 3.0, c=4.0).item() == pytest.approx(1.0)  # sqrt(9 + 16) - 4
 
 
 def test_guided_is_code_notation():
-    c, u, w = draw(3, 2, 3, 3), draw(3, 2, 3, 3, seed=1), torch.tensor([0.0, 1.0, 7.0], dtype=torch.float64)
+    c, u, w = (
+        draw(3, 2, 3, 3),
+        draw(3, 2, 3, 3, seed=1),
+        torch.tensor([0.0, 1.0, 7.0], dtype=torch.float64),
+    )
     got = losses.guided(c, u, w)
     assert torch.equal(got[0], c[0])
     torch.testing.assert_close(got[1], 2 * c[1] - u[1])
     torch.testing.assert_close(got[2], u[2] + 8 * (c[2] - u[2]))
 
 
-# --- boundaries and steps ----------------------------------------------------------------------------------------
+# --- boundaries and steps -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "t_next, s", [(0, 0), (19, 0), (258, 0), (259, 259), (260, 259), (518, 259), (519, 519), (779, 779), (979, 779)]
+    "t_next, s",
+    [
+        (0, 0),
+        (19, 0),
+        (258, 0),
+        (259, 259),
+        (260, 259),
+        (518, 259),
+        (519, 519),
+        (779, 779),
+        (979, 779),
+    ],
 )
 def test_decode_boundary_is_the_largest_not_above(t_next, s):
     assert losses.decode_boundary(torch.tensor([t_next]), DECODE).tolist() == [s]
@@ -149,7 +184,17 @@ def test_decode_boundary_is_the_largest_not_above(t_next, s):
 
 @pytest.mark.parametrize(
     "t_next, s",
-    [(39, 259), (258, 259), (259, 259), (260, 519), (279, 519), (519, 519), (779, 779), (780, 999), (999, 999)],
+    [
+        (39, 259),
+        (258, 259),
+        (259, 259),
+        (260, 519),
+        (279, 519),
+        (519, 519),
+        (779, 779),
+        (780, 999),
+        (999, 999),
+    ],
 )
 def test_encode_boundary_is_the_smallest_not_below(t_next, s):
     assert losses.encode_boundary(torch.tensor([t_next]), ENCODE_ENDS).tolist() == [s]
@@ -184,13 +229,29 @@ def test_every_segment_ends_at_a_boundary_of_the_engine():
     assert set(up.tolist()) == {hop.s for hop in SCHEDULE.encode_hops()}
 
 
-# --- distillation ------------------------------------------------------------------------------------------------
+# --- distillation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "t, t_next, s",
-    [(519, 499, 259), (279, 259, 259), (19, 0, 0), (39, 19, 0), (279, 299, 519), (499, 519, 519), (979, 999, 999)],
-    ids=["down", "down_to_boundary", "down_to_picture", "down_last", "up", "up_to_boundary", "up_to_noise"],
+    [
+        (519, 499, 259),
+        (279, 259, 259),
+        (19, 0, 0),
+        (39, 19, 0),
+        (279, 299, 519),
+        (499, 519, 519),
+        (979, 999, 999),
+    ],
+    ids=[
+        "down",
+        "down_to_boundary",
+        "down_to_picture",
+        "down_last",
+        "up",
+        "up_to_boundary",
+        "up_to_noise",
+    ],
 )
 def test_consistency_loss(tables, t, t_next, s):
     student, teacher, x = Toy(0.3, 0.5), Toy(0.2, -0.4), draw(1, 2, 3, 3)
@@ -208,7 +269,9 @@ def test_consistency_loss_mixes_rows_at_and_before_their_boundary(tables):
     student, teacher, x = Toy(0.3, 0.5), Toy(0.2, -0.4), draw(2, 2, 3, 3)
     t, t_next, s = torch.tensor([519, 279]), torch.tensor([499, 259]), torch.tensor([259, 259])
     rows = [
-        losses.consistency_loss(student, teacher, tables, x[i : i + 1], t[i : i + 1], t_next[i : i + 1], s[i : i + 1])
+        losses.consistency_loss(
+            student, teacher, tables, x[i : i + 1], t[i : i + 1], t_next[i : i + 1], s[i : i + 1]
+        )
         for i in range(2)
     ]
     both = losses.consistency_loss(student, teacher, tables, x, t, t_next, s)
@@ -221,11 +284,14 @@ def test_a_consistent_student_has_no_loss(tables):
     t, t_next, s = torch.tensor([519, 279]), torch.tensor([499, 259]), torch.tensor([259, 259])
     x_t = tables.noised(draw(2, 2, 3, 3), noise, t)
     same = lambda x, t: noise  # noqa: E731
-    assert losses.consistency_loss(same, same, tables, x_t, t, t_next, s).item() == pytest.approx(0, abs=1e-12)
+    assert losses.consistency_loss(same, same, tables, x_t, t, t_next, s).item() == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def test_no_gradient_through_the_target(tables):
-    """The gradient is that of the student's own hop against a constant, and the teacher gets none."""
+    """The gradient is that of the student's own hop against a constant, and the teacher gets
+    none."""
     student, teacher, x = Toy(0.3, 0.5), Toy(0.2, -0.4), draw(1, 2, 3, 3)
     t, t_next, s = torch.tensor([519]), torch.tensor([499]), torch.tensor([259])
     losses.consistency_loss(student, teacher, tables, x, t, t_next, s).backward()
@@ -241,9 +307,16 @@ def test_no_gradient_through_the_target(tables):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("t, s, end", [(519, 259, 519), (259, 519, 259), (259, 0, 259), (19, 259, 0)])
+@pytest.mark.parametrize(
+    "t, s, end", [(519, 259, 519), (259, 519, 259), (259, 0, 259), (19, 259, 0)]
+)
 def test_preservation_loss(tables, t, s, end):
-    trained, other, x, target = Toy(0.3, 0.5), Toy(0.2, -0.4), draw(1, 2, 3, 3), draw(1, 2, 3, 3, seed=2)
+    trained, other, x, target = (
+        Toy(0.3, 0.5),
+        Toy(0.2, -0.4),
+        draw(1, 2, 3, 3),
+        draw(1, 2, 3, 3, seed=2),
+    )
     steps = (torch.tensor([step]) for step in (t, s, end))
     loss = losses.preservation_loss(trained, other, tables, x, *steps, target)
     x_s = exact_hop(x.numpy(), other.exact(x.numpy(), t), t, s)
@@ -258,4 +331,6 @@ def test_exact_inverses_are_preserved(tables):
     noise, t, s = draw(1, 2, 3, 3, seed=1), torch.tensor([519]), torch.tensor([259])
     x = tables.noised(draw(1, 2, 3, 3), noise, t)
     same = lambda x, t: noise  # noqa: E731
-    assert losses.preservation_loss(same, same, tables, x, t, s, t, x).item() == pytest.approx(0, abs=1e-12)
+    assert losses.preservation_loss(same, same, tables, x, t, s, t, x).item() == pytest.approx(
+        0, abs=1e-12
+    )

@@ -42,7 +42,9 @@ def teachers(bases, tmp_path_factory):
 def students(teachers, family, rank, trained=STUDENTS, **options) -> Students:
     """With updates that are not zero, as after some training."""
     torch.manual_seed(0)
-    networks = Students(load_unet(teachers[family]), rank, trained=trained, precision="fp32", **options)
+    networks = Students(
+        load_unet(teachers[family]), rank, trained=trained, precision="fp32", **options
+    )
     torch.manual_seed(2)
     with torch.no_grad():
         for name, parameter in networks.named_parameters():
@@ -61,7 +63,11 @@ def inputs(family, channels):
 def _added(prompt):
     if prompt.pooled is None:
         return {}
-    return {"added": AddedConditions(prompt.pooled, torch.tensor([TIME_IDS]).expand(len(prompt.pooled), -1))}
+    return {
+        "added": AddedConditions(
+            prompt.pooled, torch.tensor([TIME_IDS]).expand(len(prompt.pooled), -1)
+        )
+    }
 
 
 def difference(one, other):
@@ -76,20 +82,26 @@ def family(request):
 
 @pytest.mark.parametrize("alpha", [8.0, 4.0])
 def test_lora_files_are_read_alike_everywhere(bases, teachers, family, tmp_path, alpha):
-    """The pair while it trains, diffusers' own loader, and the engine on the converted bundle: equal outputs.
+    """The pair while it trains, diffusers' own loader, and the engine on the converted bundle:
+    equal outputs.
 
-    SD1.5's factors are half precision in the file (2^-11 of each, as the published ones are rounded), so the pair
-    itself, which trains in float32, differs by that; the readers differ by float32 arithmetic alone.
+    SD1.5's factors are half precision in the file (2^-11 of each, as the published ones are
+    rounded), so the pair itself, which trains in float32, differs by that; the readers differ by
+    float32 arithmetic alone.
     """
     networks = students(teachers, family, 4, alpha=alpha)
     half = torch.float16 if family == "sd15" else torch.float32
     files = {
-        role: tmp_path / "weights" / f"{role}_{'19_259' if role == 'forward' else '259_999'}.safetensors"
+        role: tmp_path
+        / "weights"
+        / f"{role}_{'19_259' if role == 'forward' else '259_999'}.safetensors"
         for role in STUDENTS
     }
     for role, path in files.items():
         networks.save(role, path, half)
-    bundle = convert(bases[family], teachers[family], files["forward"], files["reverse"], tmp_path / "bundle")
+    bundle = convert(
+        bases[family], teachers[family], files["forward"], files["reverse"], tmp_path / "bundle"
+    )
     assert bundle.encode_times == (19, 259) and bundle.decode_times == (259, 999)
     engine = Engine.from_pretrained(bundle.path, device="cpu", dtype="float32", runner="eager")
     plain = load_unet(teachers[family])
@@ -99,7 +111,9 @@ def test_lora_files_are_read_alike_everywhere(bases, teachers, family, tmp_path,
         untrained = predict(plain, x, t, prompt, w, "fp32")
         for role, path in files.items():
             stock = load_unet(teachers[family])
-            pipeline = PIPELINES[family].from_pretrained(bases[family], unet=stock, local_files_only=True)
+            pipeline = PIPELINES[family].from_pretrained(
+                bases[family], unet=stock, local_files_only=True
+            )
             pipeline.load_lora_weights(path)
             by_diffusers = predict(pipeline.unet, x, t, prompt, w, "fp32")
             network = engine.runner.forward if role == "forward" else engine.runner.reverse
@@ -113,7 +127,10 @@ def test_lora_files_are_read_alike_everywhere(bases, teachers, family, tmp_path,
 
 def test_whole_networks_are_converted_too(bases, teachers, tmp_path):
     networks = students(teachers, "sd15", None)
-    files = [tmp_path / "weights" / name for name in ("forward_19_259.safetensors", "reverse_259_999.safetensors")]
+    files = [
+        tmp_path / "weights" / name
+        for name in ("forward_19_259.safetensors", "reverse_259_999.safetensors")
+    ]
     for role, path in zip(STUDENTS, files, strict=True):
         networks.save(role, path)
     bundle = convert(bases["sd15"], teachers["sd15"], *files, tmp_path / "bundle")
@@ -127,7 +144,8 @@ def test_whole_networks_are_converted_too(bases, teachers, tmp_path):
 @pytest.mark.parametrize("rank", [None, 4], ids=["full", "lora"])
 @pytest.mark.parametrize("trained", [STUDENTS, ("forward",)], ids=["both", "forward"])
 def test_who_learns(teachers, rank, trained):
-    """Gradients reach the weights of the role that was asked, whatever was asked after; the teacher's never."""
+    """Gradients reach the weights of the role that was asked, whatever was asked after; the
+    teacher's never."""
     networks = students(teachers, "sd15", rank, trained)
     x, t, prompt, w = inputs("sd15", 16)
     first = networks.eps("forward", x, t, prompt, w)
@@ -135,7 +153,11 @@ def test_who_learns(teachers, rank, trained):
     with torch.no_grad():
         networks.eps("teacher", x, t, prompt, w)
     first.square().mean().backward()
-    reached = {name for name, p in networks.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    reached = {
+        name
+        for name, p in networks.named_parameters()
+        if p.grad is not None and p.grad.abs().max() > 0
+    }
     assert reached and all("forward_" in name for name in reached)
     learning = {name for name, p in networks.named_parameters() if p.requires_grad}
     assert all(any(role in name for role in trained) for name in learning) and learning >= reached
@@ -151,7 +173,9 @@ def test_checkpointing_changes_no_gradient(teachers, rank):
         first = networks.eps("forward", x, t, prompt, w)
         second = networks.eps("reverse", x, t, prompt, w)
         (first.square().mean() + second.abs().mean()).backward()
-        found.append({name: p.grad for name, p in networks.named_parameters() if p.grad is not None})
+        found.append(
+            {name: p.grad for name, p in networks.named_parameters() if p.grad is not None}
+        )
     plain, again = found
     assert plain.keys() == again.keys()
     for name, gradient in plain.items():
@@ -166,8 +190,18 @@ def test_saved_weights_come_back(teachers, rank, tmp_path):
     fresh.load("forward", path)
     x, t, prompt, w = inputs("sd15", 16)
     with torch.no_grad():
-        assert difference(fresh.eps("forward", x, t, prompt, w), networks.eps("forward", x, t, prompt, w)) < 1e-6
-        assert difference(fresh.eps("reverse", x, t, prompt, w), networks.eps("reverse", x, t, prompt, w)) > 0.01
+        assert (
+            difference(
+                fresh.eps("forward", x, t, prompt, w), networks.eps("forward", x, t, prompt, w)
+            )
+            < 1e-6
+        )
+        assert (
+            difference(
+                fresh.eps("reverse", x, t, prompt, w), networks.eps("reverse", x, t, prompt, w)
+            )
+            > 0.01
+        )
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unknown", "shape"])
@@ -203,7 +237,9 @@ def test_a_guided_student_starts_as_its_teacher(base, tmp_path, said):
     start = Base(tmp_path / "base")
     x, t, prompt, w = inputs("sd15", 16)
     with torch.no_grad():
-        plain, guided = (predict(u, x, t, prompt, w, "fp32") for u in (start.unet(), start.guided_unet()))
+        plain, guided = (
+            predict(u, x, t, prompt, w, "fp32") for u in (start.unet(), start.guided_unet())
+        )
     assert torch.equal(plain, guided)
 
 

@@ -30,5 +30,8 @@ def test_what_is_drawn_farther_off_scores_less():
     rng = np.random.default_rng(0)
     scenes, edited = zip(*(world.sample_edit(rng, "shape") for _ in range(12)), strict=True)
     pairs = [world.pair_of(*both, "shape") for both in zip(scenes, edited, strict=True)]
-    shares = [placement.displaced(edited, pairs, offset, np.random.default_rng(1)) for offset in (0.0, 1.0, 4.0)]
+    shares = [
+        placement.displaced(edited, pairs, offset, np.random.default_rng(1))
+        for offset in (0.0, 1.0, 4.0)
+    ]
     assert shares[0] == 1.0 and shares[0] > shares[1] > shares[2]

@@ -35,9 +35,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("names", [("picture", "caption"), ("file_name", "text"), ("image", "prompt")])
+@pytest.mark.parametrize(
+    "names", [("picture", "caption"), ("file_name", "text"), ("image", "prompt")]
+)
 def test_csv_and_jsonl(folder, names):
-    rows = [dict(zip(names, (f"{shade}.png", f"shade, {shade}"), strict=True)) for shade in (20, 10)]
+    rows = [
+        dict(zip(names, (f"{shade}.png", f"shade, {shade}"), strict=True)) for shade in (20, 10)
+    ]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     (folder / "list.csv").write_text(",".join(names) + '\n20.png,"shade, 20"\n10.png,"shade, 10"\n')
     wanted = [("shade, 20", 20), ("shade, 10", 10)]
@@ -59,7 +63,11 @@ def test_webdataset_shards(tmp_path):
         with tarfile.open(tmp_path / f"part-{shard}.tar", "w") as tar:
             for i in range(2):
                 shade = 10 * (2 * shard + i + 1)
-                caption = ("txt", f"shade {shade}") if i else ("json", json.dumps({"caption": f"shade {shade}"}))
+                caption = (
+                    ("txt", f"shade {shade}")
+                    if i
+                    else ("json", json.dumps({"caption": f"shade {shade}"}))
+                )
                 for suffix, data in (("png", png(shade)), (caption[0], caption[1].encode())):
                     info = tarfile.TarInfo(f"{shade:04d}.{suffix}")
                     info.size = len(data)
@@ -76,7 +84,9 @@ def test_the_world_is_the_same_every_time_and_not_the_evaluations():
 
 
 def test_a_bad_picture_is_an_error_of_its_own(folder):
-    (folder / "list.csv").write_text("picture,caption\n10.png,ok\nbroken.png,broken\nnone.png,none\n")
+    (folder / "list.csv").write_text(
+        "picture,caption\n10.png,ok\nbroken.png,broken\nnone.png,none\n"
+    )
     (folder / "broken.png").write_bytes(png(1)[:40])
     good, *bad = open_source(str(folder / "list.csv"))
     assert good.read().size == (20, 12)
@@ -92,7 +102,11 @@ def test_a_bad_picture_is_an_error_of_its_own(folder):
         ("world:0", None, "how many scenes"),
         ("world:many", None, "how many scenes"),
         ("a.csv", "picture,words\n1.png,x\n", "line 2: needs a picture"),
-        ("a.jsonl", '{"picture": "1.png", "caption": "x"}\n{"picture": 3}\n', "line 2: needs a picture"),
+        (
+            "a.jsonl",
+            '{"picture": "1.png", "caption": "x"}\n{"picture": 3}\n',
+            "line 2: needs a picture",
+        ),
         ("a.jsonl", '{"picture"\n', "not readable"),
         ("a.jsonl", "[1]\n", "line 1 is not an object"),
         (".", None, "neither metadata.csv"),

@@ -1,4 +1,5 @@
-"""`python -m training` from captioned pictures to a bundle that edits, on small random networks, for both families."""
+"""`python -m training` from captioned pictures to a bundle that edits, on small random networks,
+for both families."""
 
 import json
 import os
@@ -71,7 +72,11 @@ def test_from_pictures_to_an_edit(family_base, tmp_path, rank, capsys):
     assert printed == [str(out / made) for made in ("latents", "teacher", "bundle", "bundle_cycle")]
 
     bundle, cycled = (read_bundle(out / name, verify=True) for name in ("bundle", "bundle_cycle"))
-    assert bundle.encode_times == (19, 519) and bundle.decode_times == (519, 999) and bundle.guidance_embedded
+    assert (
+        bundle.encode_times == (19, 519)
+        and bundle.decode_times == (519, 999)
+        and bundle.guidance_embedded
+    )
     assert cycled.encode_times == (0, 519) and not cycled.start_noise
     one, other = (load_file(b.weights("unet_forward")) for b in (bundle, cycled))
     assert any(not torch.equal(one[key], other[key]) for key in one)  # the forward network learnt
@@ -87,12 +92,16 @@ def test_from_pictures_to_an_edit(family_base, tmp_path, rank, capsys):
 
 
 def test_a_stage_killed_and_resumed_is_bit_identical(base, tmp_path, monkeypatch):
-    """SIGKILL in the middle of consistency distillation, LoRA and moving average and optimiser and all."""
+    """SIGKILL in the middle of consistency distillation, LoRA and moving average and optimiser and
+    all."""
     recipe = RECIPE | {"samples": 20, "ema": 0.5}
     config, data = configuration(tmp_path, icd=recipe), pictures(tmp_path / "data", 6)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for name in ("latents", "guidance"):
-        assert stage(name, config, base, whole, *(["--data", str(data)] if name == "latents" else [])) == 0
+        assert (
+            stage(name, config, base, whole, *(["--data", str(data)] if name == "latents" else []))
+            == 0
+        )
     killed.mkdir()
     (killed / "latents").symlink_to(whole / "latents")
     teacher = ["--teacher", str(whole / "teacher")]
@@ -100,7 +109,18 @@ def test_a_stage_killed_and_resumed_is_bit_identical(base, tmp_path, monkeypatch
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import training.loop; training.loop.SAVE_EVERY_SECONDS = 0.0;"
         "from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "icd", "--config", config, "--base", str(base), *teacher, "--out"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "icd",
+        "--config",
+        config,
+        "--base",
+        str(base),
+        *teacher,
+        "--out",
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, str(killed)], env=env)
     file = killed / "icd.safetensors"
@@ -110,7 +130,10 @@ def test_a_stage_killed_and_resumed_is_bit_identical(base, tmp_path, monkeypatch
     assert process.wait() == -signal.SIGKILL
     assert 3 <= _step(file) < 10
     for folder in (killed, whole):
-        assert subprocess.run([*command, str(folder)], env=env, stdout=subprocess.DEVNULL).returncode == 0
+        assert (
+            subprocess.run([*command, str(folder)], env=env, stdout=subprocess.DEVNULL).returncode
+            == 0
+        )
     one, other = load_file(file), load_file(whole / "icd.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     for name in sorted(path.name for path in (whole / "weights").iterdir()):

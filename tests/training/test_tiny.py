@@ -1,4 +1,5 @@
-"""The embedded model's own stages: what its teacher reads, its base, its sealing; the whole way from nothing (long)."""
+"""The embedded model's own stages: what its teacher reads, its base, its sealing; the whole way
+from nothing (long)."""
 
 import json
 import subprocess
@@ -36,7 +37,8 @@ def test_captions_lose_words_now_and_then():
 
 
 def test_the_base_is_the_trained_networks_in_diffusers_hands(tmp_path):
-    """Text features, latents, predictions and pictures: stock modules on the written folder against our own."""
+    """Text features, latents, predictions and pictures: stock modules on the written folder against
+    our own."""
     torch.manual_seed(0)
     teacher, vae = Teacher().eval(), VAE(tiny_vae.CONFIG).eval()
     tiny_bundle.write_base(tmp_path, vae, 0.7, teacher)
@@ -50,36 +52,62 @@ def test_the_base_is_the_trained_networks_in_diffusers_hands(tmp_path):
         stock = base.encode_prompts([CAPTION]).tokens
         assert stock.shape[1] == tiny_text.LENGTH
         torch.testing.assert_close(stock[:, : ids.shape[1]], features, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(base.moments(picture), Encoder(vae).moments(picture), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            base.moments(picture), Encoder(vae).moments(picture), rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(
             base.to_pictures(x), vae.to_image(x * vae.scaling_factor / 0.7), rtol=1e-4, atol=1e-4
         )
         own = teacher.unet(x, t, stock).eps
-        torch.testing.assert_close(predict(base.unet(), x, t, PromptFeatures(stock)), own, rtol=0.1, atol=0.02)  # bf16
+        # bf16
         torch.testing.assert_close(
-            predict(base.unet(), x, t, PromptFeatures(stock), precision="fp32"), own, rtol=1e-4, atol=1e-5
+            predict(base.unet(), x, t, PromptFeatures(stock)), own, rtol=0.1, atol=0.02
+        )
+        torch.testing.assert_close(
+            predict(base.unet(), x, t, PromptFeatures(stock), precision="fp32"),
+            own,
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 
 def test_sealing_halves_weights_and_adds_the_demo(tmp_path):
     distilled = read_bundle("tiny")
     sealed = tiny_bundle.write_tiny(tmp_path / "sealed", distilled)
-    assert read_bundle(sealed.path, verify=True).sha256 == distilled.sha256  # the shipped bundle is its own sealing
+    # The shipped bundle is its own sealing
+    assert read_bundle(sealed.path, verify=True).sha256 == distilled.sha256
     assert sealed.decode_times == distilled.decode_times and sealed.defaults == distilled.defaults
 
 
 @pytest.mark.long
 def test_from_nothing_to_a_bundle(tmp_path):
-    """The README's sequence with few samples, about 20 minutes on two cores: VAE, judge, cache, teacher,
-    guidance-distilled teacher, forward and reverse LoRA, bundle. So much each must have learnt: the VAE and the teacher
-    their tasks, the pair to hop more consistently than the teacher it starts as, and pictures come back."""
+    """The README's sequence with few samples, about 20 minutes on two cores: VAE, judge, cache,
+    teacher, guidance-distilled teacher, forward and reverse LoRA, bundle. So much each must have
+    learnt: the VAE and the teacher their tasks, the pair to hop more consistently than the teacher
+    it starts as, and pictures come back."""
     run = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+    ]
 
     def stage(*arguments):
-        subprocess.run([*launch, *map(str, arguments)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*launch, *map(str, arguments)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
+        )
 
-    for name, samples in (("vae", 6400), ("judge", 3200), ("latents", 4096), ("teacher", 24000), ("base", 1)):
+    for name, samples in (
+        ("vae", 6400),
+        ("judge", 3200),
+        ("latents", 4096),
+        ("teacher", 24000),
+        ("base", 1),
+    ):
         stage("training.tiny", name, "--folder", run, "--samples", samples)
     common = ("--config", "tiny", "--base", run / "base", "--out", run, "--set")
     stage("training", "guidance", *common, "guidance.samples=1600")
@@ -89,7 +117,10 @@ def test_from_nothing_to_a_bundle(tmp_path):
         "iCD-SD15-forward_19_259_519_779.safetensors",
         "iCD-SD15-reverse_259_519_779_999.safetensors",
     ]
-    last = {name: json.loads((run / f"{name}.jsonl").read_text().splitlines()[-1]) for name in ("vae", "teacher")}
+    last = {
+        name: json.loads((run / f"{name}.jsonl").read_text().splitlines()[-1])
+        for name in ("vae", "teacher")
+    }
     assert last["vae"]["psnr"] > 18 and last["teacher"]["eps_mse"] < 0.3
     lines = [json.loads(line) for line in (run / "icd.jsonl").read_text().splitlines()]
     losses = [line["reverse"] + line["forward"] for line in lines if "reverse" in line]

@@ -1,4 +1,5 @@
-"""The closed vocabulary covers every caption of the world, and the shipped files read back the same."""
+"""The closed vocabulary covers every caption of the world, and the shipped files read back the
+same."""
 
 import numpy as np
 

@@ -1,4 +1,5 @@
-"""The procedural world: exact edits, readable captions, antialiased drawing, and the files the command writes."""
+"""The procedural world: exact edits, readable captions, antialiased drawing, and the files the
+command writes."""
 
 import json
 from dataclasses import replace
@@ -33,7 +34,8 @@ PLAIN = Scene(
 
 
 def covered(scene: Scene) -> np.ndarray:
-    """Share of each pixel that the object covers, [128, 128], told from a white drawing of it on black."""
+    """Share of each pixel that the object covers, [128, 128], told from a white drawing of it on
+    black."""
     hidden = {"color_jitter": PLAIN.color_jitter, "background_jitter": PLAIN.background_jitter}
     black_and_white = replace(scene, color="white", background="black", texture="plain", **hidden)
     white, black = world.COLORS["white"][0][0], world.COLORS["black"][1][0]
@@ -41,7 +43,8 @@ def covered(scene: Scene) -> np.ndarray:
 
 
 def grown(region: np.ndarray) -> np.ndarray:
-    """A region and its neighbours: coverage below half a level of 255 is not seen in the drawing."""
+    """A region and its neighbours: coverage below half a level of 255 is not seen in the
+    drawing."""
     padded = np.pad(region, 1)
     return np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).max((-2, -1))
 
@@ -49,7 +52,9 @@ def grown(region: np.ndarray) -> np.ndarray:
 def test_same_seed_gives_the_same_scenes_and_pictures() -> None:
     assert scenes(20, seed=3) == scenes(20, seed=3)
     assert scenes(20, seed=3) != scenes(20, seed=4)
-    np.testing.assert_array_equal(draw_batch(scenes(20)), np.stack([draw(scene) for scene in scenes(20)]))
+    np.testing.assert_array_equal(
+        draw_batch(scenes(20)), np.stack([draw(scene) for scene in scenes(20)])
+    )
 
 
 def test_pictures_are_uint8_128_by_128() -> None:
@@ -73,7 +78,9 @@ def test_caption_is_the_agreed_sentence() -> None:
     assert PLAIN.caption == "a large white circle on a plain black background"
 
 
-@pytest.mark.parametrize("caption", ["a small red circle", "a small red dog on a plain blue background", ""])
+@pytest.mark.parametrize(
+    "caption", ["a small red circle", "a small red dog on a plain blue background", ""]
+)
 def test_foreign_captions_are_refused(caption: str) -> None:
     with pytest.raises(ValueError, match="not a caption"):
         parse_caption(caption)
@@ -84,7 +91,9 @@ def test_an_edit_changes_one_word_and_nothing_hidden(kind: str) -> None:
     for scene in scenes(30):
         for word in scene.alternatives(kind):
             edited = scene.edited(kind, word)
-            changed = {name for name in vars(scene) if getattr(scene, name) != getattr(edited, name)}
+            changed = {
+                name for name in vars(scene) if getattr(scene, name) != getattr(edited, name)
+            }
             assert changed == {kind}
             assert edited.edited(kind, getattr(scene, kind)) == scene
 
@@ -130,7 +139,8 @@ def test_reach_bounds_the_shape_and_areas_are_alike(shape: str, rotation: float)
 
 
 def test_circle_edges_carry_the_exact_area() -> None:
-    """Antialiasing: partly covered pixels line the edge, and the area is pi r^2 at any subpixel position."""
+    """Antialiasing: partly covered pixels line the edge, and the area is pi r^2 at any subpixel
+    position."""
     radius = 0.94 * 36
     for offset in (0.0, 0.25, 0.6):
         coverage = covered(replace(PLAIN, x=64 + offset, y=64 - offset / 2))
@@ -182,13 +192,18 @@ def test_command_writes_pairs_json_with_its_pictures_and_repeats_itself(tmp_path
         assert set(entry) == {"picture", "truth", "mask", "source", "target", "kind"}
         assert (entry["source"], entry["target"]) == (pair.source, pair.target)
         for name in ("picture", "truth"):
-            np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "one" / entry[name])), getattr(pair, name))
+            np.testing.assert_array_equal(
+                np.asarray(Image.open(tmp_path / "one" / entry[name])), getattr(pair, name)
+            )
         np.testing.assert_array_equal(
             np.asarray(Image.open(tmp_path / "one" / entry["mask"])), pair.mask * np.uint8(255)
         )
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(files) == 13
-    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+    assert all(
+        (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        for name in files
+    )
 
 
 @pytest.mark.parametrize(

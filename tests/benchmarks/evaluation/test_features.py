@@ -1,4 +1,5 @@
-"""Metrics through trained networks: small random ones, whose figures are worked out again by hand."""
+"""Metrics through trained networks: small random ones, whose figures are worked out again by
+hand."""
 
 from pathlib import Path
 
@@ -32,7 +33,12 @@ ITEM = Item("0", "color", "a cat", "a dog", lambda: SOURCE, mask=MASK)
 PROMPT = Item("0", "prompt", "a cat", "a cat", None)
 MADE = Edited(EDIT, (SOURCE // 2), 8, 0.5)
 CPU = torch.device("cpu")
-SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SHAPE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 
 
 def vit(folder: Path, *, scale: float = 3.0) -> Path:
@@ -45,14 +51,18 @@ def vit(folder: Path, *, scale: float = 3.0) -> Path:
     return folder
 
 
-def resized(picture: np.ndarray, side: int = 224, how: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
+def resized(
+    picture: np.ndarray, side: int = 224, how: Image.Resampling = Image.Resampling.BILINEAR
+) -> np.ndarray:
     """By PIL's filter, in floating point, as torch's antialiased one."""
     planes = [Image.fromarray(picture[..., c].astype(np.float32)) for c in range(3)]
     return np.stack([np.asarray(p.resize((side, side), how)) for p in planes])
 
 
 def normalised(planes: np.ndarray) -> np.ndarray:
-    return (planes - np.reshape(features.MEAN, (3, 1, 1))) / np.reshape(features.DEVIATION, (3, 1, 1))
+    return (planes - np.reshape(features.MEAN, (3, 1, 1))) / np.reshape(
+        features.DEVIATION, (3, 1, 1)
+    )
 
 
 def cosine(one, other) -> float:
@@ -93,7 +103,9 @@ def test_structure_distance_sees_pictures_at_pie_benchs_size(height, width, size
 def test_dinov2_is_the_cosine_of_class_tokens(tmp_path):
     """Of the middle 224 pixels of pictures at 256, as DINOv2's own processor cuts them."""
     torch.manual_seed(0)
-    model = Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=32)).eval()
+    model = Dinov2Model(
+        Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=32)
+    ).eval()
     model.save_pretrained(tmp_path)
     tokens = []
     for picture in (SOURCE, EDIT, MADE.reconstruction):
@@ -110,7 +122,12 @@ def test_dinov2_is_the_cosine_of_class_tokens(tmp_path):
 
 def test_clip_sees_the_whole_and_the_edited_region(tmp_path):
     torch.manual_seed(3)
-    text = SHAPE | {"vocab_size": 563, "bos_token_id": 561, "eos_token_id": 562, "pad_token_id": 562}
+    text = SHAPE | {
+        "vocab_size": 563,
+        "bos_token_id": 561,
+        "eos_token_id": 562,
+        "pad_token_id": 562,
+    }
     vision = SHAPE | {"image_size": 32, "patch_size": 16}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
     model.save_pretrained(tmp_path)
@@ -149,12 +166,19 @@ def test_lpips_is_torchmetrics_on_the_given_backbone(tmp_path, monkeypatch, net,
     found = metric(ITEM, MADE)
 
     def expected(one, other):
-        one, other = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for x in (one, other))
+        one, other = (
+            torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for x in (one, other)
+        )
         return float(theirs(one, other))
 
-    assert found["inversion_lpips"] == pytest.approx(expected(SOURCE, MADE.reconstruction), rel=1e-4)
+    assert found["inversion_lpips"] == pytest.approx(
+        expected(SOURCE, MADE.reconstruction), rel=1e-4
+    )
     frames = (np.where(MASK[..., None], 0, x).astype(np.uint8) for x in (SOURCE, EDIT))
-    assert found["background_lpips"] == pytest.approx(expected(*frames), rel=1e-4) and found["background_lpips"] > 1e-4
+    assert (
+        found["background_lpips"] == pytest.approx(expected(*frames), rel=1e-4)
+        and found["background_lpips"] > 1e-4
+    )
     kept = Edited(np.where(MASK[..., None], EDIT, SOURCE), SOURCE, 8, 0.5)
     assert metric(ITEM, kept) == {"inversion_lpips": 0, "background_lpips": 0}
     everything = Item("0", "change style", "a", "b", lambda: SOURCE, mask=np.ones((64, 64), bool))
@@ -183,13 +207,25 @@ def test_weights_that_are_none(tmp_path, name):
 
 
 def test_weights_of_another_network_are_refused_quietly(tmp_path, capfd):
-    """transformers would fill in random ones and print a table about it; the figures would change from run to run."""
+    """transformers would fill in random ones and print a table about it; the figures would change
+    from run to run."""
     vit(tmp_path / "vit")
-    text = SHAPE | {"vocab_size": 563, "bos_token_id": 561, "eos_token_id": 562, "pad_token_id": 562}
+    text = SHAPE | {
+        "vocab_size": 563,
+        "bos_token_id": 561,
+        "eos_token_id": 562,
+        "pad_token_id": 562,
+    }
     vision = SHAPE | {"image_size": 32, "patch_size": 16}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(tmp_path / "clip")
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(
+        tmp_path / "clip"
+    )
     capfd.readouterr()
-    wrong = (("clip", "vit", "it lacks"), ("dino", "clip", "no vision transformer"), ("dinov2", "clip", "no vision"))
+    wrong = (
+        ("clip", "vit", "it lacks"),
+        ("dino", "clip", "no vision transformer"),
+        ("dinov2", "clip", "no vision"),
+    )
     for name, folder, message in wrong:
         with pytest.raises(SettingsError, match=message):
             features.learned({name: tmp_path / folder}, CPU)
@@ -198,7 +234,9 @@ def test_weights_of_another_network_are_refused_quietly(tmp_path, capfd):
 
 def test_a_folder_without_a_pooler_gives_the_same_figures_every_time(tmp_path):
     """DINO's published folders have none."""
-    ViTModel(ViTConfig(**SHAPE, image_size=224, patch_size=32), add_pooling_layer=False).save_pretrained(tmp_path)
+    ViTModel(
+        ViTConfig(**SHAPE, image_size=224, patch_size=32), add_pooling_layer=False
+    ).save_pretrained(tmp_path)
     one, other = (features.dinov2(tmp_path, CPU)(ITEM, MADE) for _ in range(2))
     assert one == other
 

@@ -18,9 +18,14 @@ def test_errors_over_a_part():
     half = np.zeros((4, 4), bool)
     half[:2] = True
     mixed = np.where(half[..., None], BLACK, GREY)
-    assert metrics.mse(mixed, GREY, half) == pytest.approx(0.04) and metrics.mse(mixed, GREY, ~half) == 0
+    assert (
+        metrics.mse(mixed, GREY, half) == pytest.approx(0.04)
+        and metrics.mse(mixed, GREY, ~half) == 0
+    )
     assert metrics.mse(metrics.masked(mixed, half), metrics.masked(GREY, half)) == 0
-    assert metrics.mse(metrics.masked(mixed, ~half), metrics.masked(GREY, ~half)) == pytest.approx(0.02)
+    assert metrics.mse(metrics.masked(mixed, ~half), metrics.masked(GREY, ~half)) == pytest.approx(
+        0.02
+    )
 
 
 def test_changed_share_counts_what_should_change_only():

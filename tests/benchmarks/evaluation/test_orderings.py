@@ -25,13 +25,25 @@ def bundle(model: str, figure: float) -> dict:
     return {"model": model, **{name: figure - i for i, name in enumerate(figures)}}
 
 
-ABLATION = [bundle("s10_plain", 27.0), bundle("s4_plain", 26.0), bundle("s4_both", 27.5), bundle("s4_forward", 20.0)]
-ENCODING = [{"w_encode": 0.0, "psnr": 29.0}, {"w_encode": 2.0, "psnr": 23.0}, {"w_encode": 8.0, "psnr": 15.0}]
+ABLATION = [
+    bundle("s10_plain", 27.0),
+    bundle("s4_plain", 26.0),
+    bundle("s4_both", 27.5),
+    bundle("s4_forward", 20.0),
+]
+ENCODING = [
+    {"w_encode": 0.0, "psnr": 29.0},
+    {"w_encode": 2.0, "psnr": 23.0},
+    {"w_encode": 8.0, "psnr": 15.0},
+]
 ABLATED = ("unguided inversion", "guided inversion", "edits")
 
 
 def found(result=RESULT, table=TABLE, ablation=ABLATION, encoding=ENCODING):
-    return {one.claim: one for one in orderings(result, table, {"ablation": ablation, "encoding": encoding})}
+    return {
+        one.claim: one
+        for one in orderings(result, table, {"ablation": ablation, "encoding": encoding})
+    }
 
 
 def failing(**change) -> list[str]:
@@ -47,7 +59,10 @@ def test_all_hold():
         *(
             text
             for of in ABLATED
-            for text in (f"Preservation losses help {of}", f"More steps help {of} without preservation losses")
+            for text in (
+                f"Preservation losses help {of}",
+                f"More steps help {of} without preservation losses",
+            )
         ),
         "8 calls edit within 1 dB of every method of 100 calls and more",
     ]
@@ -79,10 +94,13 @@ def test_what_is_equal_is_no_worse():
 
 
 def test_the_ablation_can_fail_for_inversions_and_edits_apart():
-    worse = ABLATION[2] | {"edit_psnr_to_truth": ABLATION[1]["edit_psnr_to_truth"] + 0.1}  # too little to count
+    # Too little to count
+    worse = ABLATION[2] | {"edit_psnr_to_truth": ABLATION[1]["edit_psnr_to_truth"] + 0.1}
     assert failing(ablation=[*ABLATION[:2], worse]) == ["Preservation losses help edits"]
     falling = [bundle("s10_plain", 25.0), *ABLATION[1:]]
-    assert failing(ablation=falling) == [f"More steps help {of} without preservation losses" for of in ABLATED]
+    assert failing(ablation=falling) == [
+        f"More steps help {of} without preservation losses" for of in ABLATED
+    ]
 
 
 def test_without_figures_there_is_no_claim():

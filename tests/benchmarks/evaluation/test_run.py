@@ -1,4 +1,5 @@
-"""A run goes on where it stopped, leaves out what is not a number, and ends in a page that needs nothing else."""
+"""A run goes on where it stopped, leaves out what is not a number, and ends in a page that needs
+nothing else."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -22,7 +23,10 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 def items(count: int = 3) -> list[Item]:
     mask = np.zeros((16, 16), bool)
     mask[:8] = True
-    return [Item(f"i{i}", "color", "a", "b", lambda: PICTURE, truth=255 - PICTURE, mask=mask) for i in range(count)]
+    return [
+        Item(f"i{i}", "color", "a", "b", lambda: PICTURE, truth=255 - PICTURE, mask=mask)
+        for i in range(count)
+    ]
 
 
 def inverting(calls: list[str]):
@@ -35,7 +39,9 @@ def inverting(calls: list[str]):
 
 def test_rows_and_their_means(tmp_path):
     calls: list[str] = []
-    rows = run(items(), {"m": inverting(calls)}, tmp_path, [lambda item, made: {"edit_success": 1.0}])
+    rows = run(
+        items(), {"m": inverting(calls)}, tmp_path, [lambda item, made: {"edit_success": 1.0}]
+    )
     table = summary(rows)["m"]
     assert calls == ["i0", "i1", "i2"] and table["items"] == 3
     assert table["edit_psnr_to_truth"] == pytest.approx(90) and table["changed_share"] == 1.0
@@ -56,7 +62,8 @@ def test_an_interrupted_run_goes_on(tmp_path):
 
 
 def test_rows_of_another_run_neither_count_nor_go(tmp_path):
-    """Another model, other settings, another prompt under the same name: all would be other pictures."""
+    """Another model, other settings, another prompt under the same name: all would be other
+    pictures."""
     calls: list[str] = []
     method = {"m": inverting(calls)}
     first = run(items(1), method, tmp_path, about="w 4")
@@ -64,7 +71,9 @@ def test_rows_of_another_run_neither_count_nor_go(tmp_path):
     other = Item("i0", "color", "a", "another b", lambda: PICTURE)
     assert len(run([other], method, tmp_path, about="w 4")) == 1 and calls == ["i0"] * 3
     assert run(items(1), method, tmp_path, about="w 4") == first and calls == ["i0"] * 3
-    assert len(read_rows(tmp_path)) == 3 and len({row["picture"] for row in read_rows(tmp_path)}) == 3
+    assert (
+        len(read_rows(tmp_path)) == 3 and len({row["picture"] for row in read_rows(tmp_path)}) == 3
+    )
 
 
 def test_the_table_is_of_the_items_asked_for_and_of_every_method_so_far(tmp_path):
@@ -98,10 +107,15 @@ def test_the_page_is_one_file(tmp_path):
     claims = [{"claim": "a < b", "holds": False, "figures": "1 dB"}]
     path = page.write(tmp_path / "report.html", "title", {"n": 3}, summary(rows), pictures, claims)
     text = path.read_text()
-    assert text.count("data:image/jpeg;base64,") == 1 and "<svg" in text and "other &lt;x&gt;" in text
+    assert (
+        text.count("data:image/jpeg;base64,") == 1 and "<svg" in text and "other &lt;x&gt;" in text
+    )
     assert "a &lt; b<td>does not hold<td>1 dB" in text
     assert "<script" not in text and text.count("src=") == text.count('src="data:')
-    assert ET.parse(tmp_path / "plot.svg").getroot().tag.endswith("svg") and (tmp_path / "edits.jpg").is_file()
+    assert (
+        ET.parse(tmp_path / "plot.svg").getroot().tag.endswith("svg")
+        and (tmp_path / "edits.jpg").is_file()
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +124,10 @@ def test_the_page_is_one_file(tmp_path):
         (["--suite", "pie"], "needs --path"),
         (["--methods", "magic", "--count", "1"], "unknown method 'magic'"),
         (["--suite", "generate", "--methods", "ddim"], "ways to edit"),
-        (["--suite", "generate", "--settings", '{"control": "none"}'], "generating has no 'control'"),
+        (
+            ["--suite", "generate", "--settings", '{"control": "none"}'],
+            "generating has no 'control'",
+        ),
         (["--settings", "{"], "not JSON"),
         (["--settings", "[1]"], "settings must map"),
         (["--settings", '{"guidance": 3}'], "unknown setting 'guidance'"),
@@ -122,22 +139,37 @@ def test_the_page_is_one_file(tmp_path):
 def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):
     assert command.main([*arguments, "--out", str(tmp_path / "e")]) == 1
     err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1 and not (tmp_path / "e" / "results.json").exists()
+    assert (
+        message in err and err.count("\n") == 1 and not (tmp_path / "e" / "results.json").exists()
+    )
 
 
 @pytest.fixture
 def pair(tmp_path, small_bundle) -> list[str]:
     """Arguments of a suite of one pair."""
     Image.fromarray(PICTURE).resize((64, 64)).save(tmp_path / "p.png")
-    (tmp_path / "s.csv").write_text("picture,source,target\np.png,a cat sits on the mat,a dog sits on the mat\n")
-    return ["--suite", "pairs", "--path", str(tmp_path / "s.csv"), "--model", str(small_bundle), "--device", "cpu"]
+    (tmp_path / "s.csv").write_text(
+        "picture,source,target\np.png,a cat sits on the mat,a dog sits on the mat\n"
+    )
+    return [
+        "--suite",
+        "pairs",
+        "--path",
+        str(tmp_path / "s.csv"),
+        "--model",
+        str(small_bundle),
+        "--device",
+        "cpu",
+    ]
 
 
 def test_a_csv_suite_from_the_command_line(tmp_path, capsys, pair):
     assert command.main([*pair, "--json", "--quiet", "--out", str(tmp_path / "e")]) == 0
     result = json.loads(capsys.readouterr().out)["methods"]["icd"]
     assert result["network_calls"] == 8 and "edit_psnr_to_truth" not in result
-    assert (tmp_path / "e" / "report.html").is_file() and (tmp_path / "e" / "results.json").is_file()
+    assert (tmp_path / "e" / "report.html").is_file() and (
+        tmp_path / "e" / "results.json"
+    ).is_file()
 
 
 def cells(markdown: str) -> dict[str, list[str]]:
@@ -151,8 +183,13 @@ def test_missing_weights_are_shown_as_such(tmp_path, capsys, pair):
     err = capsys.readouterr().err
     found = {name: cell for name, (cell,) in cells(err).items()}
     looked_for = [page.COLUMNS[figure][0] for figures in FIGURES.values() for figure in figures]
-    assert [found[heading] for heading in looked_for] == ["n/a (weights not given)"] * len(looked_for)
-    assert found["network calls"] == "8" and "weights not given: --clip, --dino, --dinov2, --lpips" in err
+    assert [found[heading] for heading in looked_for] == ["n/a (weights not given)"] * len(
+        looked_for
+    )
+    assert (
+        found["network calls"] == "8"
+        and "weights not given: --clip, --dino, --dinov2, --lpips" in err
+    )
     text = (tmp_path / "e" / "report.html").read_text()
     assert all(f"<th>{heading}" in text for heading in looked_for)
     assert text.count("<td>n/a (weights not given)") == len(looked_for)
@@ -162,7 +199,10 @@ def test_given_weights_are_looked_through(tmp_path, capsys, pair):
     pytest.importorskip("torchmetrics")
     torch.manual_seed(0)
     squeezenet = BACKBONES["squeeze"][0]()
-    torch.save({f"features.{key}": value for key, value in squeezenet.state_dict().items()}, tmp_path / "s.pth")
+    torch.save(
+        {f"features.{key}": value for key, value in squeezenet.state_dict().items()},
+        tmp_path / "s.pth",
+    )
     arguments = [*pair, "--lpips", str(tmp_path / "s.pth"), "--out", str(tmp_path / "e"), "--json"]
     assert command.main(arguments) == 0
     out, err = capsys.readouterr()
@@ -174,7 +214,17 @@ def test_given_weights_are_looked_through(tmp_path, capsys, pair):
 
 
 def test_the_worlds_own_suite_stays_narrow(tmp_path, capsys):
-    arguments = ["--suite", "tiny", "--count", "1", "--runner", "eager", "--out", str(tmp_path / "e"), "--json"]
+    arguments = [
+        "--suite",
+        "tiny",
+        "--count",
+        "1",
+        "--runner",
+        "eager",
+        "--out",
+        str(tmp_path / "e"),
+        "--json",
+    ]
     assert command.main(arguments) == 0
     out, err = capsys.readouterr()
     assert "CLIP whole" not in cells(err) and "weights not given: --clip" in err
@@ -188,15 +238,27 @@ def test_an_exported_model_is_evaluated_too(tmp_path, capsys, exported):
     from PIL import Image
 
     Image.fromarray(PICTURE).resize((64, 64)).save(tmp_path / "p.png")
-    (tmp_path / "s.csv").write_text("picture,source,target\np.png,a cat sits on the mat,a dog sits on the mat\n")
-    suite = ["--suite", "pairs", "--path", str(tmp_path / "s.csv"), "--model", str(exported), "--device", "cpu"]
+    (tmp_path / "s.csv").write_text(
+        "picture,source,target\np.png,a cat sits on the mat,a dog sits on the mat\n"
+    )
+    suite = [
+        "--suite",
+        "pairs",
+        "--path",
+        str(tmp_path / "s.csv"),
+        "--model",
+        str(exported),
+        "--device",
+        "cpu",
+    ]
     assert command.main([*suite, "--json", "--quiet", "--out", str(tmp_path / "e")]) == 0
     assert json.loads(capsys.readouterr().out)["methods"]["icd"]["network_calls"] == 8
     assert json.loads((tmp_path / "e" / "results.json").read_text())["where"]["device"]
 
 
 def test_generated_scenes_from_the_command_line(tmp_path, capsys):
-    """The judge on pictures that the embedded model makes of prompts, three forms of guidance beside each other."""
+    """The judge on pictures that the embedded model makes of prompts, three forms of guidance
+    beside each other."""
     arguments = ["--suite", "generate", "--count", "2", "--seed", "5", "--out", str(tmp_path / "e")]
     assert command.main([*arguments, "--json", "--runner", "eager"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -206,7 +268,9 @@ def test_generated_scenes_from_the_command_line(tmp_path, capsys):
         assert "inversion_psnr" not in row and "clip_whole" not in row
     success = result["prompt_success"]
     assert list(success) == ["all", "size", "color", "shape", "texture", "background"]
-    assert success["all"] == pytest.approx(np.mean([success[kind] for kind in list(success)[1:]]), abs=1e-4)
+    assert success["all"] == pytest.approx(
+        np.mean([success[kind] for kind in list(success)[1:]]), abs=1e-4
+    )
     (kept,) = (tmp_path / "e" / "pictures" / "icd").glob("6-*.png")
     item = command._items(command._parser().parse_args(arguments))[1]
     (own,) = Engine.from_pretrained("tiny", runner="eager").generate([item.target], seed=6)
@@ -215,14 +279,36 @@ def test_generated_scenes_from_the_command_line(tmp_path, capsys):
 
 def test_prompts_of_a_file_have_clip_alone_to_look_for(tmp_path, capsys, small_bundle):
     (tmp_path / "p.txt").write_text("a cat sits on the mat\n")
-    suite = ["--suite", "generate", "--path", str(tmp_path / "p.txt"), "--model", str(small_bundle), "--device", "cpu"]
+    suite = [
+        "--suite",
+        "generate",
+        "--path",
+        str(tmp_path / "p.txt"),
+        "--model",
+        str(small_bundle),
+        "--device",
+        "cpu",
+    ]
     assert command.main([*suite, "--out", str(tmp_path / "e")]) == 0
-    assert list(cells(capsys.readouterr().err)) == ["figure", "-" * 13, "CLIP whole", "network calls", "seconds"]
+    assert list(cells(capsys.readouterr().err)) == [
+        "figure",
+        "-" * 13,
+        "CLIP whole",
+        "network calls",
+        "seconds",
+    ]
 
 
 def test_a_suite_of_nothing_is_one_line(tmp_path, capsys):
     (tmp_path / "p.txt").write_text("\n")
-    arguments = ["--suite", "generate", "--path", str(tmp_path / "p.txt"), "--out", str(tmp_path / "e")]
+    arguments = [
+        "--suite",
+        "generate",
+        "--path",
+        str(tmp_path / "p.txt"),
+        "--out",
+        str(tmp_path / "e"),
+    ]
     assert command.main(arguments) == 1
     assert "p.txt has nothing in it" in capsys.readouterr().err and not (tmp_path / "e").exists()
 

@@ -1,4 +1,5 @@
-"""The studies on two scenes of the world: the paper's orderings are looked for in recorded runs, not here."""
+"""The studies on two scenes of the world: the paper's orderings are looked for in recorded runs,
+not here."""
 
 import json
 
@@ -25,4 +26,6 @@ def test_unguided_encoding_is_the_engines_own(capsys):
 
     engine, item = Engine.from_pretrained("tiny", device="cpu"), tiny(1, 1)[0]
     own = engine.invert(item.picture(), item.source, seed=0).latents
-    assert torch.allclose(studies._encoded(engine, item, 0.0), own, atol=1e-4 * float(own.abs().max()))
+    assert torch.allclose(
+        studies._encoded(engine, item, 0.0), own, atol=1e-4 * float(own.abs().max())
+    )

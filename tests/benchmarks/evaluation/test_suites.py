@@ -24,7 +24,9 @@ ENTRY = {
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "annotation_images" / "0_random").mkdir(parents=True)
-    Image.new("RGB", (512, 512), "red").save(tmp_path / "annotation_images" / "0_random" / "000.png")
+    Image.new("RGB", (512, 512), "red").save(
+        tmp_path / "annotation_images" / "0_random" / "000.png"
+    )
     (tmp_path / "mapping_file.json").write_text(json.dumps({"000000000000": ENTRY}))
     return tmp_path
 
@@ -32,10 +34,18 @@ def folder(tmp_path):
 def test_pie_bench(folder):
     (item,) = suites.pie(folder)
     assert (item.name, item.kind) == ("000000000000", "change object")
-    assert item.source == "a cat sitting on a wooden chair" and item.target == "a dog sitting on a wooden chair"
+    assert (
+        item.source == "a cat sitting on a wooden chair"
+        and item.target == "a dog sitting on a wooden chair"
+    )
     assert item.picture().shape == (512, 512, 3) and item.picture()[0, 0].tolist() == [255, 0, 0]
     inner = item.mask[1:-1, 1:-1]
-    assert inner.sum() == 8 and item.mask[10, 20:25].all() and item.mask[11, 20:23].all() and not item.mask[11, 23]
+    assert (
+        inner.sum() == 8
+        and item.mask[10, 20:25].all()
+        and item.mask[11, 20:23].all()
+        and not item.mask[11, 23]
+    )
     assert item.mask[0].all() and item.mask[:, -1].all()  # the border counts as masked
 
 
@@ -52,7 +62,12 @@ def test_a_run_ends_with_the_picture():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not PIE-Bench"), ('{"a": {}}', "original_prompt"), ("[]", "not PIE-Bench"), (None, "not PIE-Bench")],
+    [
+        ("{", "not PIE-Bench"),
+        ('{"a": {}}', "original_prompt"),
+        ("[]", "not PIE-Bench"),
+        (None, "not PIE-Bench"),
+    ],
 )
 def test_a_damaged_mapping_file_is_one_error(folder, text, message):
     path = folder / "mapping_file.json"
@@ -70,7 +85,9 @@ def test_a_missing_picture_is_named_when_it_is_read(folder):
 
 def test_pairs(tmp_path):
     Image.new("RGB", (8, 6), "blue").save(tmp_path / "a.png")
-    (tmp_path / "pairs.csv").write_text('picture,source,target,kind\na.png,"a cat, blue",a dog,animal\n')
+    (tmp_path / "pairs.csv").write_text(
+        'picture,source,target,kind\na.png,"a cat, blue",a dog,animal\n'
+    )
     (item,) = suites.pairs(tmp_path / "pairs.csv")
     assert (item.source, item.target, item.kind) == ("a cat, blue", "a dog", "animal")
     assert item.picture().shape == (6, 8, 3) and item.truth is None and item.mask is None
@@ -99,13 +116,18 @@ def test_prompts_from_a_file_and_from_the_world(tmp_path):
     with pytest.raises(ValueError, match="no picture"):
         items[0].picture()
     (tmp_path / "p.csv").write_text('id,prompt\n1,"a cat, sitting"\n2,a dog\n')
-    assert [item.target for item in suites.prompts(tmp_path / "p.csv", 9, 0)] == ["a cat, sitting", "a dog"]
+    assert [item.target for item in suites.prompts(tmp_path / "p.csv", 9, 0)] == [
+        "a cat, sitting",
+        "a dog",
+    ]
     (tmp_path / "p.csv").write_text("id,text\n1,a cat\n")
     with pytest.raises(SettingsError, match="line 2: no prompt"):
         suites.prompts(tmp_path / "p.csv", 9, 0)
     drawn = suites.prompts(None, 3, seed=7)
     assert all(item.words["color"] in item.target for item in drawn)
-    assert [item.target for item in drawn] == [item.target for item in suites.prompts(None, 3, seed=7)]
+    assert [item.target for item in drawn] == [
+        item.target for item in suites.prompts(None, 3, seed=7)
+    ]
     with pytest.raises(SettingsError, match="not a readable text file"):
         suites.prompts(tmp_path / "none.txt", 3, seed=7)
 
@@ -116,8 +138,15 @@ def test_the_judge_reads_true_pictures():
     truth = Edited(item.truth, item.picture(), 8, 0.1)
     judge = suites.judged()
     assert judge(item, truth) == {"edit_success": 1.0, "others_kept": 1.0}
-    assert judge(item, Edited(item.picture(), item.picture(), 8, 0.1)) == {"edit_success": 0.0, "others_kept": 1.0}
+    assert judge(item, Edited(item.picture(), item.picture(), 8, 0.1)) == {
+        "edit_success": 0.0,
+        "others_kept": 1.0,
+    }
     prompt = suites.Item("0", "scene", item.target, item.target, None, words=item.words)
     assert set(judge(prompt, truth).values()) == {1.0}
     found = judge(prompt, Edited(item.picture(), None, 4, 0.1))
-    assert found["prompt_success"] == pytest.approx(0.8) and found["color_right"] == 0.0 and found["shape_right"] == 1.0
+    assert (
+        found["prompt_success"] == pytest.approx(0.8)
+        and found["color_right"] == 0.0
+        and found["shape_right"] == 1.0
+    )

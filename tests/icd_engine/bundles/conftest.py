@@ -17,7 +17,11 @@ RECORD = {
     "size": [512, 512],
     "blend_downscale": 4,
     "share_downscale": 2,
-    "defaults": {"guidance_scale": 19.0, "tau": 0.8, "cross_replace": {"default": 0.3, "dog": [0.0, 0.5]}},
+    "defaults": {
+        "guidance_scale": 19.0,
+        "tau": 0.8,
+        "cross_replace": {"default": 0.3, "dog": [0.0, 0.5]},
+    },
     "origin": {"made": "by a test"},
 }
 
@@ -34,7 +38,9 @@ def small_files() -> dict:
     }
     for part in ("vae", "unet", "unet_forward"):
         files[f"{part}/config.json"] = {"time_cond_proj_dim": 512}
-        files[f"{part}/diffusion_pytorch_model.safetensors"] = {"conv.weight": torch.arange(24.0).reshape(2, 3, 4)}
+        files[f"{part}/diffusion_pytorch_model.safetensors"] = {
+            "conv.weight": torch.arange(24.0).reshape(2, 3, 4)
+        }
     return files
 
 

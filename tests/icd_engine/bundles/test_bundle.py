@@ -27,12 +27,16 @@ def test_what_is_written_is_read(folder):
     )
     assert bundle.start_noise and bundle.guidance_embedded
     assert bundle.config("scheduler") == {"beta_start": 0.00085}
-    assert torch.equal(read_weights(bundle.weights("unet"))["conv.weight"], torch.arange(24.0).reshape(2, 3, 4))
+    assert torch.equal(
+        read_weights(bundle.weights("unet"))["conv.weight"], torch.arange(24.0).reshape(2, 3, 4)
+    )
     assert len(bundle.sha256) == 12
 
 
 def test_a_forward_model_from_zero_adds_no_noise(tmp_path, record, files):
-    bundle = write_bundle(tmp_path / "b", {**record, "encode_times": [0, 259, 519, 779]}, files.items())
+    bundle = write_bundle(
+        tmp_path / "b", {**record, "encode_times": [0, 259, 519, 779]}, files.items()
+    )
     assert not bundle.start_noise
 
 
@@ -60,12 +64,18 @@ def test_importing_and_reading_needs_no_torch(folder):
         "import sys; from icd_engine.bundles import read_bundle; import icd_engine.bundles.convert;"
         f"read_bundle({str(folder)!r}); print([m for m in ('torch', 'transformers', 'diffusers') if m in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3]
+    )
     assert run.stdout.strip() == "[]", run.stderr
 
 
 def required_files() -> list[str]:
-    networks = [f"{p}/{n}" for p in ("vae", "unet", "unet_forward") for n in ("config.json", Path(UNET).name)]
+    networks = [
+        f"{p}/{n}"
+        for p in ("vae", "unet", "unet_forward")
+        for n in ("config.json", Path(UNET).name)
+    ]
     return [
         "icd.json", "model_index.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json",
         "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors", *networks,
@@ -127,8 +137,14 @@ def sdxl(tmp_path, files, record) -> Path:
     """A whole small bundle of two text encoders."""
     files = {**files, "model_index.json": {"_class_name": "StableDiffusionXLPipeline"}}
     pad = {"model_max_length": 77, "pad_token": "!"}
-    files |= {"tokenizer_2/tokenizer_config.json": pad, "tokenizer_2/tokenizer.json": '{"padding": {}}'}
-    files |= {f"text_encoder_2/{name}": files[f"text_encoder/{name}"] for name in ("config.json", "model.safetensors")}
+    files |= {
+        "tokenizer_2/tokenizer_config.json": pad,
+        "tokenizer_2/tokenizer.json": '{"padding": {}}',
+    }
+    files |= {
+        f"text_encoder_2/{name}": files[f"text_encoder/{name}"]
+        for name in ("config.json", "model.safetensors")
+    }
     return write_bundle(tmp_path / "sdxl", {**record, "family": "sdxl"}, files.items()).path
 
 
@@ -187,14 +203,19 @@ def failing(files: dict, error: BaseException):
 @pytest.mark.parametrize("old", [False, True], ids=["new", "overwrite"])
 @pytest.mark.parametrize(
     ("error", "expected"),
-    [(OSError(28, "No space left on device"), BundleError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    [
+        (OSError(28, "No space left on device"), BundleError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
     ids=["disk full", "ctrl-c"],
 )
 def test_a_failed_write_leaves_what_was_there(tmp_path, record, files, old, error, expected):
     out = tmp_path / "b"
     before = write_bundle(out, record, files.items()) if old else None
     with pytest.raises(expected):
-        write_bundle(out, {**record, "origin": {"made": "later"}}, failing(files, error), overwrite=True)
+        write_bundle(
+            out, {**record, "origin": {"made": "later"}}, failing(files, error), overwrite=True
+        )
     assert [p.name for p in tmp_path.iterdir()] == (["b"] if old else [])
     if before is not None:
         assert read_bundle(out) == before

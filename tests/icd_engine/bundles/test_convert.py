@@ -1,4 +1,5 @@
-"""Published files -> a bundle: right weights in stock folders, and nothing on disk when a file does not fit."""
+"""Published files -> a bundle: right weights in stock folders, and nothing on disk when a file does
+not fit."""
 
 import json
 import os
@@ -15,7 +16,11 @@ from icd_engine.errors import BundleError
 from icd_engine.settings import EditSettings
 
 UNET = "diffusion_pytorch_model.safetensors"
-FORWARD, REVERSE, TEACHER = "iCD-SD15-forward.safetensors", "iCD-SD15-reverse.safetensors", "sd15_cfg_distill.pt"
+FORWARD, REVERSE, TEACHER = (
+    "iCD-SD15-forward.safetensors",
+    "iCD-SD15-reverse.safetensors",
+    "sd15_cfg_distill.pt",
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,8 @@ def converted(golden, tmp_path_factory):
 
 @pytest.fixture
 def published(golden, tmp_path) -> dict[str, Path]:
-    """Arguments of `convert` on a copy that a test may spoil; `out` is the only entry of its folder."""
+    """Arguments of `convert` on a copy that a test may spoil; `out` is the only entry of its
+    folder."""
     source = tmp_path / "source"
     source.mkdir()
     shutil.copytree(golden / "base", source / "base", copy_function=shutil.copyfile)
@@ -47,19 +53,32 @@ def refused(published, message: str, **options) -> None:
 def test_the_record_of_a_conversion(converted):
     bundle = read_bundle(converted.path, verify=True)
     assert bundle == converted
-    assert bundle.encode_times == (19, 259, 519, 779) and bundle.decode_times == (259, 519, 779, 999)
+    assert bundle.encode_times == (19, 259, 519, 779) and bundle.decode_times == (
+        259,
+        519,
+        779,
+        999,
+    )
     assert bundle.size == (512, 512) and bundle.guidance_embedded and bundle.start_noise
     assert bundle.defaults == EditSettings(
-        guidance_scale=19.0, tau=0.8, tau_low=0.0, control="auto", cross_replace=0.3, self_replace=0.6, seed=0
+        guidance_scale=19.0,
+        tau=0.8,
+        tau_low=0.0,
+        control="auto",
+        cross_replace=0.3,
+        self_replace=0.6,
+        seed=0,
     )
     assert bundle.origin["forward"]["file"] == FORWARD
     assert bundle.origin["lora_scale"] == {"unet": [2.0], "unet_forward": [2.0]}
-    assert len(bundle.origin["notes"]) == 2  # these names carry no time steps: chain A is assumed, and said
+    # These names carry no time steps: chain A is assumed, and said
+    assert len(bundle.origin["notes"]) == 2
 
 
 @pytest.mark.parametrize(("part", "name"), [("unet", REVERSE), ("unet_forward", FORWARD)])
 def test_fused_weights_equal_float64(converted, golden, part, name):
-    """W + (8 / 4) B A in float64, of A and B rounded to fp16; fp32 rounds a W of size 1, and a sum of 4, by 1e-7."""
+    """W + (8 / 4) B A in float64, of A and B rounded to fp16; fp32 rounds a W of size 1, and a sum
+    of 4, by 1e-7."""
     teacher = torch.load(golden / TEACHER, weights_only=True)
     lora = load_file(golden / name)
     fused = read_weights(converted.weights(part))
@@ -70,7 +89,9 @@ def test_fused_weights_equal_float64(converted, golden, part, name):
         b = lora.get(f"unet.base_model.model.{key.removesuffix('.weight')}.lora_B.weight")
         if a is not None and b is not None:
             subscripts = "or,ri->oi" if weight.ndim == 2 else "orxy,rikl->oikl"
-            expected = expected + 2.0 * torch.einsum(subscripts, b.half().double(), a.half().double())
+            expected = expected + 2.0 * torch.einsum(
+                subscripts, b.half().double(), a.half().double()
+            )
         torch.testing.assert_close(fused[key].double(), expected, rtol=1e-6, atol=1e-6, msg=key)
 
 
@@ -79,10 +100,14 @@ def test_stock_diffusers_loads_the_bundle(converted):
 
     pipeline = StableDiffusionPipeline.from_pretrained(converted.path, local_files_only=True)
     assert pipeline.unet.config.time_cond_proj_dim == 512
-    assert torch.equal(pipeline.unet.conv_in.weight, read_weights(converted.weights("unet"))["conv_in.weight"])
+    assert torch.equal(
+        pipeline.unet.conv_in.weight, read_weights(converted.weights("unet"))["conv_in.weight"]
+    )
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
 def test_lower_precision_rounds_the_fused_weights(converted, published, precision, dtype):
     bundle = convert(**published, precision=precision)
     for part in ("unet", "unet_forward", "vae", "text_encoder"):
@@ -108,7 +133,12 @@ def test_old_names_of_vae_attention_are_renamed(published, golden):
     new = load_file(path)
     old = {}
     for key, value in new.items():
-        for name, was in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        for name, was in (
+            ("to_q", "query"),
+            ("to_k", "key"),
+            ("to_v", "value"),
+            ("to_out.0", "proj_attn"),
+        ):
             key = key.replace(f"attentions.0.{name}.", f"attentions.0.{was}.")
         old[key] = value
     assert old.keys() != new.keys()
@@ -128,7 +158,9 @@ NAMES = {
 @pytest.mark.parametrize("case", NAMES)
 def test_time_steps_are_read_from_names(case):
     forward, reverse = NAMES[case]
-    encode, decode, notes = choose_times(Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), None, None)
+    encode, decode, notes = choose_times(
+        Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), None, None
+    )
     assert "_".join(map(str, encode)) in forward.replace("-", "_")
     assert "_".join(map(str, decode)) in reverse.replace("-", "_")
     assert notes == []
@@ -144,7 +176,8 @@ def test_time_steps_are_read_from_names(case):
         ("f_19_339_699_999", "r", None, None, ([19, 339, 699], [339, 699, 999])),
         ("f_19_259_519_779", "r_259_519_779_999", (19, 259, 519, 779), (259, 519, 779, 999), None),
         (
-            "finetuned_forward_model",  # Inverse-and-Edit's own name, which does not say that it starts at 0
+            # Inverse-and-Edit's own name, which does not say that it starts at 0
+            "finetuned_forward_model",
             "iCD-SD15-reverse_259_519_779_999",
             [0, 259, 519, 779],
             None,
@@ -152,17 +185,34 @@ def test_time_steps_are_read_from_names(case):
         ),
         ("model-2024-11-23", "run-3-1-2", None, None, ([19, 259, 519, 779], [259, 519, 779, 999])),
     ],
-    ids=["chain A", "arguments", "from decode", "from name", "name with end", "both agree", "zero", "other numbers"],
+    ids=[
+        "chain A",
+        "arguments",
+        "from decode",
+        "from name",
+        "name with end",
+        "both agree",
+        "zero",
+        "other numbers",
+    ],
 )
 def test_time_steps_that_names_do_not_carry(forward, reverse, encode, decode, expected):
-    found = choose_times(Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), encode, decode)
+    found = choose_times(
+        Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), encode, decode
+    )
     assert found[:2] == (expected or ([19, 259, 519, 779], [259, 519, 779, 999]))
 
 
 @pytest.mark.parametrize(
     ("forward", "reverse", "encode", "decode", "message"),
     [
-        ("f_19_339_699", "r", [19, 259, 519, 779], None, r"f_19_339_699\.safetensors says time steps \[19, 339, 699\]"),
+        (
+            "f_19_339_699",
+            "r",
+            [19, 259, 519, 779],
+            None,
+            r"f_19_339_699\.safetensors says time steps \[19, 339, 699\]",
+        ),
         ("f", "r_339_699_999", None, [259, 999], r"r_339_699_999\.safetensors says time steps"),
         ("f_339_699_999", "r", None, None, "is given as the forward model"),
         ("f", "r_19_339_699", None, None, "is given as the reverse model"),
@@ -170,7 +220,15 @@ def test_time_steps_that_names_do_not_carry(forward, reverse, encode, decode, ex
         ("f", "r", None, [], "decode times must ascend"),
         ("f", "r", [19, 999], [259, 999], "must end below 999"),
     ],
-    ids=["forward name", "reverse name", "swapped forward", "swapped reverse", "descending", "empty", "end"],
+    ids=[
+        "forward name",
+        "reverse name",
+        "swapped forward",
+        "swapped reverse",
+        "descending",
+        "empty",
+        "end",
+    ],
 )
 def test_time_steps_that_contradict(forward, reverse, encode, decode, message):
     with pytest.raises(BundleError, match=message):
@@ -198,11 +256,15 @@ def test_a_hostile_teacher_is_not_run(published, tmp_path):
 
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.5, 0.999])
 @pytest.mark.parametrize(
-    "name", ["forward", "reverse", "base/unet", "base/vae", "base/text_encoder"], ids=lambda n: n.replace("/", " ")
+    "name",
+    ["forward", "reverse", "base/unet", "base/vae", "base/text_encoder"],
+    ids=lambda n: n.replace("/", " "),
 )
 def test_a_truncated_file_is_refused(published, name, share):
     weights = {"base/text_encoder": "model.safetensors"}.get(name, UNET)
-    path = published["base"] / name.removeprefix("base/") / weights if "/" in name else published[name]
+    path = (
+        published["base"] / name.removeprefix("base/") / weights if "/" in name else published[name]
+    )
     with path.open("r+b") as file:
         file.truncate(int(path.stat().st_size * share))
     refused(published, f"{path.name} is not a whole safetensors file")
@@ -283,7 +345,9 @@ def test_a_tokenizer_that_cannot_be_made_is_named(published):
 def test_pickled_base_weights_are_refused(published):
     folder = published["base"] / "text_encoder"
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    refused(published, r"text_encoder/pytorch_model\.bin is a pickle and only safetensors is loaded")
+    refused(
+        published, r"text_encoder/pytorch_model\.bin is a pickle and only safetensors is loaded"
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,7 +360,12 @@ def test_pickled_base_weights_are_refused(published):
             "tokenizer_2/tokenizer_config.json is missing",
         ),
         ("model_index.json", "_class_name", "FluxPipeline", "not supported"),
-        ("scheduler/scheduler_config.json", "prediction_type", "v_prediction", "prediction_type 'v_prediction'"),
+        (
+            "scheduler/scheduler_config.json",
+            "prediction_type",
+            "v_prediction",
+            "prediction_type 'v_prediction'",
+        ),
         ("unet/config.json", "sample_size", "big", "sample_size"),
     ],
     ids=["sdxl", "flux", "v prediction", "sample size"],

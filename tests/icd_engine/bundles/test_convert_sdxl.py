@@ -1,4 +1,5 @@
-"""Published SDXL files -> a bundle: two text encoders, factors that are not rounded, and what does not fit is named."""
+"""Published SDXL files -> a bundle: two text encoders, factors that are not rounded, and what does
+not fit is named."""
 
 import shutil
 import tarfile
@@ -24,7 +25,8 @@ TEXT_2 = "base/text_encoder_2/model.safetensors"
 
 @pytest.fixture
 def published(golden, tmp_path) -> dict[str, Path]:
-    """Arguments of `convert` on a copy that a test may spoil; `out` is the only entry of its folder."""
+    """Arguments of `convert` on a copy that a test may spoil; `out` is the only entry of its
+    folder."""
     source = tmp_path / "source"
     shutil.copytree(golden.parent / "sdxl" / "base", source / "base", copy_function=shutil.copyfile)
     shutil.copyfile(golden.parent / "sdxl" / TEACHER, source / TEACHER)
@@ -41,19 +43,28 @@ def test_the_bundle_of_a_conversion(published):
     assert (bundle.family, bundle.size, bundle.guidance_embedded) == ("sdxl", (128, 128), True)
     assert (bundle.encode_times, bundle.decode_times) == ((19, 249, 499, 699), (249, 499, 699, 999))
     assert bundle.defaults == EditSettings(
-        guidance_scale=7.0, tau=0.7, tau_low=0.0, control="auto", cross_replace=0.3, self_replace=0.6, seed=0
+        guidance_scale=7.0,
+        tau=0.7,
+        tau_low=0.0,
+        control="auto",
+        cross_replace=0.3,
+        self_replace=0.6,
+        seed=0,
     )
     assert (bundle.share_downscale, bundle.blend_downscale) == (2, 4)
     assert bundle.difference is not None and bundle.origin["base"] == "base"
     for part in ("text_encoder", "text_encoder_2", "vae"):
         kept = load_file(published["base"] / part / bundle.weights(part).name)
         written = read_weights(bundle.weights(part))
-        assert written.keys() == kept.keys() and all(torch.equal(written[key], kept[key]) for key in kept)
+        assert written.keys() == kept.keys() and all(
+            torch.equal(written[key], kept[key]) for key in kept
+        )
 
 
 @pytest.mark.parametrize(("part", "role"), [("unet", "reverse"), ("unet_forward", "forward")])
 def test_fused_weights_equal_float64_without_rounding(published, part, role):
-    """W + (8 / 4) B A of the factors as they are; those rounded to fp16 would be off by a hundred times the bound."""
+    """W + (8 / 4) B A of the factors as they are; those rounded to fp16 would be off by a hundred
+    times the bound."""
     teacher, lora = torch.load(published["teacher"], weights_only=True), load_file(published[role])
     fused = read_weights(convert(**published).weights(part))
     assert fused.keys() == teacher.keys()
@@ -84,7 +95,14 @@ def test_the_authors_archives(published, tmp_path):
             for member in members:
                 tar.add(published["teacher"].parent / member, arcname=member)
     both = dict.fromkeys(NAMES, tmp_path / "lora.tar.gz")
-    packed = convert(**{**published, **both, "teacher": tmp_path / f"{TEACHER}.tar.gz", "out": tmp_path / "packed"})
+    packed = convert(
+        **{
+            **published,
+            **both,
+            "teacher": tmp_path / f"{TEACHER}.tar.gz",
+            "out": tmp_path / "packed",
+        }
+    )
     assert (packed.sha256, packed.encode_times) == (plain.sha256, plain.encode_times)
 
 
@@ -111,11 +129,20 @@ def spoil(path: Path, part_of_key: str, change) -> str:
         (NAMES["reverse"], "lora_A", lambda t: torch.full_like(t, torch.nan)),
         (TEXT_2, "text_projection", lambda t: torch.full_like(t, torch.nan)),
     ],
-    ids=["teacher missing", "teacher shape", "teacher nan", "lora alone", "lora shape", "lora nan", "text nan"],
+    ids=[
+        "teacher missing",
+        "teacher shape",
+        "teacher nan",
+        "lora alone",
+        "lora shape",
+        "lora nan",
+        "text nan",
+    ],
 )
 def test_a_tensor_that_does_not_fit_is_named(published, file, part_of_key, change):
     path = published["base"].parent / file
-    key = spoil(path, part_of_key, change).replace("lora_B", "lora_[AB]")  # of a pair, the one that is left
+    # Of a pair, the one that is left
+    key = spoil(path, part_of_key, change).replace("lora_B", "lora_[AB]")
     with pytest.raises(BundleError, match=f"{path.name}.*'{key}'"):
         convert(**published)
     assert not list(published["out"].parent.iterdir())
@@ -129,7 +156,9 @@ def test_files_of_another_family_do_not_fit(published, golden):
     assert not list(published["out"].parent.iterdir())
 
 
-@pytest.mark.parametrize("name", ["tokenizer_2/tokenizer_config.json", "text_encoder_2/model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer_2/tokenizer_config.json", "text_encoder_2/model.safetensors"]
+)
 def test_a_missing_part_of_the_base_is_named(published, name):
     (published["base"] / name).unlink()
     with pytest.raises(BundleError, match=f"base: {name} is missing"):

@@ -1,4 +1,5 @@
-"""Single files: missing, pickled, damaged or not finite, each one BundleError that names the file or the key."""
+"""Single files: missing, pickled, damaged or not finite, each one BundleError that names the file
+or the key."""
 
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from icd_engine.errors import BundleError
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "w.safetensors"
-    save_file({"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([1, 2], dtype=torch.int64)}, path)
+    save_file(
+        {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([1, 2], dtype=torch.int64)}, path
+    )
     return path
 
 
@@ -33,7 +36,9 @@ def test_a_truncated_file_is_refused(weights, share):
             read(weights)
 
 
-@pytest.mark.parametrize("data", [b"\xff" * 64, b"\x08" + b"\0" * 7 + b"notjson!", b"PK\3\4" + b"\0" * 60], ids=repr)
+@pytest.mark.parametrize(
+    "data", [b"\xff" * 64, b"\x08" + b"\0" * 7 + b"notjson!", b"PK\3\4" + b"\0" * 60], ids=repr
+)
 def test_a_file_of_something_else_is_refused(tmp_path, data):
     path = tmp_path / "w.safetensors"
     path.write_bytes(data)
@@ -45,12 +50,17 @@ def test_a_file_of_something_else_is_refused(tmp_path, data):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_finite_name_their_key(tmp_path, dtype, bad):
     path = tmp_path / "w.safetensors"
-    save_file({"good": torch.ones(3, dtype=dtype), "layer.bad": torch.tensor([0.0, bad], dtype=dtype)}, path)
+    save_file(
+        {"good": torch.ones(3, dtype=dtype), "layer.bad": torch.tensor([0.0, bad], dtype=dtype)},
+        path,
+    )
     with pytest.raises(BundleError, match=r"w\.safetensors: 'layer\.bad' holds NaN or infinity"):
         read_weights(path)
 
 
-@pytest.mark.parametrize(("name", "message"), [("w.bin", "only safetensors"), ("none.safetensors", "is missing")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("w.bin", "only safetensors"), ("none.safetensors", "is missing")]
+)
 def test_weights_that_are_pickled_or_missing(tmp_path, name, message):
     (tmp_path / "w.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(BundleError, match=message):
@@ -61,11 +71,15 @@ def test_weights_that_are_pickled_or_missing(tmp_path, name, message):
 def test_a_pickle_in_place_of_safetensors_is_named(tmp_path, suffix):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / f"model{suffix}").write_bytes(b"")
-    with pytest.raises(BundleError, match=rf"vae/model\{suffix} is a pickle and only safetensors is loaded"):
+    with pytest.raises(
+        BundleError, match=rf"vae/model\{suffix} is a pickle and only safetensors is loaded"
+    ):
         require_file(tmp_path, "vae/model.safetensors")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff\xfe", '{"a":' * 100_000], ids=lambda t: repr(t[:8]))
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "\xff\xfe", '{"a":' * 100_000], ids=lambda t: repr(t[:8])
+)
 def test_json_that_is_no_object_is_refused(tmp_path, text):
     (tmp_path / "c.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(BundleError, match=r"^c\.json "):

@@ -1,4 +1,5 @@
-"""LoRA: every key style gives the same update, equal to peft's and to float64, and what does not fit is named."""
+"""LoRA: every key style gives the same update, equal to peft's and to float64, and what does not
+fit is named."""
 
 import pytest
 import torch
@@ -32,7 +33,10 @@ def pairs() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 
 STYLES = {
-    "published": ("unet.base_model.model.{}.lora_A.weight", "unet.base_model.model.{}.lora_B.weight"),
+    "published": (
+        "unet.base_model.model.{}.lora_A.weight",
+        "unet.base_model.model.{}.lora_B.weight",
+    ),
     "peft's saver": ("base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"),
     "peft": ("unet.{}.lora_A.weight", "unet.{}.lora_B.weight"),
     "diffusers": ("unet.{}.lora.down.weight", "unet.{}.lora.up.weight"),
@@ -86,7 +90,9 @@ def test_fusing_applies_b_after_a(tmp_path):
     conv = torch.nn.functional.conv2d
     expected = conv(x, kept["up_blocks.0.conv1.weight"]) + 2.0 * conv(conv(x, down), up)
     # sums of 45 products of size about 10: float32 error well below 1e-4
-    torch.testing.assert_close(conv(x, fused["up_blocks.0.conv1.weight"]), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        conv(x, fused["up_blocks.0.conv1.weight"]), expected, rtol=0, atol=1e-4
+    )
     assert all(torch.equal(weights[key], kept[key]) for key in kept)
     assert fused["mid.attn_x.to_q.bias"] is weights["mid.attn_x.to_q.bias"]
 
@@ -145,9 +151,14 @@ def test_golden_weights_equal_peft(golden, role):
     unet = UNet2DConditionModel.from_config(config, time_cond_proj_dim=512)
     unet.load_state_dict(teacher)
     lora = load_file(path)
-    modules = sorted({key.removeprefix("unet.base_model.model.").split(".lora_")[0] for key in lora})
+    modules = sorted(
+        {key.removeprefix("unet.base_model.model.").split(".lora_")[0] for key in lora}
+    )
     peft = get_peft_model(unet, LoraConfig(r=4, lora_alpha=8, target_modules=modules))
-    rounded = {k.removeprefix("unet.").replace(".weight", ".default.weight"): v.half().float() for k, v in lora.items()}
+    rounded = {
+        k.removeprefix("unet.").replace(".weight", ".default.weight"): v.half().float()
+        for k, v in lora.items()
+    }
     assert not peft.load_state_dict(rounded, strict=False).unexpected_keys
     expected = peft.merge_and_unload().state_dict()
 

@@ -66,7 +66,9 @@ def test_a_bad_field_is_named(record, field, value):
         parse_record({"format": 1, **record, field: value})
 
 
-@pytest.mark.parametrize("field", ["family", "encode_times", "encode_end", "decode_times", "size", "defaults"])
+@pytest.mark.parametrize(
+    "field", ["family", "encode_times", "encode_end", "decode_times", "size", "defaults"]
+)
 def test_a_missing_field_is_named(record, field):
     del record[field]
     with pytest.raises(BundleError, match=f"{field} is missing"):

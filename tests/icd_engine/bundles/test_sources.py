@@ -1,4 +1,5 @@
-"""Published files are found in archives, folders and hub repositories, and nothing else comes out of those."""
+"""Published files are found in archives, folders and hub repositories, and nothing else comes out
+of those."""
 
 import io
 import tarfile
@@ -13,7 +14,10 @@ from icd_engine.errors import BundleError
 
 # As the authors publish them.
 TEACHER = "sd15_cfg_distill.pt"
-FORWARD, REVERSE = "iCD-SD15-forward_19_259_519_779.safetensors", "iCD-SD15-reverse_259_519_779_999.safetensors"
+FORWARD, REVERSE = (
+    "iCD-SD15-forward_19_259_519_779.safetensors",
+    "iCD-SD15-reverse_259_519_779_999.safetensors",
+)
 
 
 def archive(path, members, mode="w:gz"):
@@ -28,7 +32,10 @@ def archive(path, members, mode="w:gz"):
 
 
 def paths(tmp_path, **given):
-    plain = {name: tmp_path / name for name in ("base", "teacher.pt", "forward.safetensors", "reverse.safetensors")}
+    plain = {
+        name: tmp_path / name
+        for name in ("base", "teacher.pt", "forward.safetensors", "reverse.safetensors")
+    }
     names = {key.split(".")[0]: path for key, path in plain.items()}
     return {**names, **given, "beside": tmp_path}
 
@@ -43,7 +50,9 @@ def read(tmp_path, **given):
 @pytest.mark.parametrize("folder", ["", "iCD-SD15/", "./"], ids=["bare", "in a folder", "dotted"])
 def test_one_archive_holds_both_directions(tmp_path, suffix, folder):
     members = {folder + FORWARD: b"up", folder + REVERSE: b"down", folder + "README.md": b"x"}
-    both = archive(tmp_path / f"iCD-SD15_4steps_1{suffix}", members, "w" if suffix == ".tar" else "w:gz")
+    both = archive(
+        tmp_path / f"iCD-SD15_4steps_1{suffix}", members, "w" if suffix == ".tar" else "w:gz"
+    )
     assert read(tmp_path, forward=both, reverse=both) == {"forward": b"up", "reverse": b"down"}
 
 
@@ -62,7 +71,9 @@ def test_members_are_known_by_role_or_time_steps(tmp_path, forward, reverse):
 
 
 def test_a_teacher_in_an_archive(tmp_path):
-    assert read(tmp_path, teacher=archive(tmp_path / f"{TEACHER}.tar.gz", {TEACHER: b"t"})) == {"teacher": b"t"}
+    assert read(tmp_path, teacher=archive(tmp_path / f"{TEACHER}.tar.gz", {TEACHER: b"t"})) == {
+        "teacher": b"t"
+    }
 
 
 def test_unpacked_files_keep_their_names_and_go_afterwards(tmp_path):
@@ -86,7 +97,10 @@ def test_a_folder_of_each_direction(tmp_path):
         (tmp_path / "lora" / role).mkdir(parents=True)
         (tmp_path / "lora" / role / "pytorch_lora_weights.safetensors").write_bytes(role.encode())
     folder = tmp_path / "lora"
-    assert read(tmp_path, forward=folder, reverse=folder) == {"forward": b"forward", "reverse": b"reverse"}
+    assert read(tmp_path, forward=folder, reverse=folder) == {
+        "forward": b"forward",
+        "reverse": b"reverse",
+    }
 
 
 def test_companions_of_macos_are_no_candidates(tmp_path):
@@ -173,10 +187,17 @@ def test_repositories_of_the_hub(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     monkeypatch.chdir(tmp_path)
-    with gathered(*map(type(tmp_path), ("org/base", "org/teacher", "org/fcd", "org/cd")), beside=tmp_path) as sources:
-        assert sources.base == tmp_path / "hub/org/base" and sources.teacher == tmp_path / "hub/org/teacher"
+    with gathered(
+        *map(type(tmp_path), ("org/base", "org/teacher", "org/fcd", "org/cd")), beside=tmp_path
+    ) as sources:
+        assert (
+            sources.base == tmp_path / "hub/org/base"
+            and sources.teacher == tmp_path / "hub/org/teacher"
+        )
         assert sources.base_name == "org/base@base"  # the hub's cache ends in a revision
-        assert sources.forward.read_bytes() == b"org/fcd" and sources.reverse.read_bytes() == b"org/cd"
+        assert (
+            sources.forward.read_bytes() == b"org/fcd" and sources.reverse.read_bytes() == b"org/cd"
+        )
     assert list(asked) == ["org/base", "org/teacher", "org/fcd", "org/cd"]
     assert not any(
         pattern.endswith((".bin", ".pt", ".ckpt", "*"))
@@ -192,7 +213,10 @@ def test_a_hub_that_cannot_be_reached_is_one_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BundleError, match="org/base is neither a path here nor a repository the hub gives: no route"):
+    with pytest.raises(
+        BundleError,
+        match="org/base is neither a path here nor a repository the hub gives: no route",
+    ):
         read(tmp_path, base=type(tmp_path)("org/base"))
 
 
@@ -200,18 +224,27 @@ def test_a_hub_that_may_not_be_asked_is_one_error(tmp_path, monkeypatch):
     """With HF_HUB_OFFLINE, which the client reads once, when it is imported."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BundleError, match=r"no-such-owner/base is neither a path here .*outgoing traffic"):
+    with pytest.raises(
+        BundleError, match=r"no-such-owner/base is neither a path here .*outgoing traffic"
+    ):
         read(tmp_path, base=type(tmp_path)("no-such-owner/base"))
 
 
 def test_the_authors_archives_convert_to_the_same_bundle(golden, tmp_path):
     """Time steps are then those of the members' names."""
     forward, reverse = (golden / f"iCD-SD15-{role}.safetensors" for role in ("forward", "reverse"))
-    both = archive(tmp_path / "i.tar.gz", {FORWARD: forward.read_bytes(), REVERSE: reverse.read_bytes()})
+    both = archive(
+        tmp_path / "i.tar.gz", {FORWARD: forward.read_bytes(), REVERSE: reverse.read_bytes()}
+    )
     teacher = archive(tmp_path / f"{TEACHER}.tar.gz", {TEACHER: (golden / TEACHER).read_bytes()})
     plain = convert(golden / "base", golden / TEACHER, forward, reverse, tmp_path / "plain")
     packed = convert(golden / "base", teacher, both, both, tmp_path / "packed")
     assert packed.sha256 == plain.sha256
     assert (packed.encode_times, packed.decode_times) == ((19, 259, 519, 779), (259, 519, 779, 999))
     assert packed.origin["forward"]["file"] == FORWARD and not packed.origin["notes"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["i.tar.gz", "packed", "plain", f"{TEACHER}.tar.gz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "i.tar.gz",
+        "packed",
+        "plain",
+        f"{TEACHER}.tar.gz",
+    ]

@@ -1,4 +1,5 @@
-"""The teacher's file is data: nothing in it is ever run, and every key and shape must fit the base."""
+"""The teacher's file is data: nothing in it is ever run, and every key and shape must fit the
+base."""
 
 import os
 import pickle
@@ -15,7 +16,10 @@ SHAPES = {"conv_in.weight": (8, 4, 3, 3), "conv_in.bias": (8,)}
 
 
 def state() -> dict[str, torch.Tensor]:
-    return {**{key: torch.ones(shape) for key, shape in SHAPES.items()}, COND_PROJ: torch.ones(8, 512)}
+    return {
+        **{key: torch.ones(shape) for key, shape in SHAPES.items()},
+        COND_PROJ: torch.ones(8, 512),
+    }
 
 
 class Payload:
@@ -84,8 +88,14 @@ def test_every_form_reads_the_same_in_its_own_precision(tmp_path):
     torch.save({key: value.half() for key, value in state().items()}, tmp_path / "t.pt")
     (tmp_path / "model" / "unet").mkdir(parents=True)
     save_file(state(), tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
-    torch.save(state(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)  # cannot be mapped
-    forms = {"t.pt": torch.half, "old.pt": torch.float, "model": torch.float, "model/unet": torch.float}
+    # Cannot be mapped
+    torch.save(state(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    forms = {
+        "t.pt": torch.half,
+        "old.pt": torch.float,
+        "model": torch.float,
+        "model/unet": torch.float,
+    }
     for name, dtype in forms.items():
         weights = read_teacher(teacher_file(tmp_path / name))
         assert {k: v.dtype for k, v in weights.items()} == dict.fromkeys(state(), dtype)

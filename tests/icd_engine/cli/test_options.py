@@ -7,7 +7,9 @@ from icd_engine.cli import options
 from icd_engine.errors import SettingsError
 
 
-@pytest.mark.parametrize(("text", "value"), [("0.7", 0.7), ("0.1,0.6", (0.1, 0.6)), ("0, 1", (0.0, 1.0)), (None, None)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.7", 0.7), ("0.1,0.6", (0.1, 0.6)), ("0, 1", (0.0, 1.0)), (None, None)]
+)
 def test_share(text, value):
     assert options.share("--tau", text) == value
 
@@ -39,13 +41,18 @@ def test_blend(text, value):
     assert options.blend(text) == value
 
 
-@pytest.mark.parametrize(("text", "value"), [("128x96", (128, 96)), (" 64X64", (64, 64)), (None, None)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("128x96", (128, 96)), (" 64X64", (64, 64)), (None, None)]
+)
 def test_size(text, value):
     assert options.size(text) == value
 
 
 def test_by_word():
-    assert options.by_word("--amplify", ["a=b=2", "dog=-1"], options.number) == {"a=b": 2.0, "dog": -1.0}
+    assert options.by_word("--amplify", ["a=b=2", "dog=-1"], options.number) == {
+        "a=b": 2.0,
+        "dog": -1.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -42,4 +42,6 @@ def test_a_port_that_is_taken(capsys, small_bundle):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        check_refused(capsys, ["--port", port, "--model", str(small_bundle)], 1, "127.0.0.1", port, "in use")
+        check_refused(
+            capsys, ["--port", port, "--model", str(small_bundle)], 1, "127.0.0.1", port, "in use"
+        )

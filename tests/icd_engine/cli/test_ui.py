@@ -1,4 +1,7 @@
-"""`icd ui`, before it starts anything: every mistake is one line and an exit code. And its examples."""
+"""`icd ui`, before it starts anything: every mistake is one line and an exit code.
+
+And its examples.
+"""
 
 from __future__ import annotations
 

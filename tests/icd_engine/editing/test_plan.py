@@ -28,7 +28,8 @@ def random_maps(seed):
 
 
 def spans(tokens):
-    """First and last token position of every word, the frame around them, counted from character offsets."""
+    """First and last token position of every word, the frame around them, counted from character
+    offsets."""
     words, position, owned = [], 1, tokens.length - 1
     for word in tokens.text.split():
         size, start = 0, position
@@ -45,7 +46,9 @@ def replaced_maps(P_s, source, target):
     for s, t in zip(spans(source), spans(target), strict=True):
         for number, j in enumerate(t):
             for q in range(QUERIES):
-                edited[q, j] = P_s[q, s[number]] if len(s) == len(t) else sum(P_s[q, i] for i in s) / len(t)
+                edited[q, j] = (
+                    P_s[q, s[number]] if len(s) == len(t) else sum(P_s[q, i] for i in s) / len(t)
+                )
     for i, j in zip(range(source.length - 1, N), range(target.length - 1, N), strict=False):
         edited[:, j] = P_s[:, i]
     return edited
@@ -65,13 +68,17 @@ def refined_maps(P_s, P_t, source, target, inserted):
 def check(made, expected_maps, P_s, P_t, alphas):
     for k, alpha in enumerate(alphas):
         brute = np.stack([expected_maps[:, j] if alpha[j] else P_t[:, j] for j in range(N)], axis=1)
-        closed = P_s @ made.source_mix[k].astype(np.float64) + P_t * made.target_gain[k].astype(np.float64)
+        closed = P_s @ made.source_mix[k].astype(np.float64) + P_t * made.target_gain[k].astype(
+            np.float64
+        )
         # Entries are at most 20 and rounded to float32 once; a row of a map sums to 1.
         np.testing.assert_allclose(closed, brute, atol=20 * np.finfo(np.float32).eps)
 
 
 @pytest.mark.parametrize("target", [DOG, ZEBRA, CAT, "my zebra sat, on the table"])
-@pytest.mark.parametrize("amplify", [None, {"on": 3.0}, {"the": -2.0, "ON": 20.0}], ids=["plain", "one", "two"])
+@pytest.mark.parametrize(
+    "amplify", [None, {"on": 3.0}, {"the": -2.0, "ON": 20.0}], ids=["plain", "one", "two"]
+)
 def test_replace_against_brute_force(target, amplify):
     x, y = TOKENIZER.encode(CAT), TOKENIZER.encode(target)
     P_s, P_t = random_maps(0), random_maps(1)
@@ -83,7 +90,9 @@ def test_replace_against_brute_force(target, amplify):
     check(made, expected, P_s, P_t, [np.full(N, k < 2) for k in range(4)])
 
 
-@pytest.mark.parametrize("amplify", [None, {"lego": 4.0}, {"bird": 2.0}], ids=["plain", "new-word", "kept-word"])
+@pytest.mark.parametrize(
+    "amplify", [None, {"lego": 4.0}, {"bird": 2.0}], ids=["plain", "new-word", "kept-word"]
+)
 def test_refine_against_brute_force(amplify):
     x, y = TOKENIZER.encode(BIRD), TOKENIZER.encode(LEGO)
     P_s, P_t = random_maps(2), random_maps(3)
@@ -107,7 +116,17 @@ def test_windows_per_word_against_brute_force():
 
 @pytest.mark.parametrize(
     ("share", "cross", "self_"),
-    [(0.2, 1, 0), (0.3, 1, 1), (0.4, 2, 1), (0.5, 2, 2), (0.6, 3, 2), (0.7, 3, 2), (0.8, 4, 3), (1, 4, 4), (0, 0, 0)],
+    [
+        (0.2, 1, 0),
+        (0.3, 1, 1),
+        (0.4, 2, 1),
+        (0.5, 2, 2),
+        (0.6, 3, 2),
+        (0.7, 3, 2),
+        (0.8, 4, 3),
+        (1, 4, 4),
+        (0, 0, 0),
+    ],
 )
 def test_shares_of_four_steps(share, cross, self_):
     made = plan(CAT, DOG, cross_replace=share, self_replace=share)
@@ -123,7 +142,11 @@ def test_windows_of_four_steps():
 
 def test_shapes_and_types():
     made = plan(CAT, DOG, steps=3, cross_replace=1.0, blend=("cat", "dog"))
-    assert made.source_mix.shape == (3, N, N) and made.target_gain.shape == (3, N) and made.share_self.shape == (3,)
+    assert (
+        made.source_mix.shape == (3, N, N)
+        and made.target_gain.shape == (3, N)
+        and made.share_self.shape == (3,)
+    )
     arrays = (made.source_mix, made.target_gain, made.blend_source, made.blend_target)
     assert all(array.dtype == np.float32 for array in arrays) and made.share_self.dtype == bool
 
@@ -133,10 +156,17 @@ def test_equal_prompts_are_the_identity_edit(control):
     made = plan(CAT, CAT, control=control, cross_replace={"default": 0.4, "cat": 0.8})
     for S, d in zip(made.source_mix, made.target_gain, strict=True):
         np.testing.assert_array_equal(S, np.diag(1 - d))
-    assert made.target_gain[:, 1].tolist() == [0, 0, 1, 1] and made.target_gain[:, 2].tolist() == [0, 0, 0, 0]
+    assert made.target_gain[:, 1].tolist() == [0, 0, 1, 1] and made.target_gain[:, 2].tolist() == [
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
-@pytest.mark.parametrize(("source", "target", "same_as"), [(CAT, ZEBRA, "replace"), (BIRD, LEGO, "refine")])
+@pytest.mark.parametrize(
+    ("source", "target", "same_as"), [(CAT, ZEBRA, "replace"), (BIRD, LEGO, "refine")]
+)
 def test_auto_goes_by_word_counts(source, target, same_as):
     auto = plan(source, target, control="auto", cross_replace=0.5)
     chosen = plan(source, target, control=same_as, cross_replace=0.5)
@@ -146,10 +176,18 @@ def test_auto_goes_by_word_counts(source, target, same_as):
 
 def test_control_none_leaves_only_the_blend():
     made = plan(
-        BIRD, LEGO, control="none", cross_replace=1.0, self_replace=1.0, amplify={"lego": 3}, blend=("of", "lego")
+        BIRD,
+        LEGO,
+        control="none",
+        cross_replace=1.0,
+        self_replace=1.0,
+        amplify={"lego": 3},
+        blend=("of", "lego"),
     )
     assert not made.source_mix.any() and (made.target_gain == 1).all() and not made.share_self.any()
-    assert np.flatnonzero(made.blend_source).tolist() == [3] and np.flatnonzero(made.blend_target).tolist() == [5]
+    assert np.flatnonzero(made.blend_source).tolist() == [3] and np.flatnonzero(
+        made.blend_target
+    ).tolist() == [5]
 
 
 def test_blend_indicators():
@@ -157,7 +195,11 @@ def test_blend_indicators():
     assert np.flatnonzero(made.blend_source).tolist() == [1, 4, 8]
     assert np.flatnonzero(made.blend_target).tolist() == [1, 4, 9]
     made = plan(CAT, DOG, blend=["mat", "the"])
-    assert np.flatnonzero(made.blend_source).tolist() == np.flatnonzero(made.blend_target).tolist() == [5, 6]
+    assert (
+        np.flatnonzero(made.blend_source).tolist()
+        == np.flatnonzero(made.blend_target).tolist()
+        == [5, 6]
+    )
     assert plan(CAT, DOG).blend_source is None and plan(CAT, DOG).blend_target is None
 
 
@@ -199,4 +241,6 @@ def test_plans_of_odd_prompts(source, target, control):
     made = plan(source, target, control=control, cross_replace=1.0, self_replace=0.5)
     assert np.isfinite(made.source_mix).all() and np.isfinite(made.target_gain).all()
     # A source token gives away no more attention than it has.
-    assert control == "refine" or (made.source_mix.sum(2) <= 1 + 77 * np.finfo(np.float32).eps).all()
+    assert (
+        control == "refine" or (made.source_mix.sum(2) <= 1 + 77 * np.finfo(np.float32).eps).all()
+    )

@@ -19,11 +19,14 @@ BEGIN, END = 561, 562
 
 def word_level(split=pre_tokenizers.WhitespaceSplit):
     vocabulary = ["<|startoftext|>", "<|endoftext|>", "[UNK]", *"abcdefg", "red", "dog"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = split()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>", special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)]
+        single="<|startoftext|> $A <|endoftext|>",
+        special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)],
     )
     tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
     # A file may come with settings of its own; PromptTokenizer pads and cuts by itself.
@@ -39,7 +42,11 @@ def test_bpe_prompt():
     tokens = BPE.encode("a  Cat sits")
     assert tokens.ids == (BEGIN, 320, 525, 547, *[END] * 73) and tokens.length == 5
     assert tokens.offsets[:5] == ((0, 0), (0, 1), (3, 6), (7, 11), (0, 0))
-    assert [(w.text, w.tokens) for w in tokens.words] == [("a", (1,)), ("Cat", (2,)), ("sits", (3,))]
+    assert [(w.text, w.tokens) for w in tokens.words] == [
+        ("a", (1,)),
+        ("Cat", (2,)),
+        ("sits", (3,)),
+    ]
 
 
 def test_word_level_prompt():
@@ -68,7 +75,17 @@ def test_prompt_without_words(tokenizer, text):
         "ﬁne ǅ ß",
         "<|endoftext|>x",
     ],
-    ids=["emoji", "right-to-left", "combining", "joined-emoji", "nul", "nbsp", "separator", "ligature", "special"],
+    ids=[
+        "emoji",
+        "right-to-left",
+        "combining",
+        "joined-emoji",
+        "nul",
+        "nbsp",
+        "separator",
+        "ligature",
+        "special",
+    ],
 )
 @pytest.mark.parametrize("tokenizer", [BPE, WORDS], ids=["bpe", "word-level"])
 def test_every_token_has_its_word(tokenizer, text):
@@ -118,7 +135,9 @@ def test_ten_thousand_characters(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["\ud800", None, 3, b"dog", ["a", "dog"]], ids=["surrogate", "none", "int", "bytes", "list"]
+    "text",
+    ["\ud800", None, 3, b"dog", ["a", "dog"]],
+    ids=["surrogate", "none", "int", "bytes", "list"],
 )
 def test_prompt_that_is_no_text(text):
     with pytest.raises(PromptError, match="prompt must be a text"):
@@ -158,7 +177,13 @@ def test_other_padding_token(tmp_path):
     shutil.copy(FOLDER / "tokenizer.json", tmp_path)
     config = {"model_max_length": 10, "pad_token": {"content": "!"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    assert PromptTokenizer.from_folder(tmp_path).encode("a cat").ids == (BEGIN, 320, 525, END, *[0] * 6)
+    assert PromptTokenizer.from_folder(tmp_path).encode("a cat").ids == (
+        BEGIN,
+        320,
+        525,
+        END,
+        *[0] * 6,
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +199,17 @@ def test_other_padding_token(tmp_path):
         ('{"pad_token": {"content": [1]}}', "copy", r"padding token \[1\]"),
         ('{"model_max_length": 2}', "copy", "at least 3"),
     ],
-    ids=["no-config", "list", "length", "no-file", "damaged", "pad-token", "number", "list-token", "short"],
+    ids=[
+        "no-config",
+        "list",
+        "length",
+        "no-file",
+        "damaged",
+        "pad-token",
+        "number",
+        "list-token",
+        "short",
+    ],
 )
 def test_bad_folder(tmp_path, config, tokenizer, message):
     if config is not None:
@@ -188,16 +223,22 @@ def test_bad_folder(tmp_path, config, tokenizer, message):
 
 
 def test_a_panic_of_the_library_is_an_error(tmp_path):
-    """A template that names a token it does not know ends the library's Rust code, by what is no Exception."""
+    """A template that names a token it does not know ends the library's Rust code, by what is no
+    Exception."""
     values = json.loads((FOLDER / "tokenizer.json").read_text())
     values["post_processor"] = {
         "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "nowhere", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "single": [
+            {"SpecialToken": {"id": "nowhere", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
         "pair": [],
         "special_tokens": {},
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(BundleError, match=r"tokenizer\.json is not a readable tokenizer|cannot read the prompt ''"):
+    with pytest.raises(
+        BundleError, match=r"tokenizer\.json is not a readable tokenizer|cannot read the prompt ''"
+    ):
         PromptTokenizer.from_file(tmp_path / "tokenizer.json")
 
 

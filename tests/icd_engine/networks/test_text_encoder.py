@@ -4,7 +4,12 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from icd_engine.networks.text_encoder import DualTextEncoder, PenultimateTextEncoder, PooledTextEncoder, TextEncoder
+from icd_engine.networks.text_encoder import (
+    DualTextEncoder,
+    PenultimateTextEncoder,
+    PooledTextEncoder,
+    TextEncoder,
+)
 
 CONFIG = {
     "vocab_size": 40,
@@ -18,7 +23,9 @@ CONFIG = {
     "eos_token_id": 39,
     "pad_token_id": 39,
 }
-IDS = torch.tensor([[38, 3, 5, 7, 39, 39, 39, 39, 39, 39, 39, 39], [38, 1, 39, 39, 39, 39, 39, 39, 39, 39, 39, 39]])
+IDS = torch.tensor(
+    [[38, 3, 5, 7, 39, 39, 39, 39, 39, 39, 39, 39], [38, 1, 39, 39, 39, 39, 39, 39, 39, 39, 39, 39]]
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +53,14 @@ def test_equals_transformers(theirs, prefix, position_ids):
 
 @pytest.mark.parametrize("prefix", ["", "text_model."], ids=["new_keys", "published_keys"])
 def test_sdxls_two_encoders(theirs, prefix):
-    """The hidden states before the last layers, side by side, and the second encoder's projected end token."""
+    """The hidden states before the last layers, side by side, and the second encoder's projected
+    end token."""
     torch.manual_seed(1)
     second = CLIPTextModelWithProjection(CLIPTextConfig(**CONFIG, projection_dim=6)).eval()
-    first, pooled = PenultimateTextEncoder(CONFIG).eval(), PooledTextEncoder(CONFIG | {"projection_dim": 6}).eval()
+    first, pooled = (
+        PenultimateTextEncoder(CONFIG).eval(),
+        PooledTextEncoder(CONFIG | {"projection_dim": 6}).eval(),
+    )
     first.load_weights({prefix + key: value for key, value in bare(theirs).items()})
     own = {key.removeprefix("text_model."): value for key, value in second.state_dict().items()}
     projection = {"text_projection.weight": own.pop("text_projection.weight")}
@@ -85,5 +96,7 @@ def test_weights_that_do_not_fit_are_refused(theirs, change):
         weights["further.weight"] = torch.zeros(1)
     else:
         weights[key] = weights[key][:3]
-    with pytest.raises(RuntimeError, match="further" if change == "further" else key.replace(".", r"\.")):
+    with pytest.raises(
+        RuntimeError, match="further" if change == "further" else key.replace(".", r"\.")
+    ):
         TextEncoder(CONFIG).load_weights(weights)

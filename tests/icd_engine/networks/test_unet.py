@@ -1,4 +1,5 @@
-"""The UNet equals diffusers' module on its own weights, and an edit step equals edited attention maps."""
+"""The UNet equals diffusers' module on its own weights, and an edit step equals edited attention
+maps."""
 
 import pytest
 import torch
@@ -47,7 +48,9 @@ def inputs(config: dict, rows: int = 3, height: int = 16, width: int = 24) -> di
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     added = None
     if "addition_embed_type" in config:
-        added = AddedConditions(draw(rows, 20), torch.randint(0, 1024, (rows, 6), generator=generator).float())
+        added = AddedConditions(
+            draw(rows, 20), torch.randint(0, 1024, (rows, 6), generator=generator).float()
+        )
     t = torch.tensor([999.0, 519.0, 19.0])[:rows]
     return {
         "latents": draw(rows, 4, height, width),
@@ -73,7 +76,8 @@ def test_equals_diffusers(name):
 
 
 class EditedMaps:
-    """Prompt-to-prompt the way it was published: a processor that edits stored attention maps, one target row."""
+    """Prompt-to-prompt the way it was published: a processor that edits stored attention maps, one
+    target row."""
 
     def __init__(self, edit: EditStep, shares: bool, maps: list | None):
         self.edit, self.shares, self.maps = edit, shares, maps
@@ -83,7 +87,11 @@ class EditedMaps:
         context = encoder_hidden_states if cross else hidden_states
         q, k, v = (
             project(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+            for project, x in (
+                (attn.to_q, hidden_states),
+                (attn.to_k, context),
+                (attn.to_v, context),
+            )
         )
         probabilities = (q @ k.mT * attn.scale).softmax(-1)
         source, target = probabilities[0], probabilities[1]
@@ -101,7 +109,8 @@ class EditedMaps:
 @pytest.mark.parametrize("share", [False, True], ids=["own_self", "shared_self"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_edit_step_equals_edited_maps(name, share):
-    """Two rows are enough for the published form; more rows are compared with single edits below."""
+    """Two rows are enough for the published form; more rows are compared with single edits
+    below."""
     theirs, ours = build(CONFIGS[name])
     x = inputs(CONFIGS[name], rows=2)
     edit = random_edit(targets=1, share=share)
@@ -110,7 +119,9 @@ def test_edit_step_equals_edited_maps(name, share):
     processors = {}
     for key in theirs.attn_processors:
         place, index = key.split(".")[0], key.split(".")[1]
-        level = {"down_blocks": int(index) if index.isdigit() else 0, "mid_block": levels - 1}.get(place)
+        level = {"down_blocks": int(index) if index.isdigit() else 0, "mid_block": levels - 1}.get(
+            place
+        )
         level = levels - 1 - int(index) if level is None else level
         feeds = place != "mid_block" and level == 2
         processors[key] = EditedMaps(edit, shares=level >= 1, maps=feeding if feeds else None)

@@ -20,7 +20,8 @@ CONFIGS = {
     "sd15": SD,
     "sdxl": SD | {"scaling_factor": 0.13025, "block_out_channels": [8, 8, 16, 16]},
     "tiny": SD | {"norm_num_groups": 1, "layers_per_block": 1},
-    "no_attention": SD | {"mid_block_add_attention": False, "use_quant_conv": False, "use_post_quant_conv": False},
+    "no_attention": SD
+    | {"mid_block_add_attention": False, "use_quant_conv": False, "use_post_quant_conv": False},
 }
 
 

@@ -1,8 +1,9 @@
-"""The compiled and the graph runner answer as the eager one, in fixed batch sizes, and compile and capture once.
+"""The compiled and the graph runner answer as the eager one, in fixed batch sizes, and compile and
+capture once.
 
-Here dynamo's graphs run as they are (no C++ compiler is needed), and CUDA graphs are replaced by calling the captured
-function again: rows, inputs and what is reused are tested everywhere. With inductor and on a GPU: tests marked long
-and gpu.
+Here dynamo's graphs run as they are (no C++ compiler is needed), and CUDA graphs are replaced by
+calling the captured function again: rows, inputs and what is reused are tested everywhere. With
+inductor and on a GPU: tests marked long and gpu.
 """
 
 import copy
@@ -27,7 +28,8 @@ from icd_engine.runners.graph import Captured, GraphRunner, Graphs
 
 SOURCE = "a cat sits on the mat"
 TARGETS = ["a dog sits on the mat", "a red bird sits on the mat", "a cat sits on the chair"]
-ROUNDING = 1e-4  # relative: other batch sizes and fused arithmetic, over eight hops of random networks
+# relative: other batch sizes and fused arithmetic, over eight hops of random networks
+ROUNDING = 1e-4
 SWEEP = [
     {"seed": 3},
     {"guidance_scale": 19.0, "tau": (0.2, 0.9)},
@@ -50,7 +52,8 @@ def networks(engine: Engine) -> Networks:
 
 
 class CalledAgain(Graphs):
-    """Graphs whose replay calls the function on the held inputs and writes into the held outputs."""
+    """Graphs whose replay calls the function on the held inputs and writes into the held
+    outputs."""
 
     def __init__(self, monkeypatch):
         stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
@@ -63,7 +66,10 @@ class CalledAgain(Graphs):
         super().__init__(torch.device("cpu"))
 
     def _capture(self, function, tensors, structure):
-        held = [t.clone(memory_format=torch.contiguous_format) if isinstance(t, Tensor) else t for t in tensors]
+        held = [
+            t.clone(memory_format=torch.contiguous_format) if isinstance(t, Tensor) else t
+            for t in tensors
+        ]
         arguments = pytree.tree_unflatten(held, structure)
         outputs = pytree.tree_map_only(Tensor, torch.zeros_like, function(*arguments))
 
@@ -83,9 +89,12 @@ class GraphRunnerOnCpu(GraphRunner):
         self._replay_by(CalledAgain(monkeypatch))
 
 
-@pytest.fixture(scope="module", params=["compiled", "graph", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    scope="module", params=["compiled", "graph", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
 def engine(request, small_engine, small_bundle) -> Iterator[Engine]:
-    """An engine with another runner on the same weights; its programs are compiled once for all tests here."""
+    """An engine with another runner on the same weights; its programs are compiled once for all
+    tests here."""
     if request.param == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
@@ -95,7 +104,9 @@ def engine(request, small_engine, small_bundle) -> Iterator[Engine]:
         patch.setitem(compiled.OPTIONS, "cpu", {"backend": "eager"})
         patch.setattr(compiled, "can_compile", lambda device: True)
         own = networks(small_engine)
-        runner = CompiledRunner(own) if request.param == "compiled" else GraphRunnerOnCpu(patch, own)
+        runner = (
+            CompiledRunner(own) if request.param == "compiled" else GraphRunnerOnCpu(patch, own)
+        )
         yield Engine(small_engine.bundle, runner, small_engine.tokenizer)
     torch.compiler.reset()
 
@@ -117,7 +128,10 @@ def assert_same(ours, theirs) -> None:
 
 
 def test_settings_compile_and_capture_nothing_anew(engine):
-    """After one first and one further edit, every setting and prompt is an input. First here: nothing else has run."""
+    """After one first and one further edit, every setting and prompt is an input.
+
+    First here: nothing else has run.
+    """
     kept = engine.edit(picture(), SOURCE, TARGETS[0]).inversion
     kept.edit(TARGETS[0])
     captures = engine.runner.graphs.captures if isinstance(engine.runner, GraphRunner) else 0
@@ -142,7 +156,9 @@ def test_programs_of_one_model_are_never_anothers(small_engine, monkeypatch):
     results = []
     for _ in range(2):  # the second time every program is there
         for runners in pairs:
-            ours, theirs = (Engine(small_engine.bundle, one, small_engine.tokenizer) for one in runners)
+            ours, theirs = (
+                Engine(small_engine.bundle, one, small_engine.tokenizer) for one in runners
+            )
             results.append(ours.edit(picture(), SOURCE, TARGETS[0]))
             assert_same(results[-1], theirs.edit(picture(), SOURCE, TARGETS[0]))
     assert not torch.allclose(results[0].latents, results[1].latents, rtol=0.05)
@@ -154,20 +170,30 @@ def test_answers_as_the_eager_runner(engine, small_engine, settings):
     first = engine.edit(picture(), SOURCE, TARGETS[0], **settings)
     assert_same(first, small_engine.edit(picture(), SOURCE, TARGETS[0], **settings))
     settings = {key: value for key, value in settings.items() if key != "seed"}
-    expected = small_engine.edit(picture(), SOURCE, TARGETS[0], **settings, seed=first.settings.seed)
+    expected = small_engine.edit(
+        picture(), SOURCE, TARGETS[0], **settings, seed=first.settings.seed
+    )
     assert_same(first.inversion.edit(TARGETS[0], **settings), expected)
 
 
 def test_batches_are_filled_up_and_cut_again(engine, small_engine):
-    assert_same(engine.edit(picture(), SOURCE, TARGETS), small_engine.edit(picture(), SOURCE, TARGETS))
+    assert_same(
+        engine.edit(picture(), SOURCE, TARGETS), small_engine.edit(picture(), SOURCE, TARGETS)
+    )
     requests = [
         EditRequest(picture(i), SOURCE, target, settings)
-        for i, (target, settings) in enumerate([(TARGETS, {}), (TARGETS[0], SWEEP[4]), (TARGETS[:2], SWEEP[5])])
+        for i, (target, settings) in enumerate(
+            [(TARGETS, {}), (TARGETS[0], SWEEP[4]), (TARGETS[:2], SWEEP[5])]
+        )
     ]
-    for ours, theirs in zip(engine.edit_many(requests), small_engine.edit_many(requests), strict=True):
+    for ours, theirs in zip(
+        engine.edit_many(requests), small_engine.edit_many(requests), strict=True
+    ):
         assert_same(ours, theirs)
     prompts = ["a cat", "a red bird", "a dog"]
-    ours, theirs = (one.generate(prompts, seed=1, output_type="latent") for one in (engine, small_engine))
+    ours, theirs = (
+        one.generate(prompts, seed=1, output_type="latent") for one in (engine, small_engine)
+    )
     assert_close(ours, theirs)
 
 
@@ -261,9 +287,15 @@ def test_auto_on_the_cpu_is_eager(small_bundle):
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
 def test_inductor_answers_as_the_eager_runner():
     """The embedded model through real compiled code: first and further edit."""
-    scene = np.asarray(Engine.from_pretrained("tiny", device="cpu").generate("a large red circle", seed=1)[0])
+    scene = np.asarray(
+        Engine.from_pretrained("tiny", device="cpu").generate("a large red circle", seed=1)[0]
+    )
     source, target = "a large red circle", "a large blue star"
-    eager, ours = (Engine.from_pretrained("tiny", device="cpu", runner=name) for name in ("eager", "compiled"))
-    expected, first = (one.edit(scene, source, target, blend=("circle", "star")) for one in (eager, ours))
+    eager, ours = (
+        Engine.from_pretrained("tiny", device="cpu", runner=name) for name in ("eager", "compiled")
+    )
+    expected, first = (
+        one.edit(scene, source, target, blend=("circle", "star")) for one in (eager, ours)
+    )
     assert_same(first, expected)
     assert_same(first.inversion.edit(target, blend=("circle", "star")), expected)

@@ -1,4 +1,5 @@
-"""The eager runner row by row: rows do not see each other but for what an edit asks, and constants are per hop."""
+"""The eager runner row by row: rows do not see each other but for what an edit asks, and constants
+are per hop."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -37,7 +38,9 @@ def neutral_edits(source_row: torch.Tensor, words: bool = False) -> list[EditSte
     targets = len(source_row)
     word = torch.eye(TOKENS)[1].expand(targets, TOKENS) if words else None
     nothing, whole = torch.zeros(targets, TOKENS, TOKENS), torch.ones(targets, TOKENS)
-    return [EditStep(source_row, nothing, whole, torch.zeros(targets, dtype=torch.bool), word, word)] * len(HOPS)
+    return [
+        EditStep(source_row, nothing, whole, torch.zeros(targets, dtype=torch.bool), word, word)
+    ] * len(HOPS)
 
 
 def close(got: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -67,7 +70,9 @@ def test_rows_do_not_see_each_other(runner):
     guidance = [[0.0, 3.0, 9.0]] * len(HOPS)
     together = runner.decode(DecodeInputs(x, prompt, guidance), HOPS, None).latents
     for row in range(3):
-        alone = DecodeInputs(x[row : row + 1], take_prompts(prompt, [row]), [w[row : row + 1] for w in guidance])
+        alone = DecodeInputs(
+            x[row : row + 1], take_prompts(prompt, [row]), [w[row : row + 1] for w in guidance]
+        )
         assert close(together[row : row + 1], runner.decode(alone, HOPS, None).latents)
 
 
@@ -90,7 +95,8 @@ def test_a_closed_mask_gives_each_target_its_own_source(runner):
 
 
 def test_word_maps_add_up_over_the_hops(runner, monkeypatch):
-    """The mask after hop k is made of the maps of hops 0..k, so a run cut short gives the first masks."""
+    """The mask after hop k is made of the maps of hops 0..k, so a run cut short gives the first
+    masks."""
     x, prompt, guidance = draw(2, 4, 8, 8), prompts(runner, 2), [[0.0, 5.0]] * len(HOPS)
     source_row = torch.tensor([0])
     inputs = DecodeInputs(
@@ -138,7 +144,9 @@ def test_inputs_are_not_changed(runner):
 def test_callback_gets_each_boundary(runner):
     seen = []
     x, prompt = draw(1, 4, 8, 8), prompts(runner, 1)
-    runner.decode(DecodeInputs(x, prompt, [[0.0]] * 4), HOPS, lambda k, t, latents: seen.append((k, t)))
+    runner.decode(
+        DecodeInputs(x, prompt, [[0.0]] * 4), HOPS, lambda k, t, latents: seen.append((k, t))
+    )
     assert seen == [(k, s) for k, (_, s) in enumerate(pairwise([999, 779, 519, 259, 0]))]
 
 
@@ -150,7 +158,9 @@ def edit_inputs(runner, targets: int, words: bool = True, share: bool = True) ->
     step = neutral_edits(source_row, words)[0]
     mix = torch.softmax(draw(targets, TOKENS, TOKENS, seed=2), dim=1)
     step = step._replace(
-        source_mix=mix, target_gain=draw(targets, TOKENS, seed=3).sigmoid(), share_self=~step.share_self
+        source_mix=mix,
+        target_gain=draw(targets, TOKENS, seed=3).sigmoid(),
+        share_self=~step.share_self,
     )
     edits = [step if share else step._replace(share_self=~step.share_self)] * len(HOPS)
     blend = Blend(source_row, torch.ones(targets, dtype=torch.bool)) if words else None
@@ -164,7 +174,12 @@ def test_target_rows_alone_answer_as_with_their_source(runner, words, share):
     inputs = edit_inputs(runner, 2, words, share)
     first = runner.decode(replace(inputs, keep=True), HOPS, None)
     assert first.source is not None
-    again = replace(inputs, latents=inputs.latents[1:], guidance=[w[1:] for w in inputs.guidance], source=first.source)
+    again = replace(
+        inputs,
+        latents=inputs.latents[1:],
+        guidance=[w[1:] for w in inputs.guidance],
+        source=first.source,
+    )
 
     alone = runner.decode(again, HOPS, None)
 
@@ -184,9 +199,13 @@ def test_tables_are_computed_once(runner):
     """A second decoding with the same prompts and guidance looks everything up."""
     inputs = edit_inputs(runner, 1)
     runner.decode(inputs, HOPS, None)
-    before = [table.cache_info().misses for table in (runner._features, runner._values, runner._shifts)]
+    before = [
+        table.cache_info().misses for table in (runner._features, runner._values, runner._shifts)
+    ]
     runner.decode(inputs, HOPS, None)
-    assert [table.cache_info().misses for table in (runner._features, runner._values, runner._shifts)] == before
+    assert [
+        table.cache_info().misses for table in (runner._features, runner._values, runner._shifts)
+    ] == before
 
 
 def test_pictures_and_latents(runner):
@@ -194,7 +213,11 @@ def test_pictures_and_latents(runner):
     latents = runner.to_latents(pixels)
     assert latents.shape == (2, 4, 8, 8)
     pictures, seen = runner.to_image(latents), runner.to_pixels(latents)
-    assert pictures.shape == (2, 3, 64, 64) and seen.shape == (2, 64, 64, 3) and seen.dtype == torch.uint8
+    assert (
+        pictures.shape == (2, 3, 64, 64)
+        and seen.shape == (2, 64, 64, 3)
+        and seen.dtype == torch.uint8
+    )
     assert latents.dtype == pictures.dtype == torch.float32
     rounded = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     assert torch.equal(seen, rounded.permute(0, 2, 3, 1))

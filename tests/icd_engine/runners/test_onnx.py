@@ -1,6 +1,8 @@
-"""The onnxruntime runner on an exported bundle answers what the eager runner answers on the bundle it was made of.
+"""The onnxruntime runner on an exported bundle answers what the eager runner answers on the bundle
+it was made of.
 
-Both compute in float32 in another order, and these small networks magnify a rounding about ten times (seen: 7e-6).
+Both compute in float32 in another order, and these small networks magnify a rounding about ten
+times (seen: 7e-6).
 """
 
 import json
@@ -33,7 +35,11 @@ EDITS = {
     "replace": {"target": TARGET},
     "refine": {"target": LONGER},
     "several targets": {"target": [TARGET, LONGER, SOURCE]},
-    "windows and amplify": {"target": TARGET, "cross_replace": {"green": (0.2, 0.6)}, "amplify": {"green": 3.0}},
+    "windows and amplify": {
+        "target": TARGET,
+        "cross_replace": {"green": (0.2, 0.6)},
+        "amplify": {"green": 3.0},
+    },
     "blend": {"target": TARGET, "blend": ("red", "green")},
     "mask": {"target": TARGET, "mask": LEFT},
     "blend and mask": {"target": [TARGET, LONGER], "blend": "blue", "mask": LEFT},
@@ -61,13 +67,17 @@ def difference(ours, theirs) -> float:
 @pytest.mark.parametrize("size", [None, (96, 64)], ids=["own size", "wide"])
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_an_edit(engine, small_engine, picture, edit, size):
-    ours, theirs = (e.edit(picture, SOURCE, size=size, seed=3, **edit) for e in (engine, small_engine))
+    ours, theirs = (
+        e.edit(picture, SOURCE, size=size, seed=3, **edit) for e in (engine, small_engine)
+    )
     assert difference(ours.inversion.latents, theirs.inversion.latents) <= TOLERANCE
     assert difference(ours.latents, theirs.latents) <= TOLERANCE
     assert (ours.masks is None) == (theirs.masks is None)
     assert ours.masks is None or difference(ours.masks, theirs.masks) <= 1e-6
     assert ours.network_calls == theirs.network_calls and ours.settings == theirs.settings
-    for one, other in zip([*ours.images, ours.reconstruction], [*theirs.images, theirs.reconstruction], strict=True):
+    for one, other in zip(
+        [*ours.images, ours.reconstruction], [*theirs.images, theirs.reconstruction], strict=True
+    ):
         assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
 
 
@@ -82,9 +92,12 @@ def test_a_further_edit_runs_targets_alone(engine, picture, edit):
 
 
 def test_fixed_buffers_change_nothing(engine, exported, picture):
-    """The runner of CUDA graphs, here without them: sessions for fixed sizes, and values in the same buffers."""
+    """The runner of CUDA graphs, here without them: sessions for fixed sizes, and values in the
+    same buffers."""
     bundle = engine.bundle
-    fixed = Engine(bundle, GraphedOnnxRunner(bundle, bundle.exported, choose_place("cpu")), engine.tokenizer)
+    fixed = Engine(
+        bundle, GraphedOnnxRunner(bundle, bundle.exported, choose_place("cpu")), engine.tokenizer
+    )
     for seed, edit in enumerate(EDITS.values()):
         ours, theirs = (e.edit(picture, SOURCE, seed=seed, **edit) for e in (fixed, engine))
         assert difference(ours.latents, theirs.latents) <= TOLERANCE
@@ -98,9 +111,13 @@ def test_fixed_buffers_change_nothing(engine, exported, picture):
 def test_many_pictures_at_once(engine, small_engine, picture):
     requests = [
         EditRequest(picture, SOURCE, TARGET, {"seed": 1}),
-        EditRequest(picture[::-1].copy(), LONGER, [SOURCE, TARGET], {"blend": "blue", "guidance_scale": 0.0}),
+        EditRequest(
+            picture[::-1].copy(), LONGER, [SOURCE, TARGET], {"blend": "blue", "guidance_scale": 0.0}
+        ),
     ]
-    for ours, theirs in zip(engine.edit_many(requests), small_engine.edit_many(requests), strict=True):
+    for ours, theirs in zip(
+        engine.edit_many(requests), small_engine.edit_many(requests), strict=True
+    ):
         assert difference(ours.latents, theirs.latents) <= TOLERANCE
 
 
@@ -142,14 +159,19 @@ def test_an_edit_that_is_ended_leaves_nothing_behind(engine, picture, error):
 
 
 @pytest.mark.parametrize(
-    "replace", [lambda x: x * np.nan, lambda x: x.astype(np.float64), lambda x: x[:1], lambda x: x.tolist()]
+    "replace",
+    [lambda x: x * np.nan, lambda x: x.astype(np.float64), lambda x: x[:1], lambda x: x.tolist()],
 )
 def test_latents_that_cannot_go_on_are_refused(engine, picture, replace):
     with pytest.raises(SettingsError, match="callback_on_step_end"):
-        engine.edit(picture, SOURCE, TARGET, callback_on_step_end=lambda step, t, latents: replace(latents))
+        engine.edit(
+            picture, SOURCE, TARGET, callback_on_step_end=lambda step, t, latents: replace(latents)
+        )
 
 
-@pytest.mark.parametrize("sign", ["Failed to allocate memory for requested buffer of size 4096", "std::bad_alloc"])
+@pytest.mark.parametrize(
+    "sign", ["Failed to allocate memory for requested buffer of size 4096", "std::bad_alloc"]
+)
 def test_a_shortage_is_its_own_error(engine, picture, monkeypatch, sign):
     before = engine.edit(picture, SOURCE, TARGET)
 
@@ -192,7 +214,10 @@ def test_output_types(engine, picture):
 def test_what_cannot_run_is_refused(exported, options, message):
     import onnxruntime
 
-    if options.get("device") == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    if (
+        options.get("device") == "cuda"
+        and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    ):
         pytest.skip("CUDA is there")
     with pytest.raises(RunnerError, match=message):
         Engine.from_pretrained(exported, **options)
@@ -228,18 +253,42 @@ def unseal(record: dict, path: Path) -> None:
 
 
 DAMAGE = {
-    "a graph is missing": (lambda f: (f / "unet" / "decode_hop.onnx").unlink(), "unet/decode_hop.onnx is missing"),
-    "weights are missing": (lambda f: (f / "unet" / "model.onnx_data").unlink(), "unet/model.onnx_data is missing"),
-    "a graph was changed": (lambda f: flip(f / "unet" / "decode_hop.onnx"), "decode_hop.onnx was changed or damaged"),
-    "weights were changed": (lambda f: flip(f / "unet" / "model.onnx_data"), "model.onnx_data was changed or damaged"),
-    "the manifest is no JSON": (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is not readable JSON"),
-    "the manifest lacks a graph": (lambda f: edit_manifest(f, lambda m: m["graphs"].pop("encode_hop")), "encode_hop"),
+    "a graph is missing": (
+        lambda f: (f / "unet" / "decode_hop.onnx").unlink(),
+        "unet/decode_hop.onnx is missing",
+    ),
+    "weights are missing": (
+        lambda f: (f / "unet" / "model.onnx_data").unlink(),
+        "unet/model.onnx_data is missing",
+    ),
+    "a graph was changed": (
+        lambda f: flip(f / "unet" / "decode_hop.onnx"),
+        "decode_hop.onnx was changed or damaged",
+    ),
+    "weights were changed": (
+        lambda f: flip(f / "unet" / "model.onnx_data"),
+        "model.onnx_data was changed or damaged",
+    ),
+    "the manifest is no JSON": (
+        lambda f: (f / "manifest.json").write_text("{"),
+        "manifest.json is not readable JSON",
+    ),
+    "the manifest lacks a graph": (
+        lambda f: edit_manifest(f, lambda m: m["graphs"].pop("encode_hop")),
+        "encode_hop",
+    ),
     "the manifest leads out": (
         lambda f: edit_manifest(f, lambda m: m["graphs"]["unet"].update(file="../unet.onnx")),
         "not a path inside the folder",
     ),
-    "weights lie at an absolute path": (lambda f: point_elsewhere(f, str(f / "unet" / "model.onnx_data")), "Absolute"),
-    "weights lie outside": (lambda f: point_elsewhere(f, "../vae_encoder/model.onnx_data"), "escapes"),
+    "weights lie at an absolute path": (
+        lambda f: point_elsewhere(f, str(f / "unet" / "model.onnx_data")),
+        "Absolute",
+    ),
+    "weights lie outside": (
+        lambda f: point_elsewhere(f, "../vae_encoder/model.onnx_data"),
+        "escapes",
+    ),
     "weights lie nowhere": (lambda f: point_elsewhere(f, "nowhere"), "does not exist"),
 }
 
@@ -275,7 +324,16 @@ def test_it_edits_where_torch_cannot_be_imported(exported, picture, small_engine
         "    sys.modules[name] = None\n"
     )
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    options = ["--source", SOURCE, "--target", TARGET, "--model", str(exported), "--out", "edited.png"]
+    options = [
+        "--source",
+        SOURCE,
+        "--target",
+        TARGET,
+        "--model",
+        str(exported),
+        "--out",
+        "edited.png",
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     program = "from icd_engine.cli import main; raise SystemExit(main())"
     command = [sys.executable, "-c", program, "edit", "picture.png", *options]
@@ -285,6 +343,8 @@ def test_it_edits_where_torch_cannot_be_imported(exported, picture, small_engine
     ours = np.asarray(Image.open(tmp_path / "edited.png")).astype(int)
     assert np.abs(ours - np.asarray(theirs)).max() <= 1
     command[command.index(str(exported))] = "tiny"
-    run = subprocess.run([*command, "--quiet"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [*command, "--quiet"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 1 and "a folder of weights needs torch" in run.stderr
     assert len(run.stderr.splitlines()) == 1

@@ -36,7 +36,8 @@ def test_tau1_is_tested_first():
 
 @pytest.mark.parametrize("dim", [512, 256, 15])
 def test_embedding_against_float64(dim):
-    """float32 rounds the exponent k rate (so exp by that much times its size), the frequency and the phase."""
+    """float32 rounds the exponent k rate (so exp by that much times its size), the frequency and
+    the phase."""
     w = np.array([0.0, 1.5, 7.0, 19.0])
     half = dim // 2
     exponent = np.arange(half) * np.log(10000.0) / (half - 1)
@@ -53,7 +54,9 @@ def test_unguided_embedding_is_zeros_and_ones():
     assert (guidance_embedding([0.0]) == np.repeat([0, 1], 256)).all()
 
 
-@pytest.mark.parametrize(("w", "dim"), [([np.nan], 512), ([np.inf], 512), ([[1.0]], 512), ([1.0], 3)])
+@pytest.mark.parametrize(
+    ("w", "dim"), [([np.nan], 512), ([np.inf], 512), ([[1.0]], 512), ([1.0], 3)]
+)
 def test_bad_input(w, dim):
     with pytest.raises(SettingsError, match="guidance"):
         guidance_embedding(w, dim)

@@ -1,4 +1,5 @@
-"""The noise equals torch's, whatever the seed and count: saved inversions and published examples depend on it."""
+"""The noise equals torch's, whatever the seed and count: saved inversions and published examples
+depend on it."""
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from icd_engine.sampling.noise import normal_noise
 @pytest.mark.parametrize("shape", [(1, 4, 16, 16), (1, 4, 13, 17), (17,), (16,)], ids=str)
 def test_equals_torch(seed, shape):
     expected = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).numpy()
-    # Both use float32 logarithms and cosines of their own: a few units in the last place of values up to 5.5.
+    # Both use float32 logarithms and cosines of their own: a few units in the last place of values
+    # up to 5.5.
     np.testing.assert_allclose(normal_noise(seed, shape), expected, rtol=0, atol=5e-6)
 
 

@@ -7,7 +7,9 @@ from icd_engine.errors import SettingsError
 from icd_engine.sampling.schedule import Hop, NoiseSchedule
 
 SCHEDULE = NoiseSchedule.scaled_linear()
-DIGIT = 1e-5  # the values below are printed to five digits, from a schedule in float64; ours has float32 roundings
+# The values below are printed to five digits, from a schedule in float64; ours has float32
+# roundings
+DIGIT = 1e-5
 
 CHAIN_A_DECODE = {
     (999, 779): (3.07975, -2.09492),
@@ -27,7 +29,11 @@ CHAIN_B_DECODE = {
     (499, 249): (1.55965, -0.75584),
     (249, 0): (1.21677, -0.69320),
 }
-THREE_STEPS_DECODE = {(999, 699): (4.22354, -3.25616), (699, 339): (2.51281, -1.71683), (339, 0): (1.38027, -0.95140)}
+THREE_STEPS_DECODE = {
+    (999, 699): (4.22354, -3.25616),
+    (699, 339): (2.51281, -1.71683),
+    (339, 0): (1.38027, -0.95140),
+}
 
 
 @pytest.mark.parametrize(
@@ -47,10 +53,14 @@ def test_published_coefficients(hops, table):
 
 
 def test_noise_at_the_first_encode_step():
-    assert (SCHEDULE.a(19), SCHEDULE.sigma(19)) == pytest.approx((0.99108, 0.13325), abs=DIGIT, rel=0)
+    assert (SCHEDULE.a(19), SCHEDULE.sigma(19)) == pytest.approx(
+        (0.99108, 0.13325), abs=DIGIT, rel=0
+    )
 
 
-@pytest.mark.parametrize("hop", [*SCHEDULE.encode_hops(), *SCHEDULE.decode_hops()], ids=lambda h: f"{h.t}-{h.s}")
+@pytest.mark.parametrize(
+    "hop", [*SCHEDULE.encode_hops(), *SCHEDULE.decode_hops()], ids=lambda h: f"{h.t}-{h.s}"
+)
 def test_hop_is_the_boundary_update(hop):
     """With the true noise as eps, a hop takes a_t x + sigma_t eps to a_s x + sigma_s eps."""
     rng = np.random.default_rng(0)
@@ -69,7 +79,9 @@ def test_step_zero_is_clean_only_as_a_boundary():
 
 def test_schedule_is_a_value():
     assert NoiseSchedule.scaled_linear() == SCHEDULE and len(SCHEDULE.alphas_cumprod) == 1000
-    assert SCHEDULE.hop(np.int64(999), 779) == Hop(999, 779, SCHEDULE.hop(999, 779).A, SCHEDULE.hop(999, 779).B)
+    assert SCHEDULE.hop(np.int64(999), 779) == Hop(
+        999, 779, SCHEDULE.hop(999, 779).A, SCHEDULE.hop(999, 779).B
+    )
 
 
 def test_the_list_of_the_caller_stays_as_it_is():
@@ -86,7 +98,9 @@ def test_unknown_time_step(t):
         SCHEDULE.hop(999, t)
 
 
-@pytest.mark.parametrize("times", [(), (519, 259, 999), (259, 259, 999), (0, 259), (259, 1000), (259.0, 999), ("a",)])
+@pytest.mark.parametrize(
+    "times", [(), (519, 259, 999), (259, 259, 999), (0, 259), (259, 1000), (259.0, 999), ("a",)]
+)
 def test_decode_steps_that_do_not_rise(times):
     with pytest.raises(SettingsError, match="time step"):
         SCHEDULE.decode_hops(times)
@@ -108,5 +122,7 @@ def test_table_is_the_one_published_models_were_trained_with():
     """Bit for bit diffusers' float32 table, by torch's own linspace and cumprod."""
     from diffusers import DDPMScheduler
 
-    trained = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    trained = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    ).alphas_cumprod
     assert list(SCHEDULE.alphas_cumprod) == trained.double().tolist()

@@ -1,4 +1,5 @@
-"""The service in two ways: its routes in this process with a stand-in for the replicas, and `icd serve` itself."""
+"""The service in two ways: its routes in this process with a stand-in for the replicas, and `icd
+serve` itself."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ EDITS, INVERSIONS = "/v1/images/edits", "/v1/inversions"
 
 def png(width: int = 64, height: int = 64, mode: str = "RGB", seed: int = 0) -> bytes:
     channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(
+        0, 256, (height, width, *channels), dtype=np.uint8
+    )
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
@@ -31,7 +34,8 @@ def png(width: int = 64, height: int = 64, mode: str = "RGB", seed: int = 0) -> 
 
 @dataclass
 class StandIn:
-    """What the routes are given in place of replicas: it keeps the jobs, and answers as it is told."""
+    """What the routes are given in place of replicas: it keeps the jobs, and answers as it is
+    told."""
 
     answer: Callable[[Job], Any] | None = None
     jobs: list[Job] = field(default_factory=list)
@@ -45,8 +49,18 @@ class StandIn:
             answer = self.answer(job)
             if asyncio.iscoroutine(answer):
                 await answer
-        kept = Kept(latents=np.zeros((1, 4, 8, 8)), source=SOURCE, seed=3, size=(64, 64), picture_size=(80, 60))
-        return Reply(kept if isinstance(job, Invert) else Pictures(["AAAA"], [{"seed": 3}]), batch=2, memory=1000)
+        kept = Kept(
+            latents=np.zeros((1, 4, 8, 8)),
+            source=SOURCE,
+            seed=3,
+            size=(64, 64),
+            picture_size=(80, 60),
+        )
+        return Reply(
+            kept if isinstance(job, Invert) else Pictures(["AAAA"], [{"seed": 3}]),
+            batch=2,
+            memory=1000,
+        )
 
     async def ready(self) -> bool:
         return self.is_ready
@@ -86,12 +100,24 @@ def application() -> Callable[..., Application]:
 
 @pytest.fixture(scope="session")
 def service(small_bundle) -> Iterator[Service]:
-    """`icd serve` on the small bundle, one thread, one megapixel, 1 MiB: started once, some ten seconds."""
+    """`icd serve` on the small bundle, one thread, one megapixel, 1 MiB: started once, some ten
+    seconds."""
     pytest.importorskip("ray.serve")
     from benchmarks.load import Service
 
-    options = ["--model", str(small_bundle), "--device", "cpu", "--dtype", "float32", "--runner", "eager"]
+    options = [
+        "--model",
+        str(small_bundle),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--runner",
+        "eager",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # another number of threads may round in another way
-        with Service(*options, "--max-body", "1", "--max-megapixels", "0.1", "--inversions", "2") as running:
+        with Service(
+            *options, "--max-body", "1", "--max-megapixels", "0.1", "--inversions", "2"
+        ) as running:
             yield running

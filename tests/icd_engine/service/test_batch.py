@@ -36,12 +36,21 @@ def test_rows_become_pictures_or_errors(runs, tmp_path, small_bundle):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["rows"], summary["pictures"], summary["errors"]) == (5, 4, {"ImageError": 1})
     rows = runs.lines(tmp_path / "out")
-    assert [row.get("picture") for row in rows] == ["row0.png", "row1.png", None, "row3.png", "row4.png"]
+    assert [row.get("picture") for row in rows] == [
+        "row0.png",
+        "row1.png",
+        None,
+        "row3.png",
+        "row4.png",
+    ]
     assert rows[2]["error"] == "ImageError" and "\n" not in rows[2]["reason"]
 
     engine = Engine.from_pretrained(small_bundle, device="cpu", dtype="float32", runner="eager")
-    alone = engine.edit(tmp_path / "4.png", SOURCE, TARGET, seed=row_seed("row4", 0))  # the last batch has one row
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "row4.png")), np.asarray(alone.image))
+    # The last batch has one row
+    alone = engine.edit(tmp_path / "4.png", SOURCE, TARGET, seed=row_seed("row4", 0))
+    assert np.array_equal(
+        np.asarray(Image.open(tmp_path / "out" / "row4.png")), np.asarray(alone.image)
+    )
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_pictures(runs, tmp_path, small_bundle):
@@ -70,7 +79,9 @@ def test_what_a_comparison_of_runs_must_not_miss(runs, tmp_path):
         (tmp_path / out).mkdir()
         (tmp_path / out / "a.png").write_bytes(b"picture")
         rows = [{"row": 0, "picture": "a.png"}, {"row": 1, "error": "ImageError"}]
-        (tmp_path / out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / out / "results.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
     folders = (tmp_path / "whole", tmp_path / "other")
     runs.check_same(*folders, rows=2, broken=1)
     (tmp_path / "other" / "a.png").write_bytes(b"another")
@@ -80,7 +91,7 @@ def test_what_a_comparison_of_runs_must_not_miss(runs, tmp_path):
         runs.check_same(*folders, rows=3, broken=1)
 
 
-# --- what each editor takes of the machines ----------------------------------------------------------------------
+# --- what each editor takes of the machines -------------------------------------------------------
 
 
 @pytest.mark.parametrize(

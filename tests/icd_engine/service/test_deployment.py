@@ -1,4 +1,5 @@
-"""`icd serve` as clients meet it: the same pictures as the engine's, whatever came before; overload, loss, the end."""
+"""`icd serve` as clients meet it: the same pictures as the engine's, whatever came before;
+overload, loss, the end."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def post(service: Service, path: str, data: dict, image: bytes | None = None) ->
 
 def picture(answer: httpx.Response) -> np.ndarray:
     assert answer.status_code == 200, answer.text
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))))
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+    )
 
 
 def metric(service: Service, name: str) -> float:
@@ -74,7 +77,9 @@ def test_an_edit_is_the_librarys_bit_for_bit(service, expected):
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_after_a_refusal_the_next_edit_is_the_same_as_ever(service, expected, fields, image, status, code):
+def test_after_a_refusal_the_next_edit_is_the_same_as_ever(
+    service, expected, fields, image, status, code
+):
     answer = post(service, EDITS, {**FORM, **fields}, image)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code)
@@ -99,7 +104,10 @@ def test_requests_share_passes_and_are_counted(service):
 
     async def together() -> list[httpx.Response]:
         async with httpx.AsyncClient(timeout=60) as client:
-            jobs = (client.post(service.url + EDITS, data=FORM, files={"image": png(seed=i)}) for i in range(12))
+            jobs = (
+                client.post(service.url + EDITS, data=FORM, files={"image": png(seed=i)})
+                for i in range(12)
+            )
             return await asyncio.gather(*jobs)
 
     assert {answer.status_code for answer in asyncio.run(together())} == {200}
@@ -116,7 +124,12 @@ def test_a_client_that_disconnects_leaves_its_place(service):
     before = metric(service, f'icd_requests_total{{route="{EDITS}",status="499"')
     with pytest.raises(httpx.ReadTimeout):
         files = {"image": ("a.png", png(300, 300))}
-        httpx.post(service.url + EDITS, data={**FORM, "n": "4"}, files=files, timeout=httpx.Timeout(60, read=0.01))
+        httpx.post(
+            service.url + EDITS,
+            data={**FORM, "n": "4"},
+            files=files,
+            timeout=httpx.Timeout(60, read=0.01),
+        )
     end = time.monotonic() + 60
     while metric(service, f'icd_requests_total{{route="{EDITS}",status="499"') == before:
         assert time.monotonic() < end, "the request is still in the service"
@@ -125,17 +138,29 @@ def test_a_client_that_disconnects_leaves_its_place(service):
 
 
 def test_only_clients_reach_the_service_from_elsewhere(service, tmp_path):
-    """Ray's ports answer this machine only, or those who have its secret: whoever reaches them can run code."""
+    """Ray's ports answer this machine only, or those who have its secret: whoever reaches them can
+    run code."""
     grpc = pytest.importorskip("grpc")
     from ray.serve.generated.serve_pb2 import ASGIRequest
     from ray.serve.generated.serve_pb2_grpc import ASGIServiceStub
 
     processes = [service.process, *service.process.children(recursive=True)]
-    sockets = [one for process in processes for one in process.net_connections("inet") if one.status == "LISTEN"]
-    everywhere = [one.laddr.port for one in sockets if not one.laddr.ip.endswith(("127.0.0.1", "::1"))]
-    assert len(sockets) > len(everywhere) == 2  # Serve opens one for the front and one for the replica
+    sockets = [
+        one
+        for process in processes
+        for one in process.net_connections("inet")
+        if one.status == "LISTEN"
+    ]
+    everywhere = [
+        one.laddr.port for one in sockets if not one.laddr.ip.endswith(("127.0.0.1", "::1"))
+    ]
+    # Serve opens one for the front and one for the replica
+    assert len(sockets) > len(everywhere) == 2
     for port in everywhere:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        with (
+            grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
             request = ASGIRequest(pickled_request_metadata=pickle.dumps(Touch(tmp_path / "run")))
             ASGIServiceStub(channel).HandleRequest(request, timeout=30)
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
@@ -152,12 +177,13 @@ class Touch:
         return Path.touch, (self._path,)
 
 
-# --- long ------------------------------------------------------------------------------------------------------
+# --- long -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.long
 def test_a_flood_loses_nothing():
-    """On the embedded model: ten times what the small one can do is more than its clients can send from two cores."""
+    """On the embedded model: ten times what the small one can do is more than its clients can send
+    from two cores."""
     with Service("--model", "tiny", "--device", "cpu") as own:
         result = asyncio.run(flood(own, batch=8, times=10, seconds=20))
     print(result)
@@ -175,7 +201,11 @@ def test_a_lost_replica_comes_back(small_bundle):
         assert set(result["recovery_statuses"]) <= {"200", "503"} and result["recovery_s"] < 60
         ended = asyncio.run(drain(own, requests=8))
         print(ended)
-        assert ended["drain_statuses"] == {"200": 8} and ended["drain_late"] == 503 and ended["exit_code"] == 0
+        assert (
+            ended["drain_statuses"] == {"200": 8}
+            and ended["drain_late"] == 503
+            and ended["exit_code"] == 0
+        )
 
 
 @pytest.mark.long

@@ -11,7 +11,11 @@ from icd_engine.errors import PromptError, SettingsError
 from icd_engine.service.fields import Form, painted, shares
 from icd_engine.settings import EditSettings
 
-SOURCE, TARGET, OTHER = "a cat sits on the mat", "a dog sits on the mat", "a red bird sits on the mat"
+SOURCE, TARGET, OTHER = (
+    "a cat sits on the mat",
+    "a dog sits on the mat",
+    "a red bird sits on the mat",
+)
 FORM = Form(
     source=SOURCE,
     targets=TARGET,
@@ -48,7 +52,14 @@ def test_prompts_that_are_missing(fields, message):
 
 
 def test_fields_become_settings():
-    form = replace(FORM, amplify_word=" dog ", amplify_factor=3, blend_source="cat, mat", blend_target="dog", tau=None)
+    form = replace(
+        FORM,
+        amplify_word=" dog ",
+        amplify_factor=3,
+        blend_source="cat, mat",
+        blend_target="dog",
+        tau=None,
+    )
     assert EditSettings.from_mapping(form.settings()) == EditSettings(
         guidance_scale=4.0,
         cross_replace=0.4,
@@ -80,6 +91,8 @@ def test_sliders_show_the_hops_that_were_found(hops):
 
 
 def test_sliders_show_windows_by_their_upper_end():
-    settings = EditSettings(tau=(0.6, 0.9), cross_replace={"dog": 0.1, "default": (0.0, 0.4)}, guidance_scale=19.0)
+    settings = EditSettings(
+        tau=(0.6, 0.9), cross_replace={"dog": 0.1, "default": (0.0, 0.4)}, guidance_scale=19.0
+    )
     expected = {"tau": 0.9, "cross_replace": 0.4, "guidance_scale": 19.0, "self_replace": 0.0}
     assert shares(settings) == pytest.approx(expected)

@@ -1,4 +1,5 @@
-"""What every request passes: token, room, size and time, each with its status, its text and nothing left behind."""
+"""What every request passes: token, room, size and time, each with its status, its text and nothing
+left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ def error_of(answer) -> dict:
     """The error of a refusal, whose shape is OpenAI's."""
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code", "id"}
-    assert error["type"] == ("server_error" if answer.status_code >= 500 else "invalid_request_error")
+    assert error["type"] == (
+        "server_error" if answer.status_code >= 500 else "invalid_request_error"
+    )
     return error
 
 
@@ -48,7 +51,12 @@ def test_without_the_token_nothing_of_v1_is_done(application, path, given):
 @pytest.mark.parametrize("given", ["Bearer right", "bearer right", "BEARER  right "])
 def test_with_the_token_edits_are_done(application, given):
     made = application(token="right")
-    assert made.client.post(EDITS, data=FORM, files=FILES, headers={"Authorization": given}).status_code == 200
+    assert (
+        made.client.post(
+            EDITS, data=FORM, files=FILES, headers={"Authorization": given}
+        ).status_code
+        == 200
+    )
     assert len(made.replicas.jobs) == 1
 
 
@@ -60,9 +68,13 @@ def test_the_rest_needs_no_token(application, path):
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_a_large_body_is_refused_before_it_is_parsed(application, chunked):
     made = application(body_bytes=5000)
-    request = httpx.Request("POST", "http://testserver" + EDITS, data=FORM, files={"image": ("a.png", b"0" * 5000)})
+    request = httpx.Request(
+        "POST", "http://testserver" + EDITS, data=FORM, files={"image": ("a.png", b"0" * 5000)}
+    )
     body, headers = request.read(), {"Content-Type": request.headers["Content-Type"]}
-    answer = made.client.post(EDITS, content=iter([body[:3000], body[3000:]]) if chunked else body, headers=headers)
+    answer = made.client.post(
+        EDITS, content=iter([body[:3000], body[3000:]]) if chunked else body, headers=headers
+    )
     assert answer.status_code == 413 and error_of(answer)["code"] == "body_too_large"
     assert made.replicas.jobs == []
 
@@ -74,7 +86,9 @@ def test_a_full_service_refuses_at_once_and_takes_again(application):
         free = asyncio.Event()
         made.replicas.answer = lambda job: free.wait()
         async with asynchronous(made) as client:
-            held = [asyncio.create_task(client.post(EDITS, data=FORM, files=FILES)) for _ in range(3)]
+            held = [
+                asyncio.create_task(client.post(EDITS, data=FORM, files=FILES)) for _ in range(3)
+            ]
             while len(made.replicas.jobs) < 3:
                 await asyncio.sleep(0.01)
             refused = await client.post(EDITS, data=FORM, files=FILES)
@@ -174,6 +188,9 @@ def test_requests_are_counted_by_route_and_status(application):
     text = made.client.get("/metrics").text
     assert f'icd_requests_total{{route="{EDITS}",status="200"}} 1.0' in text
     assert f'icd_requests_total{{route="{EDITS}",status="400"}} 1.0' in text
-    assert 'icd_requests_total{route="unrouted",status="413"} 1.0' in text  # refused before it was routed
-    assert 'icd_requests_total{route="unrouted",status="404"} 2.0' in text and "/no/such" not in text
+    # Refused before it was routed
+    assert 'icd_requests_total{route="unrouted",status="413"} 1.0' in text
+    assert (
+        'icd_requests_total{route="unrouted",status="404"} 2.0' in text and "/no/such" not in text
+    )
     assert "icd_pictures_total 1.0" in text and "icd_worker_memory_bytes 1000.0" in text

@@ -1,4 +1,5 @@
-"""The routes: what a form becomes, what is refused with which words, what is kept, and the document that says so."""
+"""The routes: what a form becomes, what is refused with which words, what is kept, and the document
+that says so."""
 
 from __future__ import annotations
 
@@ -30,11 +31,23 @@ def test_a_form_becomes_a_job(application):
         "seed": "7",
     }
     files = {"image": ("../../etc/passwd", b"picture"), "mask": ("b", b"mask")}
-    others = {"n": "3", "size": "128x96", "response_format": "b64_json", "model": "gpt-image-1", "user": "a"}
+    others = {
+        "n": "3",
+        "size": "128x96",
+        "response_format": "b64_json",
+        "model": "gpt-image-1",
+        "user": "a",
+    }
     answer = made.client.post(EDITS, data={**FORM, **settings, **others}, files=files)
     assert answer.status_code == 200
     (job,) = made.replicas.jobs
-    assert (job.image, job.source, job.target, job.size, job.count) == (b"picture", SOURCE, TARGET, (128, 96), 3)
+    assert (job.image, job.source, job.target, job.size, job.count) == (
+        b"picture",
+        SOURCE,
+        TARGET,
+        (128, 96),
+        3,
+    )
     assert job.settings == {
         "guidance_scale": 3.5,
         "tau": [0.5, 0.9],
@@ -72,11 +85,23 @@ def test_what_is_left_out_is_the_models_own(application):
         ({"mask": "/etc/passwd"}, "mask", "mask: a file is expected"),
         ({"n": "0"}, "n", "n: Input should be greater than or equal to 1"),
         ({"n": "5"}, "n", "n: Input should be less than or equal to 4"),
-        ({"n": "two"}, "n", "n: Input should be a valid integer, unable to parse string as an integer"),
+        (
+            {"n": "two"},
+            "n",
+            "n: Input should be a valid integer, unable to parse string as an integer",
+        ),
         ({"seed": "-1"}, "seed", "seed: Input should be greater than or equal to 0"),
         ({"size": "big"}, "size", r"size: String should match pattern '^(auto|\d{1,4}x\d{1,4})$'"),
-        ({"response_format": "url"}, "response_format", "response_format: Input should be 'b64_json'"),
-        ({"guidance_scale": "nan"}, "guidance_scale", "guidance_scale: Input should be less than or equal to 100"),
+        (
+            {"response_format": "url"},
+            "response_format",
+            "response_format: Input should be 'b64_json'",
+        ),
+        (
+            {"guidance_scale": "nan"},
+            "guidance_scale",
+            "guidance_scale: Input should be less than or equal to 100",
+        ),
         (
             {"guidance_scale": "101"},
             "guidance_scale",
@@ -93,7 +118,11 @@ def test_what_is_left_out_is_the_models_own(application):
         ({"tau": "NaN"}, None, "tau must lie in 0..1, not nan"),
         ({"amplify": '{"dog": 21}'}, None, "amplify['dog'] must lie in -20..20, not 21"),
         ({"blend": "[]"}, None, "blend needs a word or a list of words, not []"),
-        ({"blend": '"' + "a" * 2000 + '"'}, "blend", "blend: String should have at most 2000 characters"),
+        (
+            {"blend": '"' + "a" * 2000 + '"'},
+            "blend",
+            "blend: String should have at most 2000 characters",
+        ),
         ({"guidence_scale": "3"}, "guidence_scale", "unknown field 'guidence_scale'"),
         ({"seed": ""}, "seed", "seed is empty"),
         ({"settings": "{}"}, "settings", "unknown field 'settings'"),
@@ -105,7 +134,9 @@ def test_a_wrong_form_is_refused_by_name(application, fields, param, message):
     made = application()
     data = {name: value for name, value in {**FORM, **fields}.items() if value is not None}
     if param == "image":  # a multipart form without a file
-        answer = made.client.post(EDITS, files={name: (None, value) for name, value in data.items()})
+        answer = made.client.post(
+            EDITS, files={name: (None, value) for name, value in data.items()}
+        )
     else:
         answer = made.client.post(EDITS, data=data, files=FILES)
     assert answer.status_code == 400
@@ -117,10 +148,18 @@ def test_a_wrong_form_is_refused_by_name(application, fields, param, message):
 
 def test_json_bodies_and_broken_forms_are_refused(application):
     made = application()
-    assert made.client.post(EDITS, json={**FORM, "image": "https://example.com/a.png"}).status_code == 400
+    assert (
+        made.client.post(EDITS, json={**FORM, "image": "https://example.com/a.png"}).status_code
+        == 400
+    )
     headers = {"Content-Type": "multipart/form-data; boundary=a"}
     assert made.client.post(EDITS, content=b"--a\r\nnothing", headers=headers).status_code == 400
-    assert made.client.post(EDITS, content=b"", headers={"Content-Type": "multipart/form-data"}).status_code == 400
+    assert (
+        made.client.post(
+            EDITS, content=b"", headers={"Content-Type": "multipart/form-data"}
+        ).status_code
+        == 400
+    )
     assert made.replicas.jobs == []
 
 
@@ -149,11 +188,13 @@ def test_ready_follows_the_replicas(application):
     assert "Retry-After" in answer.headers and made.client.get("/health").json() == {"status": "ok"}
 
 
-# --- inversions ------------------------------------------------------------------------------------------------
+# --- inversions -----------------------------------------------------------------------------------
 
 
 def keep(made, image: bytes = b"picture") -> str:
-    answer = made.client.post(INVERSIONS, data={"source_prompt": SOURCE, "seed": "3"}, files={"image": ("a", image)})
+    answer = made.client.post(
+        INVERSIONS, data={"source_prompt": SOURCE, "seed": "3"}, files={"image": ("a", image)}
+    )
     assert answer.status_code == 200
     return answer.json()["id"]
 
@@ -169,12 +210,27 @@ def test_a_kept_inversion_goes_to_the_replica_with_its_edit(application):
     )
     body = answer.json()
     assert body["expires_at"] - body["created"] == 3600
-    assert (body["object"], body["source_prompt"], body["seed"], body["size"]) == ("inversion", SOURCE, 3, "80x60")
+    assert (body["object"], body["source_prompt"], body["seed"], body["size"]) == (
+        "inversion",
+        SOURCE,
+        3,
+        "80x60",
+    )
     assert made.replicas.jobs[0].settings == {"seed": 3}
-    assert edit_kept(made, body["id"]).json()["data"] == [{"b64_json": "AAAA", "settings": {"seed": 3}}]
+    assert edit_kept(made, body["id"]).json()["data"] == [
+        {"b64_json": "AAAA", "settings": {"seed": 3}}
+    ]
     job = made.replicas.jobs[1]
-    assert (job.key, job.image, job.target, job.settings) == (body["id"], b"picture", TARGET, {"tau": 0.5})
-    assert job.kept.picture_size == (80, 60) and "icd_inversions 1.0" in made.client.get("/metrics").text
+    assert (job.key, job.image, job.target, job.settings) == (
+        body["id"],
+        b"picture",
+        TARGET,
+        {"tau": 0.5},
+    )
+    assert (
+        job.kept.picture_size == (80, 60)
+        and "icd_inversions 1.0" in made.client.get("/metrics").text
+    )
 
 
 @pytest.mark.parametrize("key", ["inv_unknown", "..", "%2e%2e%2f", "a" * 3000])
@@ -205,11 +261,16 @@ def test_the_inversions_used_last_stay(application):
 @pytest.mark.parametrize("field", ["seed", "size", "source_prompt", "n"])
 def test_what_an_inversion_has_fixed_cannot_be_chosen_again(application, field):
     made = application()
-    answer = made.client.post(f"{INVERSIONS}/{keep(made)}/edits", data={"prompt": TARGET, field: "1"})
-    assert answer.status_code == 400 and answer.json()["error"]["message"] == f"unknown field {field!r}"
+    answer = made.client.post(
+        f"{INVERSIONS}/{keep(made)}/edits", data={"prompt": TARGET, field: "1"}
+    )
+    assert (
+        answer.status_code == 400
+        and answer.json()["error"]["message"] == f"unknown field {field!r}"
+    )
 
 
-# --- the document ----------------------------------------------------------------------------------------------
+# --- the document ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("token", [None, "right"])
@@ -231,4 +292,6 @@ def test_the_document_names_every_answer_and_the_token(application, token):
                 else {"200"} | ({"503"} & set(about["responses"]))
             )
             assert set(about["responses"]) == known
-            assert about.get("security") == ([{"HTTPBearer": []}] if token and path.startswith("/v1") else None)
+            assert about.get("security") == (
+                [{"HTTPBearer": []}] if token and path.startswith("/v1") else None
+            )

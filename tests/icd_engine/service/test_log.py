@@ -47,12 +47,22 @@ def test_a_cut_tail_is_removed(tmp_path, kept):
 
 def test_a_summary_counts_all_runs(tmp_path):
     with open_log(tmp_path, ABOUT, rows=5, batch=2) as log:
-        log.append(0, [{"row": 0, "picture": "0.png"}, {"row": 1, "error": "ImageError", "reason": "no such file"}])
+        log.append(
+            0,
+            [
+                {"row": 0, "picture": "0.png"},
+                {"row": 1, "error": "ImageError", "reason": "no such file"},
+            ],
+        )
     with open_log(tmp_path, ABOUT, rows=5, batch=2) as log:
         log.append(1, [{"row": 2, "error": "PromptError"}, {"row": 3, "error": "ImageError"}])
         log.append(2, lines(4))
         summary = log.finish(seconds=1.5)
-    assert (summary.rows, summary.pictures, summary.errors) == (5, 2, {"ImageError": 2, "PromptError": 1})
+    assert (summary.rows, summary.pictures, summary.errors) == (
+        5,
+        2,
+        {"ImageError": 2, "PromptError": 1},
+    )
     assert (summary.resumed, summary.seconds, summary.pictures_per_second) == (2, 1.5, 2.0)
     assert json.loads((tmp_path / SUMMARY).read_text())["pictures"] == 2
 
@@ -64,7 +74,10 @@ def test_another_run_is_refused(tmp_path):
         open_log(tmp_path, ABOUT, rows=5, batch=2),
     ):
         pass
-    with pytest.raises(SettingsError, match=r"another batch \(2, not 3\)"), open_log(tmp_path, {"batch": 3}, 5, 3):
+    with (
+        pytest.raises(SettingsError, match=r"another batch \(2, not 3\)"),
+        open_log(tmp_path, {"batch": 3}, 5, 3),
+    ):
         pass
 
 
@@ -73,5 +86,8 @@ def test_a_folder_that_is_not_of_a_batch_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="not of a batch"), open_log(tmp_path, ABOUT, 5, 2):
         pass
     assert (tmp_path / RESULTS).read_text() == "mine\n"
-    with pytest.raises(SettingsError, match="cannot write"), open_log(tmp_path / RESULTS / "out", ABOUT, 5, 2):
+    with (
+        pytest.raises(SettingsError, match="cannot write"),
+        open_log(tmp_path / RESULTS / "out", ABOUT, 5, 2),
+    ):
         pass

@@ -1,4 +1,5 @@
-"""Manifests: what a row becomes in each format, and that every mistake is named by line and column."""
+"""Manifests: what a row becomes in each format, and that every mistake is named by line and
+column."""
 
 import json
 from pathlib import Path
@@ -28,7 +29,12 @@ def edit(**values: object) -> dict[str, object]:
 
 
 def test_what_is_left_out_is_decided(tmp_path):
-    path = csv_file(tmp_path, "picture,source,target", f"cat.png,{SOURCE},{TARGET}", f"/data/b.png,{SOURCE},{TARGET}")
+    path = csv_file(
+        tmp_path,
+        "picture,source,target",
+        f"cat.png,{SOURCE},{TARGET}",
+        f"/data/b.png,{SOURCE},{TARGET}",
+    )
     first, second = read_manifest(path, seed=5)
     assert first == Row("0", str(tmp_path / "cat.png"), SOURCE, TARGET, "{}", row_seed("0", 5))
     assert (second.id, second.picture, second.seed) == ("1", "/data/b.png", row_seed("1", 5))
@@ -49,7 +55,10 @@ def test_csv_and_json_lines_say_the_same(tmp_path):
         "",
         f"b,y.png,{SOURCE},{TARGET},,",
     )
-    rows = edit(id="a", picture="x.png", settings={"tau": 0.5}, seed=7), edit(id="b", picture="y.png", seed=None)
+    rows = (
+        edit(id="a", picture="x.png", settings={"tau": 0.5}, seed=7),
+        edit(id="b", picture="y.png", seed=None),
+    )
     assert list(read_manifest(from_csv)) == list(read_manifest(json_lines(tmp_path, *rows)))
 
 
@@ -57,20 +66,31 @@ def test_parquet_says_the_same(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    rows = [edit(id=3, settings={"tau": 0.5, "control": "none"}, seed=7), edit(settings={"tau": 0.25}, seed=8)]
+    rows = [
+        edit(id=3, settings={"tau": 0.5, "control": "none"}, seed=7),
+        edit(settings={"tau": 0.25}, seed=8),
+    ]
     table = pyarrow.Table.from_pylist(rows)
     # As pandas writes whole numbers beside missing ones.
-    table = table.set_column(table.schema.get_field_index("seed"), "seed", pyarrow.array([7.0, float("nan")]))
+    table = table.set_column(
+        table.schema.get_field_index("seed"), "seed", pyarrow.array([7.0, float("nan")])
+    )
     parquet.write_table(table, tmp_path / "edits.parquet")
     rows[1].pop("seed")
-    assert list(read_manifest(tmp_path / "edits.parquet")) == list(read_manifest(json_lines(tmp_path, *rows)))
+    assert list(read_manifest(tmp_path / "edits.parquet")) == list(
+        read_manifest(json_lines(tmp_path, *rows))
+    )
 
 
 def test_common_settings_lie_under_a_rows_own(tmp_path):
     path = json_lines(tmp_path, edit(settings={"tau": 0.5}), edit(settings={"mask": "m.png"}))
     first, second = read_manifest(path, settings={"tau": 0.9, "guidance_scale": 3})
     assert json.loads(first.settings) == {"tau": 0.5, "guidance_scale": 3}
-    assert json.loads(second.settings) == {"tau": 0.9, "guidance_scale": 3, "mask": str(tmp_path / "m.png")}
+    assert json.loads(second.settings) == {
+        "tau": 0.9,
+        "guidance_scale": 3,
+        "mask": str(tmp_path / "m.png"),
+    }
 
 
 def test_a_url_is_left_for_the_reader_to_refuse(tmp_path):
@@ -137,7 +157,11 @@ def test_a_line_that_is_no_object_is_named(tmp_path, text):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "edits.csv").write_bytes(b"picture,source,target\n\xff\xfe,b,c\n")
-    for name, part in [("none.csv", "no such manifest"), ("edits.xlsx", "format"), ("edits.csv", "UTF-8")]:
+    for name, part in [
+        ("none.csv", "no such manifest"),
+        ("edits.xlsx", "format"),
+        ("edits.csv", "UTF-8"),
+    ]:
         with pytest.raises(SettingsError, match=part):
             list(read_manifest(tmp_path / name))
 

@@ -1,4 +1,5 @@
-"""The service does what its OpenAPI document says: schemathesis asks it, with forms right and wrong."""
+"""The service does what its OpenAPI document says: schemathesis asks it, with forms right and
+wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ from tests.icd_engine.service.conftest import EDITS, INVERSIONS, png
 FORMS = (EDITS, INVERSIONS, INVERSIONS + "/{inversion_id}/edits")
 FILES = st.sampled_from([png(), png(80, 60, "RGBA"), b"text", b""])
 BOUNDED = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 
 
@@ -28,14 +33,18 @@ def document(service):
 
 
 def statuses(operation, mode: schemathesis.GenerationMode) -> set[int]:
-    """Of the answers to what schemathesis makes of an operation, each checked against the document."""
+    """Of the answers to what schemathesis makes of an operation, each checked against the
+    document."""
     seen = set()
 
     @given(operation.as_strategy(generation_mode=mode))
     @BOUNDED
     def ask(case) -> None:
-        # What a document cannot say (words that a prompt must hold, files that must be pictures) is refused as well.
-        answer = case.call_and_validate(excluded_checks=[schemathesis.checks.positive_data_acceptance], timeout=60)
+        # What a document cannot say (words that a prompt must hold, files that must be pictures) is
+        # refused as well.
+        answer = case.call_and_validate(
+            excluded_checks=[schemathesis.checks.positive_data_acceptance], timeout=60
+        )
         seen.add(answer.status_code)
 
     ask()
@@ -50,7 +59,9 @@ def test_right_forms_get_what_the_document_says(document, path):
 
 @pytest.mark.parametrize("path", FORMS)
 def test_wrong_forms_are_refused(document, path):
-    assert statuses(document[path]["POST"], schemathesis.GenerationMode.NEGATIVE) <= set(range(400, 500))
+    assert statuses(document[path]["POST"], schemathesis.GenerationMode.NEGATIVE) <= set(
+        range(400, 500)
+    )
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])

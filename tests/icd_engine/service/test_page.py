@@ -30,8 +30,21 @@ def png(width: int, height: int) -> bytes:
 
 
 def fields(**values) -> list:
-    plain = {"source": SOURCE, "targets": TARGET, "seed": 0, "guidance_scale": 4.0, "tau": 0.8, "cross_replace": 0.4}
-    plain |= {"self_replace": 0.3, "control": "auto", "amplify_word": "", "amplify_factor": 2.0, "blend_source": ""}
+    plain = {
+        "source": SOURCE,
+        "targets": TARGET,
+        "seed": 0,
+        "guidance_scale": 4.0,
+        "tau": 0.8,
+        "cross_replace": 0.4,
+    }
+    plain |= {
+        "self_replace": 0.3,
+        "control": "auto",
+        "amplify_word": "",
+        "amplify_factor": 2.0,
+        "blend_source": "",
+    }
     plain |= {"blend_target": "", "paste_back": False}
     return [(plain | values)[name] for name in FIELDS]
 
@@ -50,13 +63,19 @@ def visit(actions):
 
 def test_an_example_fills_in_the_form(small_engine, tmp_path):
     demos = [read_demo(folder) for folder in sorted(SCENES.iterdir())]
-    demos[1] = type(demos[1])(demos[1].picture, SOURCE, TARGET, {"blend": [["cat"], ["dog"]], "guidance_scale": 7.0})
+    demos[1] = type(demos[1])(
+        demos[1].picture, SOURCE, TARGET, {"blend": [["cat"], ["dog"]], "guidance_scale": 7.0}
+    )
     actions = Actions(small_engine, demos, tmp_path)
     shown = actions.begin()
     assert (shown["source"], shown["targets"]) == (demos[0].source, demos[0].target)
     assert shown["guidance_scale"] == small_engine.default_settings.guidance_scale
     other = actions.take_example(1, shown["visit"])
-    assert (other["blend_source"], other["blend_target"], other["guidance_scale"]) == ("cat", "dog", 7.0)
+    assert (other["blend_source"], other["blend_target"], other["guidance_scale"]) == (
+        "cat",
+        "dog",
+        7.0,
+    )
     assert other["visit"] is shown["visit"] and other["slider"] is None
 
 
@@ -69,7 +88,9 @@ def test_an_upload_is_painted_on_in_its_own_aspect(actions):
 def test_what_is_painted_and_set_shows_at_once_after_the_first_edit(actions, visit):
     canvas = {"layers": [np.full((256, 512, 4), 255, dtype=np.uint8)]}
     assert actions.edit_live(visit, *fields()) == {} == actions.paint(visit, canvas, *fields())
-    assert actions.edit(visit, *fields(), progress=lambda *told, unit: None)["note"].startswith("8 network calls")
+    assert actions.edit(visit, *fields(), progress=lambda *told, unit: None)["note"].startswith(
+        "8 network calls"
+    )
     assert actions.edit_live(visit, *fields(tau=0.5))["note"].startswith("4 network calls")
     assert visit.mask.shape == (256, 512)
     actions.paint(visit, {"layers": []}, *fields())
@@ -95,7 +116,7 @@ def test_a_visit_that_was_put_away(actions):
     actions.stop(None)
 
 
-# --- served ------------------------------------------------------------------------------------------------------
+# --- served ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -114,7 +135,11 @@ def test_a_served_page_records_nothing_and_asks_no_one(small_engine, tmp_path, p
     page = start(build_page(small_engine, [], tmp_path), "127.0.0.1", port, None, queue=3)
     try:
         config = json.loads(get(port, "/config"))
-        assert not config["analytics_enabled"] and not config["run_history"] and not config["show_error"]
+        assert (
+            not config["analytics_enabled"]
+            and not config["run_history"]
+            and not config["show_error"]
+        )
         assert {event["api_visibility"] for event in config["dependencies"]} == {"private"}
         assert "fonts.g" not in get(port, "/")
         assert page.max_file_size == 64 * 2**20 and page._queue.max_size == 3
@@ -123,7 +148,9 @@ def test_a_served_page_records_nothing_and_asks_no_one(small_engine, tmp_path, p
 
 
 def test_a_login_guards_the_page(small_engine, tmp_path, port):
-    page = start(build_page(small_engine, [], tmp_path), "127.0.0.1", port, ("me", "secret"), queue=3)
+    page = start(
+        build_page(small_engine, [], tmp_path), "127.0.0.1", port, ("me", "secret"), queue=3
+    )
     try:
         with pytest.raises(urllib.error.HTTPError, match="401"):
             get(port, "/config")

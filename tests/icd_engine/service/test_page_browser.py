@@ -1,4 +1,5 @@
-"""`icd ui` as a visitor has it: the program itself, started with nothing but a port, and a real browser.
+"""`icd ui` as a visitor has it: the program itself, started with nothing but a port, and a real
+browser.
 
 ICD_SCREENSHOT=docs/ui.png writes a picture of a finished edit there.
 """
@@ -25,8 +26,12 @@ from icd_engine.cli.ui import SCENES
 from icd_engine.engine import Engine
 
 pytest.importorskip("gradio", reason="the page is made with Gradio")
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the browser is driven by playwright"
+)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +48,9 @@ def address(tmp_path_factory) -> Iterator[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     env.pop("ICD_AUTH", None)
     command = [sys.executable, "-c", RUN, "ui", "--port", str(_free_port())]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     said = process.stderr.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+", said)
@@ -71,7 +78,8 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def page(browser, address) -> Iterator:
-    """The page, whose canvas shows the first example; every request must have stayed on this machine."""
+    """The page, whose canvas shows the first example; every request must have stayed on this
+    machine."""
     page = browser.new_page(viewport={"width": 1280, "height": 1060})
     page.set_default_timeout(PATIENCE)
     asked, failed = [], []
@@ -118,7 +126,9 @@ def edit(page) -> None:
 
 def pixels(page) -> np.ndarray:
     """The edited picture that the page shows, as the browser gets it, int [h, w, 3]."""
-    return np.asarray(Image.open(io.BytesIO(page.request.get(source_of(page)).body())).convert("RGB")).astype(int)
+    return np.asarray(
+        Image.open(io.BytesIO(page.request.get(source_of(page)).body())).convert("RGB")
+    ).astype(int)
 
 
 def messages(page) -> list[str]:
@@ -154,7 +164,8 @@ def test_an_example_is_edited_and_follows_the_slider(page):
     page.mouse.up()
     chosen = float(page.input_value("#guidance_scale input[type=number]"))
     assert chosen > 10
-    # Whatever was between, the last value must be what is shown in the end; a row alone rounds in another way.
+    # Whatever was between, the last value must be what is shown in the end; a row alone rounds in
+    # another way.
     engine = Engine.from_pretrained("tiny", device="cpu", dtype="float32")
     wanted = engine.edit(CIRCLE.picture, CIRCLE.source, CIRCLE.target, guidance_scale=chosen)
     for _ in range(100):
@@ -163,7 +174,9 @@ def test_an_example_is_edited_and_follows_the_slider(page):
         page.wait_for_timeout(200)
     assert np.abs(pixels(page) - np.asarray(wanted.image)).max() <= 2
     assert np.abs(pixels(page) - first).max() > 20
-    assert page.inner_text("#note").startswith("4 network calls") and "kept inversion" in page.inner_text("#note")
+    assert page.inner_text("#note").startswith(
+        "4 network calls"
+    ) and "kept inversion" in page.inner_text("#note")
 
 
 def test_wrong_input_is_one_clear_message_and_the_page_goes_on(page, tmp_path):
@@ -247,7 +260,11 @@ def test_automatic_settings_can_be_cancelled_and_found(page):
 
 def test_targets_are_compared_and_downloaded(page):
     take_circle(page)
-    words = ("green circle on a dotted white", "red star on a dotted white", "red circle on a dotted blue")
+    words = (
+        "green circle on a dotted white",
+        "red star on a dotted white",
+        "red circle on a dotted blue",
+    )
     field(page, "targets").fill(
         "\n".join(f"a large {text} background" for text in (*words, "red circle on a plain white"))
     )

@@ -1,4 +1,5 @@
-"""What a replica makes of jobs: the engine's own pictures, and one job's mistake is that job's alone."""
+"""What a replica makes of jobs: the engine's own pictures, and one job's mistake is that job's
+alone."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def editor(small_bundle) -> Editor:
 
 
 def edit(**changes) -> Edit:
-    return Edit(**{"image": png(), "source": SOURCE, "target": TARGET, "settings": {"seed": 5}, **changes})
+    return Edit(
+        **{"image": png(), "source": SOURCE, "target": TARGET, "settings": {"seed": 5}, **changes}
+    )
 
 
 def done(editor: Editor, *jobs):
@@ -80,7 +83,9 @@ def test_a_batch_keeps_its_order_whatever_is_in_it(editor, small_engine):
     ]
     assert isinstance(inverted, Kept) and inverted.latents.shape == (1, 4, 8, 8)
     expected = small_engine.edit(png(), SOURCE, "a fox sits on the mat", seed=5, size=(128, 64))
-    np.testing.assert_allclose(np.asarray(other[0].latents), np.asarray(expected.latents), atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray(other[0].latents), np.asarray(expected.latents), atol=1e-3
+    )
 
 
 def test_a_wrong_word_is_the_mistake_of_its_own_job(editor, small_engine):
@@ -90,7 +95,9 @@ def test_a_wrong_word_is_the_mistake_of_its_own_job(editor, small_engine):
     assert ApiError.of_input(results[2]).problem[:2] == (400, "invalid_prompt")
     for seed, result in enumerate([*results[:2], *results[3:]]):
         expected = small_engine.edit(png(), SOURCE, TARGET, seed=seed)
-        np.testing.assert_allclose(np.asarray(result[0].latents), np.asarray(expected.latents), atol=1e-3)
+        np.testing.assert_allclose(
+            np.asarray(result[0].latents), np.asarray(expected.latents), atol=1e-3
+        )
 
 
 def test_what_memory_does_not_hold_is_halved(editor, monkeypatch):
@@ -108,7 +115,9 @@ def test_what_memory_does_not_hold_is_halved(editor, monkeypatch):
     assert sizes == [4, 2, 2] and [result[0].settings.seed for result in results] == [0, 1, 2, 3]
 
 
-def test_an_inversion_can_be_edited_by_a_replica_that_did_not_make_it(editor, small_bundle, small_engine):
+def test_an_inversion_can_be_edited_by_a_replica_that_did_not_make_it(
+    editor, small_bundle, small_engine
+):
     image = png(80, 60)
     settings = {"blend": [["cat"], ["dog"]], "paste_back": True}
     job = EditKept(key="a", kept=kept(editor, image), image=image, target=TARGET, settings=settings)
@@ -116,7 +125,9 @@ def test_an_inversion_can_be_edited_by_a_replica_that_did_not_make_it(editor, sm
     inversion = small_engine.invert(image, SOURCE, seed=5)
     for _ in range(2):  # the second edit finds the source branch of the first
         (results,) = done(other, job)
-        assert np.array_equal(pixels(results)[0], np.asarray(inversion.edit(TARGET, **settings).image))
+        assert np.array_equal(
+            pixels(results)[0], np.asarray(inversion.edit(TARGET, **settings).image)
+        )
 
 
 def test_masks_are_white_or_transparent_where_the_picture_may_change(editor):
@@ -134,7 +145,9 @@ def test_masks_are_white_or_transparent_where_the_picture_may_change(editor):
     first, second, third = (pixels(done(editor, job)[0])[0] for job in jobs)
     assert np.array_equal(first, second) and np.array_equal(first, third)
     picture = np.asarray(Image.open(io.BytesIO(png())))
-    assert np.array_equal(first[:, 48:], picture[:, 48:]) and not np.array_equal(first[:, :16], picture[:, :16])
+    assert np.array_equal(first[:, 48:], picture[:, 48:]) and not np.array_equal(
+        first[:, :16], picture[:, :16]
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,20 +157,38 @@ def test_masks_are_white_or_transparent_where_the_picture_may_change(editor):
         ({"image": b"<svg/>"}, "image", "not a PNG, JPEG or WEBP picture, or a damaged one"),
         ({"image": png()[:-20]}, "image", "the picture is damaged or cut short"),
         ({"image": png(101, 100)}, "image", "the picture has more than 0.01 megapixels"),
-        ({"settings": {"mask": b"text"}}, "mask", "not a PNG, JPEG or WEBP picture, or a damaged one"),
-        ({"settings": {"mask": png(100, 101)}}, "mask", "the picture has more than 0.01 megapixels"),
-        ({"size": (256, 128)}, "size", "size has more than 4 times the pixels that the model was made for: 64x64"),
+        (
+            {"settings": {"mask": b"text"}},
+            "mask",
+            "not a PNG, JPEG or WEBP picture, or a damaged one",
+        ),
+        (
+            {"settings": {"mask": png(100, 101)}},
+            "mask",
+            "the picture has more than 0.01 megapixels",
+        ),
+        (
+            {"size": (256, 128)},
+            "size",
+            "size has more than 4 times the pixels that the model was made for: 64x64",
+        ),
     ],
 )
 def test_files_and_sizes_are_checked_before_a_batch(editor, changes, param, message):
     with pytest.raises(ApiError) as caught:
         editor.read(edit(**changes))
-    assert (caught.value.problem.status, caught.value.param, caught.value.message) == (400, param, message)
+    assert (caught.value.problem.status, caught.value.param, caught.value.message) == (
+        400,
+        param,
+        message,
+    )
     assert pickle.loads(pickle.dumps(caught.value)).body("a") == caught.value.body("a")
 
 
 @pytest.mark.parametrize(
-    "job", [edit(size=(65, 64)), Invert(image=png(), source=" ", settings={})], ids=["size", "prompt"]
+    "job",
+    [edit(size=(65, 64)), Invert(image=png(), source=" ", settings={})],
+    ids=["size", "prompt"],
 )
 def test_what_the_engine_refuses_is_a_value(editor, job):
     (result,) = done(editor, job)

@@ -1,4 +1,5 @@
-"""One visitor of the page, without a page: what is kept, what is written, and how things go wrong."""
+"""One visitor of the page, without a page: what is kept, what is written, and how things go
+wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ EDITED = b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
 def picture(seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    )
 
 
 def pixels(path) -> np.ndarray:
@@ -41,7 +44,7 @@ def calls(visit: Visit, engine, form: Form = FORM) -> int:
     return int(visit.edit(engine, form, quiet).note.split()[0])
 
 
-# --- edits -------------------------------------------------------------------------------------------------------
+# --- edits ----------------------------------------------------------------------------------------
 
 
 def test_an_edit_is_the_engines(small_engine, visit):
@@ -53,7 +56,10 @@ def test_an_edit_is_the_engines(small_engine, visit):
     expected = small_engine.edit(picture(), SOURCE, [TARGET, OTHER], seed=3, **settings)
     for (path, _), image in zip(shown.edited, expected.images, strict=True):
         assert np.array_equal(pixels(path), np.asarray(image))
-    assert [(path.name, news) for path, news in shown.edited] == [("edited_1.png", "dog"), ("edited_2.png", "red bird")]
+    assert [(path.name, news) for path, news in shown.edited] == [
+        ("edited_1.png", "dog"),
+        ("edited_2.png", "red bird"),
+    ]
     assert told == [(done, 8) for done in range(1, 9)]
 
 
@@ -67,7 +73,11 @@ def test_files_say_what_a_model_made(small_engine, visit):
 
 def test_an_inversion_is_made_once_for_picture_source_and_seed(small_engine, visit):
     assert calls(visit, small_engine) == 8
-    changed = [{"guidance_scale": 9.0}, {"targets": OTHER}, {"blend_source": "cat", "blend_target": "dog"}]
+    changed = [
+        {"guidance_scale": 9.0},
+        {"targets": OTHER},
+        {"blend_source": "cat", "blend_target": "dog"},
+    ]
     assert [calls(visit, small_engine, replace(FORM, **fields)) for fields in changed] == [4, 4, 4]
     assert calls(visit, small_engine, replace(FORM, source="the cat sits on the mat")) == 8
     assert calls(visit, small_engine, replace(FORM, seed=4)) == 8
@@ -83,13 +93,16 @@ def test_an_empty_seed_is_the_models(small_engine, visit):
 def test_pasting_back_waits_for_words_or_a_mask(small_engine, visit):
     plain = visit.edit(small_engine, FORM, quiet).edited[0][0]
     ticked = visit.edit(small_engine, replace(FORM, paste_back=True), quiet).edited[0][0]
-    assert np.abs(pixels(ticked) - pixels(plain)).max() <= 1  # without the source row: another rounding
+    # Without the source row: another rounding
+    assert np.abs(pixels(ticked) - pixels(plain)).max() <= 1
 
 
 def test_a_search_fills_in_the_form(small_engine, visit):
     told = []
     form = visit.search(small_engine, FORM, lambda done, total: told.append((done, total)))
-    assert {name for name in vars(FORM) if getattr(form, name) != getattr(FORM, name)} <= set(SEARCHED)
+    assert {name for name in vars(FORM) if getattr(form, name) != getattr(FORM, name)} <= set(
+        SEARCHED
+    )
     assert told[-1][0] > 20 and told[-1][1] == 34
     assert calls(visit, small_engine, form) == 4
 
@@ -98,10 +111,15 @@ def test_a_mask_is_new_or_not(visit):
     layers = np.zeros((1, 4, 6, 4), dtype=np.uint8)
     assert not visit.paint(layers)
     layers[0, 1] = 255
-    assert [visit.paint(layers), visit.paint(layers), visit.paint([]), visit.paint([])] == [True, False, True, False]
+    assert [visit.paint(layers), visit.paint(layers), visit.paint([]), visit.paint([])] == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
-# --- what goes wrong ---------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 def test_without_a_picture(small_engine, tmp_path):
@@ -159,14 +177,18 @@ def test_opening_another_picture_stops_the_edit(small_engine, visit):
     with pytest.raises(Stopped):
         visit.edit(small_engine, FORM, open_another)
     assert visit.shown is None
-    assert np.array_equal(pixels(visit.edit(small_engine, FORM, quiet).before), np.asarray(picture(1)))
+    assert np.array_equal(
+        pixels(visit.edit(small_engine, FORM, quiet).before), np.asarray(picture(1))
+    )
 
 
-# --- files -------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_files_do_not_pile_up(small_engine, visit, tmp_path):
-    edits = [visit.edit(small_engine, replace(FORM, guidance_scale=float(w)), quiet) for w in range(4)]
+    edits = [
+        visit.edit(small_engine, replace(FORM, guidance_scale=float(w)), quiet) for w in range(4)
+    ]
     assert [shown.edited[0][0].exists() for shown in edits] == [False, False, True, True]
     visit.open(picture(1))
     assert [path.name for path in tmp_path.rglob("*.png")] == ["picture.png"]

@@ -26,7 +26,10 @@ def batch(tmp_path) -> dict[str, object]:
     (tmp_path / MARKS).mkdir()
     picture = Image.new("RGB", (64, 64), "white")
     rows = [Row(name, f"{name}.png", SOURCE, TARGET, "{}", 5) for name in ("a", "b")]
-    return {"first": 6, "loaded": pickle.dumps([(rows[0], picture), (rows[1], Failure("ImageError", "damaged"))])}
+    return {
+        "first": 6,
+        "loaded": pickle.dumps([(rows[0], picture), (rows[1], Failure("ImageError", "damaged"))]),
+    }
 
 
 @pytest.fixture
@@ -52,7 +55,9 @@ def test_pictures_say_that_a_model_made_them_unless_told_not_to(tmp_path, editor
     for provenance in (True, False):
         editor._provenance = provenance
         editor(batch)
-        assert (b"compositeWithTrainedAlgorithmicMedia" in (tmp_path / "a.png").read_bytes()) is provenance
+        assert (
+            b"compositeWithTrainedAlgorithmicMedia" in (tmp_path / "a.png").read_bytes()
+        ) is provenance
 
 
 def test_a_batch_that_was_begun_too_often_is_given_up(tmp_path, editor, batch):
