@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.checks import Refused
 from benchmarks.program import SOURCE, TARGET, flags, start
-from icd_engine.service.limits import Limits
+from icd_engine.serving.limits import Limits
 
 REPLICA = "ray::ServeReplica:icd:Replica"  # as Ray names the process
 LOST = 0  # in place of a status: no answer came

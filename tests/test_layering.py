@@ -18,13 +18,16 @@ FLOORS = {  # a room may import lower floors and itself; rooms of one floor do n
     "export": 7,
     "icd_engine.__main__": 6,
     "icd_engine.cli": 6,
-    "icd_engine.service": 6,
+    "icd_engine.serving": 6,
+    "icd_engine.batch": 6,
+    "icd_engine.page": 6,
     "icd_engine": 5,  # the package itself: hands out what the engine makes
     "icd_engine.engine": 5,
     "icd_engine.results": 5,  # what the engine gives back
     "icd_engine.loading": 5,  # what the engine is made of
     "icd_engine.rows": 5,  # how it puts batches together
     "icd_engine.compositing": 5,  # how pictures leave it
+    "icd_engine.together": 5,
     "icd_engine.search": 5,  # which settings suit an edit
     "icd_engine.reporting": 5,  # who hears of each hop
     "icd_engine.shortage": 5,  # what happens where memory is short
@@ -53,13 +56,16 @@ ENGINE = {
     "icd_engine.rows",
     "icd_engine.compositing",
     "icd_engine.search",
+    "icd_engine.together",
     "icd_engine.reporting",
     "icd_engine.shortage",
     "icd_engine.stopwatch",
 }
 NEIGHBOURS = {  # rooms of one floor that may know each other
     frozenset({"icd_engine.__main__", "icd_engine.cli"}),
-    frozenset({"icd_engine.cli", "icd_engine.service"}),
+    frozenset({"icd_engine.cli", "icd_engine.serving"}),
+    frozenset({"icd_engine.cli", "icd_engine.batch"}),
+    frozenset({"icd_engine.cli", "icd_engine.page"}),
     frozenset({"benchmarks", "training"}),
     frozenset({"benchmarks", "export"}),
 }
@@ -210,7 +216,7 @@ def build_tree(root: Path, files: dict[str, str]) -> Path:
         ("icd_engine/engine.py", "import training.world"),
         ("icd_engine/cli.py", "import tests.data"),
         ("icd_engine/cli.py", "def f():\n    import benchmarks"),
-        ("icd_engine/service/http.py", "from export import graph"),
+        ("icd_engine/serving/http.py", "from export import graph"),
         ("training/tiny.py", "from tests import data"),
         ("icd_engine/sampling/schedule.py", "from icd_engine.editing import plan"),
         ("icd_engine/sampling/schedule.py", "def f():\n    import torch"),

@@ -161,7 +161,10 @@ def _updated(unet: UNet2DConditionModel, rank: int, alpha: float) -> UNet2DCondi
     twin.load_state_dict(unet.state_dict(), assign=True)
     twin.requires_grad_(False)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=list(LORA_MODULES), lora_dropout=0.0
-    )  # pyright: ignore[reportArgumentType]  # alpha may be a fraction
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # alpha may be a fraction
+        target_modules=list(LORA_MODULES),
+        lora_dropout=0.0,
+    )
     twin.add_adapter(config, adapter_name=ADAPTER)
     return twin

@@ -91,8 +91,8 @@ def batch(
       icd batch edits.csv --out edited --model MODEL_FOLDER
       icd batch edits.parquet --out /shared/edited --address auto --settings '{"guidance_scale": 3}'
     """
-    from icd_engine.service.batch import run_batch
-    from icd_engine.service.log import RESULTS
+    from icd_engine.batch.log import RESULTS
+    from icd_engine.batch.run import run_batch
 
     with picture_bar(quiet) as progress:
         summary = run_batch(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from PIL import Image
 
+from icd_engine.bundles.demo import read_demo
 from icd_engine.cli import options
-from icd_engine.cli.demo import read_demo
 from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.terminal import hop_bar, open_engine, print_note, print_path
 from icd_engine.errors import PromptError, SettingsError

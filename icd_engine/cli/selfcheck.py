@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from icd_engine.cli.demo import PICTURE, Demo, read_demo
+from icd_engine.bundles.demo import PICTURE, Demo, read_demo
 from icd_engine.cli.terminal import open_engine
 from icd_engine.errors import ImageError, RunnerError
 

@@ -11,8 +11,8 @@ from icd_engine.bundles.bundle import read_bundle
 from icd_engine.cli import options
 from icd_engine.cli.listening import is_loopback, stop_signal
 from icd_engine.cli.terminal import print_error, print_note
-from icd_engine.service.limits import Limits
-from icd_engine.service.running import start, stop, wait_until_warm, watch
+from icd_engine.serving.limits import Limits
+from icd_engine.serving.running import start, stop, wait_until_warm, watch
 
 TOKEN = "ICD_TOKEN"
 DEFAULTS = Limits()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icd_engine.bundles.demo import PICTURE, Demo, read_demo
 from icd_engine.cli import options
-from icd_engine.cli.demo import PICTURE, Demo, read_demo
 from icd_engine.cli.listening import is_loopback, stop_signal
 from icd_engine.cli.terminal import open_engine, print_note
 from icd_engine.errors import RunnerError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from icd_engine.engine import Engine
 
 AUTH = "ICD_AUTH"
-SCENES = Path(__file__).parents[1] / "service" / "scenes"  # more of the embedded model's world
+SCENES = Path(__file__).parents[1] / "page" / "scenes"  # more of the embedded model's world
 
 
 def ui(
@@ -71,7 +71,7 @@ def ui(
     with TemporaryDirectory(prefix="icd-ui-") as folder:
         # Read when Gradio is imported: what browsers send and get
         os.environ["GRADIO_TEMP_DIR"] = folder
-        from icd_engine.service.page import build_page, start
+        from icd_engine.page.app import build_page, start
 
         server = start(
             build_page(engine, _examples(engine, model), Path(folder)), host, port, login, queue

@@ -130,7 +130,7 @@ def test_a_command(tmp_path, monkeypatch, capsys, arguments):
 
 
 def test_the_log_of_a_batch(tmp_path):
-    from icd_engine.service.log import RESULTS, open_log
+    from icd_engine.batch.log import RESULTS, open_log
 
     with open_log(tmp_path, {}, rows=100, batch=50) as log:
         log.append(0, [{"row": row, "id": f"{row}"} for row in range(50)])

@@ -9,8 +9,8 @@ import importlib.util
 
 import pytest
 
+from icd_engine.bundles.demo import read_demo
 from icd_engine.cli import main, ui
-from icd_engine.cli.demo import read_demo
 from icd_engine.cli.ui import SCENES
 from training.world import parse_caption
 

@@ -1,0 +1,1 @@
+"""A manifest of many pictures, edited on Ray Data."""

@@ -1,1 +1,0 @@
-"""People and programs come in here: the page, the service, many pictures at once."""

@@ -1,0 +1,1 @@
+"""A service over HTTP: OpenAI's image edits, on Ray Serve."""

@@ -1,0 +1,146 @@
+"""The service's two parts on Ray Serve: a front that talks HTTP, and replicas that own an engine
+each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import psutil
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve import Application
+from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from icd_engine.errors import IcdError
+from icd_engine.serving.gate import Metrics, Room
+from icd_engine.serving.http import application
+from icd_engine.serving.limits import INTERNAL, LOST, ApiError, Limits
+from icd_engine.serving.replica import Editor, Job, Kept, Reply, written
+
+NAME = "icd"
+BATCH_WAIT = 0.005  # seconds for requests that arrive together
+STARTS = 3  # of a replica, before it is given up
+LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+logger = logging.getLogger("ray.serve")
+
+
+@serve.deployment(
+    name="Replica",
+    health_check_period_s=1,
+    max_constructor_retry_count=STARTS,
+    logging_config=LOGGING,
+)
+class Replica:
+    """An engine, and the queue in front of it."""
+
+    def __init__(self, model: str, options: dict[str, Any], limits: Limits):
+        self._editor = Editor(model, options, limits)
+        self._editor.warm()
+        self._process = psutil.Process()
+        self._free = asyncio.Event()
+        self._free.set()
+        self._together.set_max_batch_size(limits.batch)  # pyright: ignore[reportAttributeAccessIssue]  # serve.batch's
+
+    async def run(self, job: Job) -> Reply | ApiError:
+        """One job, with those that wait beside it.
+
+        Refusals are values: Serve would wrap a raised one.
+        """
+        try:
+            job = await asyncio.to_thread(self._editor.read, job)
+            # Serve closes a batch BATCH_WAIT after its first request, even while another batch
+            # runs: requests would line up as batches of one, and be done so. What waits here for
+            # the engine enters together.
+            await self._free.wait()
+            done, batch = await self._together(job)
+            if isinstance(done, Exception):
+                raise done
+            value = done if isinstance(done, Kept) else await asyncio.to_thread(written, done)
+            return Reply(value, batch, self._process.memory_info().rss)
+        except ApiError as error:
+            return error
+        except IcdError as error:
+            return ApiError.of_input(error)
+        except Exception:
+            logger.exception("a job failed")
+            return ApiError(INTERNAL)
+
+    @serve.batch(batch_wait_timeout_s=BATCH_WAIT)
+    async def _together(self, jobs: list[Job]) -> list[tuple[Any, int]]:
+        self._free.clear()
+        try:
+            done = await asyncio.to_thread(self._editor.run, jobs)
+        finally:
+            self._free.set()
+        return [(one, len(jobs)) for one in done]
+
+
+@serve.deployment(
+    name="Front",
+    max_ongoing_requests=1000,
+    ray_actor_options={"num_cpus": 0},
+    logging_config=LOGGING,
+)
+@serve.ingress()
+class Front:
+    """Reads, refuses and counts requests, keeps inversions, and hands jobs to the replicas."""
+
+    def __init__(self, replicas: DeploymentHandle, limits: Limits, token: str | None):
+        self._replicas = replicas
+        self._limits = limits
+        self._token = token
+        self._metrics = Metrics()
+        self._room = Room(limits.capacity, self._metrics.in_flight)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return application(
+            self._run, self._ready, self._limits, self._token, self._room, self._metrics
+        )
+
+    async def drain(self) -> None:
+        """Refuses what comes, and returns when all that came is answered."""
+        await self._room.empty()
+
+    async def _run(self, job: Job) -> Reply:
+        response = self._replicas.run.remote(job)
+        try:
+            reply = await response
+        except asyncio.CancelledError:  # the client is gone, or the time over
+            response.cancel()
+            raise
+        except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError):
+            raise ApiError(LOST) from None
+        if isinstance(reply, ApiError):
+            raise reply
+        return reply
+
+    async def _ready(self) -> bool:
+        return not self._room.closing and await asyncio.to_thread(warm)
+
+
+def parts(
+    resources: dict[str, Any],
+    model: str,
+    options: dict[str, Any],
+    limits: Limits,
+    token: str | None,
+) -> Application:
+    """Both parts, bound. resources: of one replica. options: those of `Engine.from_pretrained`."""
+    replica = Replica.options(
+        num_replicas=limits.replicas,
+        max_ongoing_requests=limits.held,
+        ray_actor_options=resources,
+    )
+    return Front.bind(replica.bind(model, options, limits), limits, token)
+
+
+def warm() -> bool:
+    """Whether a replica has loaded its model and made its first edits."""
+    states = serve.status().applications[NAME].deployments["Replica"].replica_states
+    return any(state == "RUNNING" and count > 0 for state, count in states.items())

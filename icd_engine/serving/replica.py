@@ -1,0 +1,207 @@
+"""What a replica does: jobs in, pictures out, by one engine. It knows neither HTTP nor Ray."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from cachetools import LRUCache
+from PIL import Image, ImageChops
+
+from icd_engine.engine import Engine
+from icd_engine.errors import IcdError, ImageError, SettingsError
+from icd_engine.images import image_bytes, load_image, to_size
+from icd_engine.results import EditRequest, EditResult, Inversion
+from icd_engine.serving.limits import ApiError, Limits
+from icd_engine.together import edit_each
+
+AREAS = 4  # `size` may have so many times the pixels that the model was made for
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One picture towards one target, `count` times, with seeds that follow each other."""
+
+    image: Any  # the file's bytes; once read, the picture
+    source: str
+    target: str
+    settings: dict[str, Any]
+    size: Size | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invert:
+    """One picture to keep."""
+
+    image: Any
+    source: str
+    settings: dict[str, Any]  # the seed
+    size: Size | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """An inversion as data: it outlives the replica that made it, and every replica can edit it."""
+
+    latents: np.ndarray = field(repr=False)  # [1, 4, h, w]
+    source: str
+    seed: int
+    size: Size
+    picture_size: Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditKept:
+    """A kept picture towards one target. image: its file, whose pixels `paste_back` needs."""
+
+    key: str
+    kept: Kept
+    image: Any
+    target: str
+    settings: dict[str, Any]
+
+
+Job = Edit | Invert | EditKept
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """PNG files in base64, and the settings of each."""
+
+    files: list[str] = field(repr=False)
+    settings: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a job, how many were done together, and the resident memory of the replica,
+    bytes."""
+
+    value: Pictures | Kept
+    batch: int
+    memory: int
+
+
+class Editor:
+    """One engine and the jobs that it does together."""
+
+    def __init__(self, model: str, options: dict[str, Any], limits: Limits):
+        self.engine = Engine.from_pretrained(model, **options)
+        self._limits = limits
+        # The engine keeps the source branches of inversions edited last, and knows them as objects.
+        self._inversions: LRUCache[str, Inversion] = LRUCache(limits.inversions)
+
+    def warm(self) -> None:
+        """Waits for all that the first requests would wait for: compiled code, and graphs of every
+        batch size."""
+        picture = Image.new("RGB", self.engine.bundle.size, "gray")
+        source = "a picture"
+        target = "a photo"
+        largest = 1 if self.engine.runner.name in ("eager", "onnx") else self._limits.batch
+        for power in range(largest.bit_length()):
+            self.engine.edit_many([EditRequest(picture, source, target)] * 2**power)
+        inversion = self.engine.invert(picture, source)
+        for _ in range(2):  # the second without the source row
+            inversion.edit(target)
+
+    def read(self, job: Job) -> Job:
+        """The job with its files read. Raises ApiError."""
+        image = self._picture(job.image, "image")
+        settings = dict(job.settings)
+        if "mask" in settings:
+            settings["mask"] = _openai_mask(
+                settings["mask"], self._picture(settings["mask"], "mask")
+            )
+        if isinstance(job, Edit | Invert) and job.size is not None:
+            width, height = self.engine.bundle.size
+            if job.size[0] * job.size[1] > AREAS * width * height:
+                text = f"size has more than {AREAS} times the pixels that the model was made for: {width}x{height}"
+                raise ApiError.of_input(SettingsError(text), "size")
+        return replace(job, image=image, settings=settings)
+
+    def run(self, jobs: Sequence[Job]) -> list[list[EditResult] | Kept | Exception]:
+        """Results in the order of the jobs: edits of one size in shared passes, the others one by
+        one."""
+        done: dict[int, list[EditResult] | Kept | Exception] = {}
+        for size in dict.fromkeys(job.size for job in jobs if isinstance(job, Edit)):
+            alike = {
+                i: job for i, job in enumerate(jobs) if isinstance(job, Edit) and job.size == size
+            }
+            done.update(zip(alike, self._edit(list(alike.values()), size), strict=True))
+        for i, job in enumerate(jobs):
+            if not isinstance(job, Edit):
+                done[i] = self._alone(job)
+        return [done[i] for i in range(len(jobs))]
+
+    def _edit(self, jobs: Sequence[Edit], size: Size | None) -> list[list[EditResult] | Exception]:
+        results = iter(
+            edit_each(
+                self.engine, [request for job in jobs for request in self._requests(job)], size
+            )
+        )
+        done: list[list[EditResult] | Exception] = []
+        for job in jobs:
+            made = [next(results) for _ in range(job.count)]
+            error = next((one for one in made if isinstance(one, Exception)), None)
+            done.append(error or [one for one in made if isinstance(one, EditResult)])
+        return done
+
+    def _requests(self, job: Edit) -> list[EditRequest]:
+        first = job.settings.get("seed", self.engine.default_settings.seed or 0)
+        settings = [{**job.settings, "seed": first + i} for i in range(job.count)]
+        return [EditRequest(job.image, job.source, job.target, chosen) for chosen in settings]
+
+    def _alone(self, job: Invert | EditKept) -> list[EditResult] | Kept | Exception:
+        try:
+            if isinstance(job, EditKept):
+                return [self._inversion(job).edit(job.target, **job.settings)]
+            made = self.engine.invert(job.image, job.source, size=job.size, **job.settings)
+        except Exception as error:
+            return error
+        about = {name: getattr(made, name) for name in ("source", "seed", "size", "picture_size")}
+        return Kept(latents=np.asarray(made.latents), **about)
+
+    def _inversion(self, job: EditKept) -> Inversion:
+        found = self._inversions.get(job.key)
+        if found is None:
+            kept = job.kept
+            picture = Image.fromarray(to_size(job.image, kept.picture_size)[0])
+            noised = self.engine.runner.tensor(kept.latents)
+            found = Inversion(
+                self.engine, noised, kept.source, kept.seed, kept.size, kept.picture_size, picture
+            )
+            self._inversions[job.key] = found
+        return found
+
+    def _picture(self, data: bytes, param: str) -> Image.Image:
+        try:
+            picture = load_image(data)
+            if picture.width * picture.height > self._limits.pixels:
+                raise ImageError(
+                    f"the picture has more than {self._limits.pixels / 1e6:g} megapixels"
+                )
+        except IcdError as error:
+            raise ApiError.of_input(error, param) from None
+        return picture
+
+
+def written(results: Sequence[EditResult]) -> Pictures:
+    """Results as files; each says that a model made it."""
+    files = [base64.b64encode(image_bytes(result.image)).decode() for result in results]
+    return Pictures(files, [result.settings.as_dict() for result in results])
+
+
+def _openai_mask(data: bytes, picture: Image.Image) -> Image.Image:
+    """OpenAI's masks are transparent where the picture may change, ours white: one that has no hole
+    is read as ours.
+
+    picture: the same file, read and so known to be whole.
+    """
+    alpha = Image.open(io.BytesIO(data)).convert("RGBA").getchannel("A")
+    return picture.convert("L") if alpha.getextrema()[0] == 255 else ImageChops.invert(alpha)
