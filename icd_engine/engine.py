@@ -28,6 +28,7 @@ from icd_engine.errors import (
     shown,
 )
 from icd_engine.images import fitted_size, load_image, load_mask, to_size
+from icd_engine.placement import Placement
 from icd_engine.reporting import Progress, reporting
 from icd_engine.results import (
     EditRequest,
@@ -46,7 +47,6 @@ from icd_engine.settings import EditSettings
 from icd_engine.shortage import is_short, within_memory
 from icd_engine.stopwatch import Stopwatch
 
-SWITCHES = ("offload", "vae_tiling")  # options of from_pretrained that are no names
 ENCODE_STAGES = ("text", "vae_encode", "encode")
 Plans = list[tuple[Tokens, EditPlan]]  # one for each target
 
@@ -120,16 +120,29 @@ class Engine:
         without torch; its tensors are numpy arrays. What is asked for by name and cannot run raises
         RunnerError; a missing or damaged bundle raises BundleError.
         """
-        saving = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-        _check_options(device=device, dtype=dtype, runner=runner, **saving)
+        return cls.load(
+            model,
+            Placement(
+                device=device,
+                dtype=dtype,
+                runner=runner,
+                weights=weights,
+                offload=offload,
+                vae_tiling=vae_tiling,
+            ),
+        )
+
+    @classmethod
+    def load(cls, model: str | Path, placement: Placement) -> Engine:
+        """`from_pretrained`, with its options in one piece."""
         bundle = read_bundle(model)
         tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
         if bundle.exported is not None:
-            from icd_engine.runners.onnx import load_runner
+            from icd_engine.runners.onnx import load_onnx_runner as load_runner
         else:
             load_runner = _torch_loader()
         try:
-            return cls(bundle, load_runner(bundle, device, dtype, runner, **saving), tokenizer)
+            return cls(bundle, load_runner(bundle, placement), tokenizer)
         except (MemoryError, RuntimeError) as error:
             if not is_short(error):
                 raise
@@ -642,15 +655,6 @@ def _finished(
     return finish(
         pictures, inversion.picture_size, inversion.picture, list(np.asarray(masks[-1, span]))
     )
-
-
-def _check_options(**options: Any) -> None:
-    """RunnerError unless switches are True or False and all else are names; which names there are,
-    the loader knows."""
-    for name, value in options.items():
-        kind, called = (bool, "True or False") if name in SWITCHES else (str, "a name")
-        if not isinstance(value, kind) and not (name == "vae_tiling" and value is None):
-            raise RunnerError(f"{name} must be {called}, not {shown(value)}")
 
 
 def _torch_loader() -> Callable[..., Runner]:

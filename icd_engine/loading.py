@@ -23,59 +23,49 @@ from icd_engine.networks.text_encoder import (
 )
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
+from icd_engine.placement import DTYPES, PLAIN, Placement, check_name
 from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.contract import Runner
 from icd_engine.runners.eager import EagerRunner, Networks
 from icd_engine.runners.graph import GraphRunner
-from icd_engine.runners.memory import Memory
 from icd_engine.shortage import is_short
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-WEIGHTS = ("fused", "switch")
 RUNNERS = {runner.name: runner for runner in (EagerRunner, CompiledRunner, GraphRunner)}
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def load_runner(
-    bundle: Bundle,
-    device: str = "auto",
-    dtype: str = "auto",
-    runner: str = "auto",
-    weights: str = "fused",
-    offload: bool = False,
-    vae_tiling: bool | None = None,
-) -> Runner:
-    """Loads every network strictly and hands them to the asked runner; see
-    `Engine.from_pretrained`."""
-    place = choose_device(device)
-    precision = choose_dtype(dtype, device)
-    if runner == "onnx":
-        raise RunnerError("runner 'onnx' runs exported folders: make one with `icd export`")
-    if runner != "auto" and runner not in RUNNERS:
-        raise RunnerError(f"runner must be one of auto, {', '.join(RUNNERS)}, not {runner!r}")
-    if weights not in WEIGHTS:
-        raise RunnerError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
+def load_runner(bundle: Bundle, placement: Placement = PLAIN) -> Runner:
+    """Loads every network strictly and hands them to the runner that is asked for.
+
+    Raises BundleError, RunnerError.
+    """
+    device = choose_device(placement.device)
+    precision = choose_dtype(placement.dtype, placement.device)
+    if placement.runner != "auto" and placement.runner not in RUNNERS:
+        raise RunnerError(
+            f"runner {placement.runner!r} runs exported folders: make one with `icd export`"
+        )
     levels = {"blend_downscale": bundle.blend_downscale, "share_downscale": bundle.share_downscale}
     # float16 overflows in the VAE of Stable Diffusion: it stays in float32 there.
     vae_precision = torch.float32 if precision == torch.float16 else precision
-    memory = Memory(offload, vae_tiling)
-    text_encoder = load_text_encoder(bundle, place, precision)
-    vae = load_network(bundle, "vae", VAE, place, vae_precision)
+    text_encoder = load_text_encoder(bundle, device, precision)
+    vae = load_network(bundle, "vae", VAE, device, vae_precision)
     make_unet = partial(UNet, **levels)
-    reverse = load_network(bundle, "unet", make_unet, place, precision)
-    if weights == "switch":
+    reverse = load_network(bundle, "unet", make_unet, device, precision)
+    if placement.weights == "switch":
         forward = load_forward_by_difference(bundle, make_unet, reverse)
     else:
-        forward = load_network(bundle, "unet_forward", make_unet, place, precision)
-    if runner == "auto":
-        runner = _best_runner(place, bundle.guidance_embedded, memory)
-    return RUNNERS[runner](Networks(text_encoder, vae, forward, reverse), memory)
+        forward = load_network(bundle, "unet_forward", make_unet, device, precision)
+    name = placement.runner
+    if name == "auto":
+        name = _best_runner(device, bundle.guidance_embedded, placement.offload)
+    return RUNNERS[name](Networks(text_encoder, vae, forward, reverse), placement)
 
 
-def _best_runner(place: torch.device, guidance_embedded: bool, memory: Memory) -> str:
-    if place.type != "cuda" or not can_compile(place):
+def _best_runner(device: torch.device, guidance_embedded: bool, offload: bool) -> str:
+    if device.type != "cuda" or not can_compile(device):
         return "eager"  # on the CPU compiling takes a minute, which one edit never earns back
-    return "graph" if guidance_embedded and not memory.offload else "eager"
+    return "graph" if guidance_embedded and not offload else "eager"
 
 
 def load_forward_by_difference(
@@ -205,6 +195,5 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """float32 on CPU and bfloat16 on CUDA for "auto". RunnerError if the name is unknown."""
     if dtype == "auto":
         return torch.bfloat16 if choose_device(device).type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise RunnerError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
-    return DTYPES[dtype]
+    check_name("dtype", dtype, ("auto", *DTYPES))
+    return getattr(torch, dtype)

@@ -40,6 +40,7 @@ FLOORS = {  # a room may import lower floors and itself; rooms of one floor do n
     "icd_engine.atomic": 1,
     "icd_engine.images": 1,
     "icd_engine.provenance": 1,
+    "icd_engine.placement": 1,
     "icd_engine.settings": 1,
     "icd_engine.errors": 1,
     "icd_engine.version": 1,
@@ -47,7 +48,12 @@ FLOORS = {  # a room may import lower floors and itself; rooms of one floor do n
 }
 # For every room of icd_engine and above.
 SHARED = {"icd_engine.images", "icd_engine.settings", "icd_engine.errors"}
-SHARED |= {"icd_engine.atomic", "icd_engine.provenance", "icd_engine.version"}
+SHARED |= {
+    "icd_engine.atomic",
+    "icd_engine.placement",
+    "icd_engine.provenance",
+    "icd_engine.version",
+}
 ENGINE = {
     "icd_engine",
     "icd_engine.engine",

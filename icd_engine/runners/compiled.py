@@ -16,10 +16,10 @@ from torch import Tensor
 
 from icd_engine.errors import RunnerError
 from icd_engine.networks.unet import UNet, UNetOutput
+from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.buckets import Padded, filled, of_rows, take, take_prompts
 from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
 from icd_engine.runners.eager import EagerRunner, Networks
-from icd_engine.runners.memory import PLAIN, Memory
 from icd_engine.sampling.schedule import Hop
 
 # Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch
@@ -46,8 +46,8 @@ class CompiledRunner(EagerRunner):
 
     name = "compiled"
 
-    def __init__(self, networks: Networks, memory: Memory = PLAIN):
-        super().__init__(networks, memory)
+    def __init__(self, networks: Networks, placement: Placement = PLAIN):
+        super().__init__(networks, placement)
         if not can_compile(self.device):
             needed = (
                 "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"

@@ -20,6 +20,7 @@ from icd_engine.errors import RunnerError
 from icd_engine.networks.text_encoder import DualTextEncoder, PromptFeatures, TextEncoder
 from icd_engine.networks.unet import AddedConditions, UNet, UNetOutput
 from icd_engine.networks.vae import VAE
+from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.contract import (
     TIME_IDS,
     Blend,
@@ -29,7 +30,6 @@ from icd_engine.runners.contract import (
     SourceBranch,
     StepCallback,
 )
-from icd_engine.runners.memory import PLAIN, Memory
 from icd_engine.runners.pictures import PictureRunner
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
@@ -77,9 +77,9 @@ class EagerRunner(PictureRunner):
 
     name = "eager"
 
-    def __init__(self, networks: Networks, memory: Memory = PLAIN):
+    def __init__(self, networks: Networks, placement: Placement = PLAIN):
         self.text_encoder, vae, self.forward, self.reverse = networks
-        super().__init__(vae, self.text_encoder, networks.device, memory)
+        super().__init__(vae, self.text_encoder, networks.device, placement)
         self.dtype = self.reverse.conv_in.weight.dtype
         # One prompt, one (network, t, w) at a time: what is kept cannot depend on the batch it
         # first came in.

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from icd_engine.errors import RunnerError
+from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.compiled import CompiledRunner
 from icd_engine.runners.contract import Decoded, StepCallback
 from icd_engine.runners.eager import DecodeTensors, Networks, SecondPrediction
-from icd_engine.runners.memory import PLAIN, Memory
 from icd_engine.sampling.schedule import Hop
 
 MOST_GRAPHS = 32
@@ -117,7 +117,7 @@ class GraphRunner(CompiledRunner):
 
     name = "graph"
 
-    def __init__(self, networks: Networks, memory: Memory = PLAIN):
+    def __init__(self, networks: Networks, placement: Placement = PLAIN):
         device = networks.device
         if device.type != "cuda":
             raise RunnerError(f"runner 'graph' needs a CUDA device, not {device}")
@@ -125,11 +125,11 @@ class GraphRunner(CompiledRunner):
             raise RunnerError(
                 "runner 'graph' needs a guidance-distilled network: use 'compiled' for this model"
             )
-        if memory.offload:
+        if placement.offload:
             raise RunnerError(
                 "runner 'graph' needs every network where it was captured: use 'compiled' to offload"
             )
-        super().__init__(networks, memory)
+        super().__init__(networks, placement)
         self._replay_by(Graphs(device))
 
     def _replay_by(self, graphs: Graphs) -> None:

@@ -8,27 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from threading import Lock
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 AUTO_TILING = 4.0  # tiles are used for more than so many times the pixels of one tile
 OVERLAP = 4  # tiles share this part of their side, 1 / OVERLAP
-
-
-class Memory(NamedTuple):
-    """Offload: text encoders and VAE wait in host memory and come to the device when used.
-
-    vae_tiling: pictures pass the VAE in tiles of the size it was trained at, always, never, or
-    (None) where they have more than four times its pixels.
-    """
-
-    offload: bool = False
-    vae_tiling: bool | None = None
-
-
-PLAIN = Memory()
 
 
 class Residence:

@@ -20,6 +20,7 @@ from icd_engine.bundles.exported import Exported, ExportedGraph
 from icd_engine.editing.plan import EditStep
 from icd_engine.errors import BundleError, ImageError, RunnerError
 from icd_engine.images import to_model_range, to_pil
+from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.contract import (
     TIME_IDS,
     Blend,
@@ -406,26 +407,17 @@ def _whole_blend(inputs: DecodeInputs) -> Blend:
     return blend
 
 
-def load_runner(
-    bundle: Bundle,
-    device: str = "auto",
-    dtype: str = "auto",
-    runner: str = "auto",
-    weights: str = "fused",
-    offload: bool = False,
-    vae_tiling: bool | None = None,
-) -> OnnxRunner:
-    """The runner of an exported bundle; see `Engine.from_pretrained`.
-
-    Raises BundleError, RunnerError.
-    """
+def load_onnx_runner(bundle: Bundle, placement: Placement = PLAIN) -> OnnxRunner:
+    """The runner of an exported bundle. Raises BundleError, RunnerError."""
     exported = bundle.exported
     assert exported is not None
+    runner = placement.runner
+    dtype = placement.dtype
     if runner not in ("auto", "onnx", "onnx-graph"):
         raise RunnerError(
             f"an exported folder is run by onnxruntime: runner must be auto, onnx or onnx-graph, not {runner!r}"
         )
-    if weights != "fused" or offload or vae_tiling:
+    if placement.weights != "fused" or placement.offload or placement.vae_tiling:
         raise RunnerError(
             "an exported folder has whole networks in one place: no weights, offload or vae_tiling"
         )
@@ -433,7 +425,7 @@ def load_runner(
         raise RunnerError(
             f"this folder was exported in {DTYPES[exported.precision]} and cannot run in {dtype!r}"
         )
-    place = choose_place(device)
+    place = choose_place(placement.device)
     if runner == "onnx-graph" and place.device != "cuda":
         raise RunnerError(
             "runner 'onnx-graph' replays CUDA graphs: it needs a CUDA device and onnxruntime-gpu"

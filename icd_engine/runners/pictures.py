@@ -16,7 +16,8 @@ from csrc_triton.pixels import from_pixels, to_pixels
 from icd_engine.errors import ImageError
 from icd_engine.networks.text_encoder import DualTextEncoder, TextEncoder
 from icd_engine.networks.vae import VAE
-from icd_engine.runners.memory import Memory, Residence, in_tiles, wants_tiles
+from icd_engine.placement import Placement
+from icd_engine.runners.memory import Residence, in_tiles, wants_tiles
 
 
 class PictureRunner:
@@ -30,16 +31,16 @@ class PictureRunner:
         vae: VAE,
         text_encoder: TextEncoder | DualTextEncoder,
         device: torch.device,
-        memory: Memory,
+        placement: Placement,
     ):
         self.vae = vae
         self.device = device
         self.vae_dtype = vae.decoder.conv_in.weight.dtype
         self.vae_retries = 0
-        self._tiling = memory.vae_tiling
+        self._tiling = placement.vae_tiling
         self._lock = Lock()
         self._exact = None
-        residence = Residence(device, text_encoder, vae) if memory.offload else None
+        residence = Residence(device, text_encoder, vae) if placement.offload else None
         self._resident = residence.of if residence else lambda network: nullcontext()
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from icd_engine.bundles.bundle import read_bundle
 from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, RunnerError
 from icd_engine.loading import choose_device, choose_dtype, load_runner
+from icd_engine.placement import Placement
 
 NETWORKS = ("text_encoder", "vae", "forward", "reverse")
 
@@ -26,7 +27,7 @@ def unsealed(small_bundle, tmp_path):
 
 
 def test_every_weight_of_the_files_arrives(small_bundle):
-    runner = load_runner(read_bundle(small_bundle), "cpu")
+    runner = load_runner(read_bundle(small_bundle), Placement(device="cpu"))
     for part, network in (
         ("unet", runner.reverse),
         ("unet_forward", runner.forward),
@@ -40,7 +41,7 @@ def test_every_weight_of_the_files_arrives(small_bundle):
 
 
 def test_networks_are_ready_to_run(small_bundle):
-    runner = load_runner(read_bundle(small_bundle), "cpu")
+    runner = load_runner(read_bundle(small_bundle), Placement(device="cpu"))
     for name in NETWORKS:
         network = getattr(runner, name)
         assert not network.training
@@ -57,7 +58,7 @@ def test_networks_are_ready_to_run(small_bundle):
     ],
 )
 def test_precision(small_bundle, dtype, unet, vae):
-    runner = load_runner(read_bundle(small_bundle), "cpu", dtype)
+    runner = load_runner(read_bundle(small_bundle), Placement(device="cpu", dtype=dtype))
     wanted = {"text_encoder": unet, "vae": vae, "forward": unet, "reverse": unet}
     assert {name: {p.dtype for p in getattr(runner, name).parameters()} for name in NETWORKS} == {
         name: {precision} for name, precision in wanted.items()
@@ -69,7 +70,7 @@ def test_half_precision_files_load_as_float32(unsealed):
     path = unsealed / "unet" / "diffusion_pytorch_model.safetensors"
     weights = {key: value.half() for key, value in load_file(path).items()}
     save_file(weights, path)
-    runner = load_runner(read_bundle(unsealed), "cpu")
+    runner = load_runner(read_bundle(unsealed), Placement(device="cpu"))
     assert torch.equal(runner.reverse.conv_in.weight, weights["conv_in.weight"].float())
 
 
@@ -107,7 +108,7 @@ def test_weights_that_do_not_fit_are_named(unsealed, part, change):
 
     change_weights(unsealed, part, apply)
     with pytest.raises(BundleError) as caught:
-        load_runner(read_bundle(unsealed), "cpu")
+        load_runner(read_bundle(unsealed), Placement(device="cpu"))
     assert named[0] in str(caught.value)
     assert f"{part}/" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -119,9 +120,12 @@ def test_weights_beyond_half_precision_are_named(unsealed):
         "unet",
         lambda w: w.update({"conv_in.bias": torch.full_like(w["conv_in.bias"], 1e5)}),
     )
-    assert load_runner(read_bundle(unsealed), "cpu").reverse.conv_in.bias.max() == 1e5
+    assert (
+        load_runner(read_bundle(unsealed), Placement(device="cpu")).reverse.conv_in.bias.max()
+        == 1e5
+    )
     with pytest.raises(BundleError, match=r"in float16: 'conv_in\.bias' holds NaN or infinity"):
-        load_runner(read_bundle(unsealed), "cpu", "float16")
+        load_runner(read_bundle(unsealed), Placement(device="cpu", dtype="float16"))
 
 
 def test_token_ids_beyond_the_text_encoder_are_refused(unsealed):
@@ -152,7 +156,7 @@ def test_far_more_weights_than_the_file_holds_are_never_made(unsealed, monkeypat
         BundleError,
         match=r"text_encoder/model\.safetensors does not fit its config\.json: .* weights",
     ):
-        load_runner(read_bundle(unsealed), "cpu")
+        load_runner(read_bundle(unsealed), Placement(device="cpu"))
 
 
 @pytest.mark.parametrize("part", ["unet", "unet_forward", "vae"])
@@ -162,7 +166,7 @@ def test_missing_field_of_a_configuration_is_named(unsealed, part):
     del config["block_out_channels"]
     path.write_text(json.dumps(config))
     with pytest.raises(BundleError, match=rf"{part}/config\.json: 'block_out_channels' is missing"):
-        load_runner(read_bundle(unsealed), "cpu")
+        load_runner(read_bundle(unsealed), Placement(device="cpu"))
 
 
 def test_changed_file_is_refused(small_bundle, tmp_path):
@@ -178,7 +182,7 @@ def test_changed_file_is_refused(small_bundle, tmp_path):
 
 def test_loading_leaves_the_random_numbers_alone(small_bundle):
     before = torch.random.get_rng_state()
-    load_runner(read_bundle(small_bundle), "cpu")
+    load_runner(read_bundle(small_bundle), Placement(device="cpu"))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -206,4 +210,4 @@ def test_unknown_dtype_is_refused(dtype):
 
 def test_unknown_runner_is_refused(small_bundle):
     with pytest.raises(RunnerError, match="runner must be one of auto, eager"):
-        load_runner(read_bundle(small_bundle), "cpu", runner="fast")
+        load_runner(read_bundle(small_bundle), Placement(runner="fast"))
