@@ -1,10 +1,12 @@
-"""Edit real pictures by text in about seven network calls (Invertible Consistency Distillation)."""
+"""Edit real pictures by text in eight network calls (Invertible Consistency Distillation)."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from icd_engine.placement import Placement
 from icd_engine.settings import EditSettings
 from icd_engine.version import __version__
 
@@ -33,7 +35,7 @@ _LAZY = {
     "Inversion": "icd_engine.results",
     "Signature": "icd_engine.provenance",
 }
-_engines: dict[tuple[Any, ...], Engine] = {}
+_engines: dict[tuple[str, Placement], Engine] = {}
 _loading = Lock()
 
 
@@ -52,29 +54,23 @@ def edit(
     target: str | Sequence[str],
     *,
     model: str = "tiny",
-    device: str = "auto",
-    dtype: str = "auto",
-    runner: str = "auto",
-    weights: str = "fused",
-    offload: bool = False,
-    vae_tiling: bool | None = None,
     **options: Any,
 ) -> EditResult:
     """Edits one picture: `source` says what it shows, `target` what it should show (several
     targets: a list).
 
-    model: "tiny" (embedded) or a bundle folder; loaded once per process and kept, with what follows
-    it (see `Engine.from_pretrained`). options: those of `Engine.edit`, the fields of EditSettings
-    among them. Raises ImageError, PromptError, SettingsError, BundleError or RunnerError, all of
-    them icd_engine.errors.IcdError.
+    model: "tiny" (embedded) or a model folder; loaded once per process and kept, for each placement
+    that is asked for. options: fields of Placement (device, dtype, runner, ...), and those of
+    `Engine.edit`, the fields of EditSettings among them. Raises ImageError, PromptError,
+    SettingsError, BundleError or RunnerError, all of them icd_engine.errors.IcdError.
     """
     from icd_engine.engine import Engine
 
-    loaded: dict[str, Any] = {"device": device, "dtype": dtype, "runner": runner}
-    loaded |= {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-    key = (str(model), *map(repr, loaded.values()))
+    placed = {field.name for field in fields(Placement)} & options.keys()
+    placement = Placement(**{name: options.pop(name) for name in placed})
+    key = (str(model), placement)
     with _loading:
         if key not in _engines:
-            _engines[key] = Engine.from_pretrained(model, **loaded)
+            _engines[key] = Engine.load(model, placement)
         engine = _engines[key]
     return engine.edit(image, source, target, **options)

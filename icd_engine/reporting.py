@@ -1,5 +1,5 @@
-"""A user's callback and progress, heard between hops: what they give back is checked before it goes
-on."""
+"""Who hears of each hop: a user's callback and progress; what they give back is checked before it
+goes on."""
 
 from __future__ import annotations
 
@@ -11,34 +11,51 @@ import numpy as np
 from icd_engine.errors import SettingsError, shown
 from icd_engine.runners.contract import Runner, StepCallback, Tensor
 
-Progress = Callable[[int], Any]  # called with the number of rows' hops done
+Progress = Callable[[int], Any]  # called with the number of hops done since
 ALIKE = ("shape", "dtype", "device", "layout")  # of latents and what takes their place
 
 
-def reporting(
-    runner: Runner, callback: StepCallback | None, progress: Progress | None
-) -> StepCallback | None:
-    """One callback that tells `progress` of each hop, asks the user's callback and checks what it
-    gives back.
+class Listener:
+    """A callback, which sees latents after each hop and may replace them, and a progress, which is
+    told that a hop is done. What either raises passes through.
 
-    What either raises passes through. SettingsError unless they can be called, and where latents
-    are given back that cannot take the place of those that were shown.
+    SettingsError unless they can be called.
     """
-    for name, given in {"callback_on_step_end": callback, "progress": progress}.items():
-        if given is not None and not callable(given):
-            raise SettingsError(f"{name} must be a function, not {shown(given)}")
-    if callback is None and progress is None:
-        return None
 
-    def report(step: int, t: int, latents: Tensor) -> Tensor | None:
-        if progress is not None:
-            progress(1)
-        replaced = None if callback is None else callback(step, t, latents)
+    def __init__(
+        self,
+        runner: Runner,
+        callback: StepCallback | None = None,
+        progress: Progress | None = None,
+    ):
+        for name, given in {"callback_on_step_end": callback, "progress": progress}.items():
+            if given is not None and not callable(given):
+                raise SettingsError(f"{name} must be a function, not {shown(given)}")
+        self._runner = runner
+        self._callback = callback
+        self._progress = progress
+
+    @property
+    def may_change(self) -> bool:
+        """Whether latents may become others than the networks made."""
+        return self._callback is not None
+
+    @property
+    def hears(self) -> StepCallback | None:
+        """What a runner calls after each hop; None where nobody listens."""
+        return None if self._callback is None and self._progress is None else self._hear
+
+    def without_callback(self) -> Listener:
+        """The same for hops that a callback is not shown."""
+        return Listener(self._runner, None, self._progress)
+
+    def _hear(self, step: int, t: int, latents: Tensor) -> Tensor | None:
+        if self._progress is not None:
+            self._progress(1)
+        replaced = None if self._callback is None else self._callback(step, t, latents)
         if replaced is not None:
-            _check_replaced(runner, replaced, latents)
+            _check_replaced(self._runner, replaced, latents)
         return replaced
-
-    return report
 
 
 def _check_replaced(runner: Runner, replaced: Any, latents: Tensor) -> None:

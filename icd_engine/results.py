@@ -1,4 +1,4 @@
-"""What the engine hands out: kept inversions, edit requests and edit results."""
+"""What is handed in and out: edit requests, kept inversions, edits, and what a search has tried."""
 
 from __future__ import annotations
 
@@ -8,24 +8,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from icd_engine.atomic import write_whole
 from icd_engine.compositing import finish
-from icd_engine.errors import BundleError, ImageError, SettingsError, shown
+from icd_engine.errors import BundleError, SettingsError, shown
 from icd_engine.images import MAX_PIXELS, save_image
+from icd_engine.model import Model
+from icd_engine.runners.contract import Tensor
 from icd_engine.settings import EditSettings
 
-if TYPE_CHECKING:
-    from icd_engine.engine import Engine
-    from icd_engine.runners.contract import Runner, Tensor
-    from icd_engine.search import Search
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 INVERSION_FORMAT = "1"
+SHEET_SIDE = 128  # pixels of a picture on a contact sheet
+
+
+class Editor(Protocol):
+    """What made an inversion and goes on with it: the `Engine`."""
+
+    model: Model
+
+    def edit_inversion(
+        self, inversion: Inversion, target: str | Sequence[str], **options: Any
+    ) -> EditResult:
+        """Decodes it towards one target or several."""
+        ...
+
+    def search(self, inversion: Inversion, target: str, **options: Any) -> Search:
+        """Tries settings for a target and finds the best."""
+        ...
+
+    def to_pictures(self, latents: Tensor, output_type: str = "pil") -> Any:
+        """Latents decoded."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +54,7 @@ class Inversion:
     one that was inverted, RGB of that size; saved files do not carry it.
     """
 
-    engine: Engine = field(repr=False)
+    engine: Editor = field(repr=False)
     noised: Tensor = field(repr=False)
     source: str
     seed: int
@@ -49,7 +66,7 @@ class Inversion:
     @cached_property
     def latents(self) -> Tensor:
         """The noised latents on the CPU."""
-        return self.engine.runner.host(self.noised)
+        return self.engine.model.runner.host(self.noised)
 
     def edit(self, target: str | Sequence[str], **options: Any) -> EditResult:
         """Edits towards one target prompt or several (one pass); options are those of
@@ -58,9 +75,7 @@ class Inversion:
 
     def search(self, target: str, **options: Any) -> Search:
         """Tries settings for a target and finds the best: see `icd_engine.search.search`."""
-        from icd_engine.search import search
-
-        return search(self, target, **options)
+        return self.engine.search(self, target, **options)
 
     def save(self, path: str | Path) -> Path:
         """Writes a safetensors file, atomically, that `Engine.load_inversion` reads."""
@@ -69,7 +84,7 @@ class Inversion:
         latents = np.ascontiguousarray(self.latents)
         metadata = {
             "icd_inversion": INVERSION_FORMAT,
-            "model": self.engine.fingerprint,
+            "model": self.engine.model.fingerprint,
             "about": json.dumps(
                 {name: getattr(self, name) for name in ("source", "seed", "size", "picture_size")}
             ),
@@ -82,7 +97,7 @@ def _digest(latents: np.ndarray) -> str:
     return hashlib.sha256(latents.tobytes()).hexdigest()
 
 
-def read_inversion(engine: Engine, path: str | Path) -> Inversion:
+def read_inversion(engine: Editor, path: str | Path) -> Inversion:
     """Reads what `Inversion.save` wrote.
 
     BundleError if it is damaged or was made with another model.
@@ -106,18 +121,23 @@ def read_inversion(engine: Engine, path: str | Path) -> Inversion:
         raise BundleError(f"{path} is not a saved inversion, or damaged") from None
     if metadata.get("icd_inversion") != INVERSION_FORMAT or metadata.get("sha256") != digest:
         raise BundleError(f"{path} is not a saved inversion, or damaged")
-    if metadata.get("model") != engine.fingerprint:
+    if metadata.get("model") != engine.model.fingerprint:
         raise BundleError(f"{path} was made with another model: invert the picture again")
     pixels = picture_size[0] * picture_size[1]
     fits = (
-        tuple(latents.shape) == engine.latent_shape(size)
+        tuple(latents.shape) == engine.model.latent_shape(size)
         and min(picture_size) > 0
         and pixels <= MAX_PIXELS
     )
     if not fits or not np.isfinite(latents).all():
         raise BundleError(f"{path} holds latents of a wrong shape or value")
     return Inversion(
-        engine, engine.runner.tensor(latents.astype(np.float32)), source, seed, size, picture_size
+        engine,
+        engine.model.runner.tensor(latents.astype(np.float32)),
+        source,
+        seed,
+        size,
+        picture_size,
     )
 
 
@@ -197,29 +217,37 @@ class EditResult:
         return finish(pictures, self.inversion.picture_size)[0]
 
 
-def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
-    """Latents [N, 4, h, w] decoded: a list of PIL pictures, numpy [N, H, W, 3] or torch [N, 3, H,
-    W] in [0, 1].
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One edit that was tried.
 
-    Or the latents themselves. ImageError where they hold NaN or infinite values.
+    agreement: how much better the target prompt than the source prompt explains it, by the decode
+    network. change: mean absolute difference of its latents from the source's.
     """
-    if output_type == "latent":
-        copy = runner.host(latents)
-        if not np.isfinite(np.asarray(copy)).all():
-            raise ImageError("the latents hold NaN or infinite values")
-        return copy
-    if output_type == "pil":
-        return [
-            Image.fromarray(pixels) for pixels in np.asarray(runner.host(runner.to_pixels(latents)))
-        ]
-    pictures = (runner.host(runner.to_image(latents)) / 2 + 0.5).clip(0, 1)
-    return np.asarray(pictures).transpose(0, 2, 3, 1) if output_type == "np" else pictures
+
+    settings: EditSettings
+    agreement: float
+    change: float
+    latents: Tensor = field(repr=False)  # [1, 4, h, w]
 
 
-def check_output_type(output_type: str, runner: Runner) -> None:
-    """SettingsError unless it is one of OUTPUT_TYPES, and one the runner has: "pt" is torch's."""
-    known = [name for name in OUTPUT_TYPES if name != "pt" or not runner.name.startswith("onnx")]
-    if output_type not in known:
-        raise SettingsError(
-            f"output_type must be one of {', '.join(known)}, not {shown(output_type)}"
-        )
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What was tried for one target, best first, and the best as an ordinary result."""
+
+    result: EditResult
+    candidates: list[Candidate]
+
+    def contact_sheet(self, most: int = 24) -> Image.Image:
+        """Small pictures of the best candidates, left to right and down."""
+        engine = self.result.inversion.engine
+        best = self.candidates[:most]
+        columns = min(6, len(best))
+        lines = -(-len(best) // columns)
+        sheet = Image.new("RGB", (columns * SHEET_SIDE, lines * SHEET_SIDE), "white")
+        for i, candidate in enumerate(best):
+            picture = engine.to_pictures(candidate.latents)[0]
+            picture.thumbnail((SHEET_SIDE, SHEET_SIDE))
+            line, column = divmod(i, columns)
+            sheet.paste(picture, (column * SHEET_SIDE, line * SHEET_SIDE))
+        return sheet

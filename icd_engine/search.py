@@ -5,61 +5,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from icd_engine.errors import SettingsError, shown
-from icd_engine.results import EditResult, Inversion
+from icd_engine.model import Model
+from icd_engine.results import Candidate, Inversion, Search
 from icd_engine.runners.contract import DecodeInputs, Prompts, Tensor
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.settings import EditSettings
 
-if TYPE_CHECKING:
-    from icd_engine.engine import Engine
-
-DRAWS = 2  # of noise, for each agreement
-# Of what changed against how well it shows the target, each in deviations over the candidates
+DRAWS = 2  # samples of noise for each agreement
+# Weight of what changed against how well it shows the target, each in deviations over candidates.
 CHANGE_WEIGHT = 0.5
 GUIDANCE_FACTORS = (0.5, 1.5)
 SEARCHED = ("cross_replace", "self_replace", "tau", "guidance_scale")
-SHEET_SIDE = 128
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """One edit that was tried. agreement: how much better the target prompt than the source prompt
-    explains it, by the decode network. change: mean absolute difference of its latents from the
-    source's."""
-
-    settings: EditSettings
-    agreement: float
-    change: float
-    latents: Tensor = field(repr=False)  # [1, 4, h, w]
-
-
-@dataclass(frozen=True, eq=False)
-class Search:
-    """What was tried for one target, best first, and the best as an ordinary result."""
-
-    result: EditResult
-    candidates: list[Candidate]
-
-    def contact_sheet(self, most: int = 24) -> Image.Image:
-        """Small pictures of the best candidates, row by row."""
-        engine = self.result.inversion.engine
-        shown = self.candidates[:most]
-        columns = min(6, len(shown))
-        sheet = Image.new(
-            "RGB", (columns * SHEET_SIDE, -(-len(shown) // columns) * SHEET_SIDE), "white"
-        )
-        for i, candidate in enumerate(shown):
-            picture = engine.to_pictures(candidate.latents)[0]
-            picture.thumbnail((SHEET_SIDE, SHEET_SIDE))
-            sheet.paste(picture, ((i % columns) * SHEET_SIDE, (i // columns) * SHEET_SIDE))
-        return sheet
 
 
 def search(
@@ -86,10 +48,10 @@ def search(
         raise SettingsError(f"edits must be a whole number from 1, not {shown(edits)}")
     if seconds is not None and not isinstance(seconds, int | float):
         raise SettingsError(f"seconds must be a number, not {shown(seconds)}")
-    engine = inversion.engine
     started = time.perf_counter()
-    base = EditSettings.from_mapping(fixed).resolve(engine.default_settings)
-    judge = _Agreement(engine, inversion, target)
+    model = inversion.engine.model
+    base = EditSettings.from_mapping(fixed).resolve(model.default_settings)
+    agreement = Agreement(model, inversion, target)
     tried: dict[tuple, Candidate] = {}
 
     def over() -> bool:
@@ -106,15 +68,15 @@ def search(
         change = float(
             np.abs(np.asarray(result.latents) - np.asarray(result.source_latents)).mean()
         )
-        tried[key] = Candidate(settings, judge(result.latents), change, result.latents)
+        tried[key] = Candidate(settings, agreement(result.latents), change, result.latents)
         if progress is not None:
             progress(1)
 
     attempt(base)
-    for settings in _shares(base, fixed, len(engine.bundle.decode_times)):
+    for settings in _shares(base, fixed, len(model.decode_hops)):
         attempt(settings)
     best = ranked(list(tried.values()))[0].settings
-    for settings in _guidances(best, fixed, engine.bundle.decode_times):
+    for settings in _guidances(best, fixed, model.bundle.decode_times):
         attempt(settings)
     candidates = ranked(list(tried.values()))
     chosen = {name: getattr(candidates[0].settings, name) for name in SEARCHED}
@@ -173,20 +135,21 @@ def _guidances(
             yield replace(base, tau=tau, guidance_scale=scale)
 
 
-class _Agreement:
-    """How much better the target prompt than the source prompt explains latents: the difference of
-    squared noise errors of the decode network, unguided, at its second-highest step, where layout
-    is decided."""
+class Agreement:
+    """How much better the target prompt than the source prompt explains latents.
 
-    def __init__(self, engine: Engine, inversion: Inversion, target: str):
-        self._runner = engine.runner
-        self._schedule = engine._schedule
-        self._hop = engine._decode_hops[min(1, len(engine._decode_hops) - 1)]
-        tokens = [engine._tokens(text) for text in (inversion.source, target)]
-        self._prompts: list[Prompts] = [engine._encoded([one]) for one in tokens]
-        self._empty = engine._empty_prompt()
-        shape = (DRAWS, *engine.latent_shape(inversion.size)[1:])
-        self._noise = normal_noise(0, shape)
+    It is the difference of the squared noise errors of the decode network, unguided, at its
+    second-highest time step, where layout is decided.
+    """
+
+    def __init__(self, model: Model, inversion: Inversion, target: str):
+        self._runner = model.runner
+        self._schedule = model.schedule
+        self._hop = model.decode_hops[min(1, len(model.decode_hops) - 1)]
+        tokens = [model.tokens(text) for text in (inversion.source, target)]
+        self._prompts = [model.encode_prompts([one]) for one in tokens]
+        self._empty = model.empty_prompt()
+        self._noise = normal_noise(0, (DRAWS, *model.latent_shape(inversion.size)[1:]))
 
     def __call__(self, latents: Tensor) -> float:
         """Of latents [1, 4, h, w]."""

@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from copy import copy
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
@@ -66,10 +67,7 @@ class EditSettings:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check(name, value))
-        if self.control == "switch" and self.blend is not None:
-            raise SettingsError(
-                "control 'switch' has no maps to blend by words: give a mask, or another control"
-            )
+        self._check_pairs()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "EditSettings":
@@ -103,7 +101,25 @@ class EditSettings:
             share = other.get("default") if isinstance(other, Mapping) else other
             if share is not None:
                 values["cross_replace"] = {**self.cross_replace, "default": share}
-        return replace(self, **values)
+        return self._with(values)
+
+    def with_mask(self, mask: Any) -> "EditSettings":
+        """The same settings with another mask: the picture as the array that was read of it."""
+        return self._with({"mask": mask})
+
+    def _with(self, values: Mapping[str, Any]) -> "EditSettings":
+        """A copy with some values that are known to be right: each was checked where it was made."""
+        changed = copy(self)
+        for name, value in values.items():
+            object.__setattr__(changed, name, value)
+        changed._check_pairs()
+        return changed
+
+    def _check_pairs(self) -> None:
+        if self.control == "switch" and self.blend is not None:
+            raise SettingsError(
+                "control 'switch' has no maps to blend by words: give a mask, or another control"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the unset ones left out.

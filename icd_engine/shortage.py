@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from icd_engine.errors import OutOfMemoryError
 
-if TYPE_CHECKING:
-    from icd_engine.engine import Engine
-
 Method = TypeVar("Method", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 # Only CUDA's allocator has a class for it. The others are torch on the CPU, cuBLAS and cuDNN,
 # onnxruntime, C++ itself.
@@ -27,24 +25,27 @@ SIGNS = (
 )
 
 
-def within_memory(method: Method) -> Method:
-    """Decorates methods of Engine that call networks: OutOfMemoryError where a framework says that
-    memory is short.
+def attempt(
+    work: Callable[[], Result], free: Callable[[], object], what: str = "out of memory"
+) -> Result:
+    """work(); where a framework says that memory is short, `free` and OutOfMemoryError."""
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not is_short(error):
+            raise
+        reason = str(error)
+    # Outside of the handler: a traceback would hold on to all that the work had made.
+    free()
+    raise OutOfMemoryError(f"{what}: {reason[:200]}")
 
-    All that the engine keeps for reuse is freed then.
-    """
+
+def within_memory(method: Method) -> Method:
+    """Decorates methods that call networks: `attempt`, and what the object's `free_memory` frees."""
 
     @wraps(method)
-    def call(engine: Engine, *arguments: Any, **options: Any) -> Any:
-        try:
-            return method(engine, *arguments, **options)
-        except (MemoryError, RuntimeError) as error:
-            if not is_short(error):
-                raise
-            reason = str(error)
-        # Outside of the handler: a traceback would hold on to all that the call had made.
-        engine.free_memory()
-        raise OutOfMemoryError(f"out of memory: {reason[:200]}")
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        return attempt(lambda: method(self, *arguments, **options), self.free_memory)
 
     return cast(Method, call)
 

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 from icd_engine import errors
 from icd_engine.batch.log import BatchLog, Summary, open_log
 from icd_engine.batch.manifest import Row, read_manifest
-from icd_engine.batch.worker import MARKS, MOST_ATTEMPTS, Editor, Failure, outcome, read_pictures
+from icd_engine.batch.worker import MARKS, MOST_ATTEMPTS, BatchEditor, Failure, outcome, read_pictures
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.errors import RunnerError, SettingsError
+from icd_engine.placement import PLAIN, Placement
 
 ROWS_AT_ONCE = 10_000  # of the manifest, on their way into the table
 MOST_LOST = 8  # batches whose workers died, while fewer than these were finished
@@ -52,8 +53,7 @@ def run_batch(
     address: str | None = None,
     provenance: bool = True,
     progress: Callable[[int, int], Any] = lambda done, rows: None,
-    device: str = "auto",
-    **options: Any,
+    placement: Placement = PLAIN,
 ) -> Summary:
     """Edits every row of a manifest (see `read_manifest`) into `out`, and goes on where an earlier
     run was ended.
@@ -64,7 +64,7 @@ def run_batch(
     is redone whole, so pictures do not depend on when a run was killed. limit: the first rows
     alone. actors: engines, by default one a GPU, or one a machine without; threads: CPUs of each.
     address: of a Ray cluster. provenance: see `images.save_image`. progress(done, rows) is called
-    after every batch. options: the others of `Engine.from_pretrained`.
+    after every batch. placement: of each engine.
 
     Raises SettingsError for the manifest and the folder, BundleError, and RunnerError where Ray is
     missing or workers keep dying.
@@ -83,16 +83,16 @@ def run_batch(
         "seed": seed,
         "settings": dict(settings or {}),
         "provenance": provenance,
-        "options": {"device": device, **options},
+        "options": asdict(placement),
     }
     with open_log(out, about, table.num_rows, batch) as log:
         progress(log.resumed, log.rows)
         if len(log.done) < log.batches:
             with _ray(address) as nodes, _marks(out):
-                pool = plan_pool(nodes, device, actors, threads)
-                options["device"] = "cuda" if pool.gpus else "cpu"
+                pool = plan_pool(nodes, placement.device, actors, threads)
+                placement = replace(placement, device="cuda" if pool.gpus else "cpu")
                 where = model if model == "tiny" else str(bundle.path.resolve())
-                editor = (out, where, options, max(1, int(pool.cpus)), provenance)
+                editor = (out, where, placement, max(1, int(pool.cpus)), provenance)
                 _edit(log, table, lambda spans: _answers(spans, table, pool, editor), progress)
             for part in out.glob(".*.part"):  # of workers that died while writing
                 part.unlink(missing_ok=True)
@@ -185,7 +185,7 @@ def _answers(
         num_cpus=READING_CPUS,
     )
     edited = read.map(
-        Editor,  # pyright: ignore[reportArgumentType]
+        BatchEditor,  # pyright: ignore[reportArgumentType]
         fn_constructor_args=editor,
         compute=ray.data.ActorPoolStrategy(size=pool.actors),
         num_cpus=pool.cpus,

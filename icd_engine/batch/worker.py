@@ -15,6 +15,7 @@ from PIL import Image
 from icd_engine.batch.manifest import Row
 from icd_engine.errors import IcdError, SettingsError
 from icd_engine.images import load_image, save_image
+from icd_engine.placement import Placement
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
@@ -72,7 +73,7 @@ def _picture(path: str) -> Image.Image | Failure:
         return failure(error)
 
 
-class Editor:
+class BatchEditor:
     """An actor: loads the engine with its first batch, edits batches and writes `<id>.png` for
     every row."""
 
@@ -80,14 +81,14 @@ class Editor:
         self,
         out: Path,
         model: str,
-        options: Mapping[str, Any],
+        placement: Placement,
         threads: int,
         provenance: bool = True,
     ):
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, with the engine
         self._out = out
         self._model = model
-        self._options = options
+        self._placement = placement
         self._provenance = provenance
         self._engine: Engine | None = None
 
@@ -123,7 +124,7 @@ class Editor:
         from icd_engine.together import edit_each
 
         if self._engine is None:
-            self._engine = Engine.from_pretrained(self._model, **self._options)
+            self._engine = Engine.load(self._model, self._placement)
         requests = [
             EditRequest(
                 picture, row.source, row.target, json.loads(row.settings) | {"seed": row.seed}

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from icd_engine.cli import options
 from icd_engine.cli.terminal import picture_bar, print_note, print_path
+from icd_engine.placement import PLAIN
 
 
+@options.placed
 def batch(
     manifest: Annotated[
         Path,
@@ -69,14 +71,7 @@ def batch(
             show_default="none",
         ),
     ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto is every GPU there is.")
-    ] = "auto",
-    dtype: options.Dtype = "auto",
-    runner: options.RunnerName = "auto",
-    weights: options.Weights = "fused",
-    offload: options.Offload = False,
-    vae_tiling: options.VaeTiling = None,
+    placement: options.Placed = PLAIN,
     provenance: options.Provenance = True,
     quiet: options.Quiet = False,
 ) -> None:
@@ -91,6 +86,7 @@ def batch(
       icd batch edits.csv --out edited --model MODEL_FOLDER
       icd batch edits.parquet --out /shared/edited --address auto --settings '{"guidance_scale": 3}'
     """
+    options.check_any_device(placement)
     from icd_engine.batch.log import RESULTS
     from icd_engine.batch.run import run_batch
 
@@ -108,12 +104,7 @@ def batch(
             address=address,
             provenance=provenance,
             progress=progress,
-            device=device,
-            dtype=dtype,
-            runner=runner,
-            weights=weights,
-            offload=offload,
-            vae_tiling=vae_tiling,
+            placement=placement,
         )
     wrong = ", ".join(f"{count} {name}" for name, count in summary.errors.items()) or "no errors"
     before = f" after {summary.resumed} rows of earlier runs" if summary.resumed else ""

@@ -15,6 +15,7 @@ from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.terminal import hop_bar, open_engine, print_note, print_path
 from icd_engine.errors import PromptError, SettingsError
 from icd_engine.images import load_image, load_mask, save_image
+from icd_engine.placement import PLAIN
 from icd_engine.search import SEARCHED
 from icd_engine.settings import Control
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 KEPT = ".safetensors"
 
 
+@options.placed
 def edit(
     picture: Annotated[
         str | None,
@@ -133,12 +135,7 @@ def edit(
         ),
     ] = None,
     size: options.Size = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    runner: options.RunnerName = "auto",
-    weights: options.Weights = "fused",
-    offload: options.Offload = False,
-    vae_tiling: options.VaeTiling = None,
+    placement: options.Placed = PLAIN,
     provenance: options.Provenance = True,
     c2pa_cert: options.C2paCert = None,
     c2pa_key: options.C2paKey = None,
@@ -182,8 +179,7 @@ def edit(
     )
     if image is not None and "signature" in marks:
         marks["parent"] = Path(str(picture)).read_bytes()
-    memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-    engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
+    engine = open_engine(model, quiet, placement)
     if demo:
         example = read_demo(engine.bundle.path)
         image = example.picture

@@ -11,8 +11,10 @@ from icd_engine.cli import options
 from icd_engine.cli.edit import save_all
 from icd_engine.cli.options import MODELS_OWN
 from icd_engine.cli.terminal import hop_bar, open_engine
+from icd_engine.placement import PLAIN
 
 
+@options.placed
 def generate(
     prompts: Annotated[
         list[str], typer.Argument(help="What each picture shows.", metavar="PROMPT...")
@@ -31,12 +33,7 @@ def generate(
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Of the pictures.", show_default=MODELS_OWN)
     ] = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    runner: options.RunnerName = "auto",
-    weights: options.Weights = "fused",
-    offload: options.Offload = False,
-    vae_tiling: options.VaeTiling = None,
+    placement: options.Placed = PLAIN,
     provenance: options.Provenance = True,
     c2pa_cert: options.C2paCert = None,
     c2pa_key: options.C2paKey = None,
@@ -56,8 +53,7 @@ def generate(
     wanted_size = options.size(size)
     options.check_picture_path(out)
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
-    memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-    engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
+    engine = open_engine(model, quiet, placement)
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
         pictures = engine.generate(prompts, size=wanted_size, progress=progress, **settings)
     save_all(pictures, out, source_type="trainedAlgorithmicMedia", **marks)

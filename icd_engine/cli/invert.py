@@ -11,8 +11,10 @@ import typer
 from icd_engine.cli import options
 from icd_engine.cli.terminal import hop_bar, open_engine, print_path
 from icd_engine.images import load_image
+from icd_engine.placement import PLAIN
 
 
+@options.placed
 def invert(
     picture: Annotated[str, typer.Argument(help="PNG, JPEG or WEBP file.", metavar="PICTURE")],
     source: Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")],
@@ -26,12 +28,7 @@ def invert(
         typer.Option(metavar="N", help="Of the encode noise.", show_default=options.MODELS_OWN),
     ] = None,
     size: options.Size = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    runner: options.RunnerName = "auto",
-    weights: options.Weights = "fused",
-    offload: options.Offload = False,
-    vae_tiling: options.VaeTiling = None,
+    placement: options.Placed = PLAIN,
     quiet: options.Quiet = False,
 ) -> None:
     """Encode a picture to noise once, for many edits.
@@ -48,8 +45,7 @@ def invert(
     settings = options.given(seed=seed)
     wanted_size = options.size(size)
     image = load_image(picture)
-    memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-    engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
+    engine = open_engine(model, quiet, placement)
     with hop_bar(len(engine.bundle.encode_times), quiet) as progress:
         inversion = engine.invert(image, source, size=wanted_size, progress=progress, **settings)
     print_path(inversion.save(out))

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import Parameter, signature
+from inspect import Signature as CommandSignature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from icd_engine.placement import PLAIN, Placement
 from icd_engine.provenance import Signature
 from icd_engine.settings import EditSettings, Share
 
@@ -55,6 +59,15 @@ VaeTiling = Annotated[
         show_default="only large pictures",
     ),
 ]
+Placed = Annotated[Placement, "made of the options of PLACEMENT by `placed`"]
+PLACEMENT = {
+    "device": Device,
+    "dtype": Dtype,
+    "runner": RunnerName,
+    "weights": Weights,
+    "offload": Offload,
+    "vae_tiling": VaeTiling,
+}
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print written paths and errors only.")]
 Size = Annotated[
     str | None,
@@ -107,6 +120,35 @@ TauLow = Annotated[
         show_default=MODELS_OWN,
     ),
 ]
+
+
+def placed(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a command that takes a `placement`: on the command line that is an option for each
+    of its fields, in its place."""
+
+    @wraps(command)
+    def call(**values: Any) -> None:
+        chosen = {name: values.pop(name) for name in PLACEMENT}
+        command(placement=Placement(**chosen), **values)
+
+    parameters: list[Parameter] = []
+    for parameter in signature(command, eval_str=True).parameters.values():
+        if parameter.name != "placement":
+            parameters.append(parameter)
+            continue
+        parameters += [
+            parameter.replace(name=name, annotation=option, default=getattr(PLAIN, name))
+            for name, option in PLACEMENT.items()
+        ]
+    call.__signature__ = CommandSignature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    call.__annotations__ = {one.name: one.annotation for one in parameters}
+    return call
+
+
+def check_any_device(placement: Placement) -> None:
+    """A usage error for one GPU by its number, where the program shares all of them out."""
+    if placement.device not in ("auto", "cpu", "cuda"):
+        raise usage_error("auto, cpu or cuda: CUDA_VISIBLE_DEVICES says which GPUs", "--device")
 
 
 def usage_error(message: str, option: str) -> Exception:

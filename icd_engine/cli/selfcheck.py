@@ -13,6 +13,7 @@ from PIL import Image
 from icd_engine.bundles.demo import PICTURE, Demo, read_demo
 from icd_engine.cli.terminal import open_engine
 from icd_engine.errors import ImageError, RunnerError
+from icd_engine.placement import PLAIN
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
@@ -24,7 +25,7 @@ def self_check(model: str) -> Iterator[tuple[str, str]]:
     IcdError where either fails or the result is not a picture.
     """
     started = time.perf_counter()
-    engine = open_engine(model, quiet=True)
+    engine = open_engine(model, quiet=True, placement=PLAIN)
     loaded = time.perf_counter() - started
     yield "runner", f"{engine.runner.name} on {engine.runner.device}, loaded in {loaded:.1f} s"
     demo = _demo(engine)

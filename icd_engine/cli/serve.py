@@ -11,6 +11,7 @@ from icd_engine.bundles.bundle import read_bundle
 from icd_engine.cli import options
 from icd_engine.cli.listening import is_loopback, stop_signal
 from icd_engine.cli.terminal import print_error, print_note
+from icd_engine.placement import PLAIN
 from icd_engine.serving.limits import Limits
 from icd_engine.serving.running import start, stop, wait_until_warm, watch
 
@@ -18,6 +19,7 @@ TOKEN = "ICD_TOKEN"
 DEFAULTS = Limits()
 
 
+@options.placed
 def serve(
     model: options.Model = "tiny",
     host: Annotated[
@@ -57,12 +59,7 @@ def serve(
     inversion_ttl: Annotated[
         float, typer.Option(metavar="SECONDS", min=1, help="A kept picture is forgotten after.")
     ] = DEFAULTS.inversion_seconds,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    runner: options.RunnerName = "auto",
-    weights: options.Weights = "fused",
-    offload: options.Offload = False,
-    vae_tiling: options.VaeTiling = None,
+    placement: options.Placed = PLAIN,
     quiet: options.Quiet = False,
 ) -> None:
     """Serve edits over HTTP until SIGTERM or Ctrl-C, which answer what is under way first.
@@ -76,10 +73,7 @@ def serve(
       curl 127.0.0.1:8000/v1/images/edits -F image=@cat.png -F source_prompt="a cat" -F prompt="a dog"
     """
     _check_address(host, token)
-    if device not in ("auto", "cpu", "cuda"):
-        raise options.usage_error(
-            "auto, cpu or cuda: CUDA_VISIBLE_DEVICES says which GPUs", "--device"
-        )
+    options.check_any_device(placement)
     read_bundle(model)  # a wrong folder shows before anything is started
     limits = Limits(
         replicas=replicas,
@@ -91,9 +85,7 @@ def serve(
         inversions=inversions,
         inversion_seconds=inversion_ttl,
     )
-    engine = {"device": device, "dtype": dtype, "runner": runner}
-    engine |= {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-    start(host, port, token, model, engine, limits)
+    start(host, port, token, model, placement, limits)
     stopped = stop_signal()
     watch(host, port, _give_up)
     try:

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
+    from icd_engine.placement import Placement
 
 
 def print_path(path: Path) -> None:
@@ -90,21 +91,13 @@ def picture_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def open_engine(model: str, quiet: bool, **options: Any) -> Engine:
-    """Loads a model, with a spinner where stderr is a terminal; options are those of
-    `Engine.from_pretrained`.
+def open_engine(model: str, quiet: bool, placement: Placement) -> Engine:
+    """Loads a model, with a spinner where stderr is a terminal. Raises BundleError, RunnerError."""
+    from icd_engine.engine import Engine
 
-    Raises BundleError, RunnerError.
-    """
     if quiet or not sys.stderr.isatty():
-        return _open(model, **options)
+        return Engine.load(model, placement)
     from rich.console import Console
 
     with Console(stderr=True).status(f"loading {model}"):
-        return _open(model, **options)
-
-
-def _open(model: str, **options: Any) -> Engine:
-    from icd_engine.engine import Engine
-
-    return Engine.from_pretrained(model, **options)
+        return Engine.load(model, placement)

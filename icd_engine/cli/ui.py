@@ -15,6 +15,7 @@ from icd_engine.cli import options
 from icd_engine.cli.listening import is_loopback, stop_signal
 from icd_engine.cli.terminal import open_engine, print_note
 from icd_engine.errors import RunnerError
+from icd_engine.placement import PLAIN
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
@@ -23,6 +24,7 @@ AUTH = "ICD_AUTH"
 SCENES = Path(__file__).parents[1] / "page" / "scenes"  # more of the embedded model's world
 
 
+@options.placed
 def ui(
     model: options.Model = "tiny",
     host: Annotated[
@@ -40,12 +42,7 @@ def ui(
     queue: Annotated[
         int, typer.Option(metavar="N", min=1, help="Edits that wait; one more is refused.")
     ] = 16,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    runner: options.RunnerName = "auto",
-    weights: options.Weights = "fused",
-    offload: options.Offload = False,
-    vae_tiling: options.VaeTiling = None,
+    placement: options.Placed = PLAIN,
     quiet: options.Quiet = False,
 ) -> None:
     """Edit pictures on a page in the browser, until SIGTERM or Ctrl-C.
@@ -65,8 +62,7 @@ def ui(
         )
     if find_spec("gradio") is None:
         raise RunnerError("the page is made with Gradio: pip install 'icd-engine[ui]'")
-    memory = {"weights": weights, "offload": offload, "vae_tiling": vae_tiling}
-    engine = open_engine(model, quiet, device=device, dtype=dtype, runner=runner, **memory)
+    engine = open_engine(model, quiet, placement)
     stopped = stop_signal()
     with TemporaryDirectory(prefix="icd-ui-") as folder:
         # Read when Gradio is imported: what browsers send and get

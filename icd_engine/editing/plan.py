@@ -1,6 +1,6 @@
 """The plan of an edit: prompt-to-prompt control as numbers per decode step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -76,6 +76,30 @@ def make_plan(source: Tokens, target: Tokens, settings: EditSettings, steps: int
         blend_source=_indicator(source, blend[0]),
         blend_target=_indicator(target, blend[1]),
     )
+
+
+def edit_steps(
+    plans: Sequence[EditPlan], owner: Sequence[int], tensor: Callable[[np.ndarray], Any]
+) -> list[EditStep]:
+    """The plans of all target rows as tensors per hop; target i belongs to source row owner[i]."""
+
+    def stack(arrays: Sequence[np.ndarray]) -> Any:
+        return tensor(np.stack(arrays))
+
+    source_row = tensor(np.array(owner, dtype=np.int64))
+    nothing = np.zeros(plans[0].target_gain.shape[-1], dtype=np.float32)
+    words = [
+        stack([nothing if column is None else column for column in columns])
+        if any(column is not None for column in columns)
+        else None
+        for columns in ([p.blend_source for p in plans], [p.blend_target for p in plans])
+    ]
+    # Steps first, so that each is contiguous: compiled code is chosen by strides too.
+    mix, gain, share = (
+        tensor(np.stack([getattr(plan, name) for plan in plans], axis=1))
+        for name in ("source_mix", "target_gain", "share_self")
+    )
+    return [EditStep(source_row, *step, *words) for step in zip(mix, gain, share, strict=True)]
 
 
 def cross_windows(target: Tokens, cross_replace: Any, steps: int) -> Floats:

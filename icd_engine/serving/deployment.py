@@ -17,10 +17,11 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from icd_engine.errors import IcdError
+from icd_engine.placement import Placement
 from icd_engine.serving.gate import Metrics, Room
 from icd_engine.serving.http import application
 from icd_engine.serving.limits import INTERNAL, LOST, ApiError, Limits
-from icd_engine.serving.replica import Editor, Job, Kept, Reply, written
+from icd_engine.serving.replica import JobEditor, Job, Kept, Reply, written
 
 NAME = "icd"
 BATCH_WAIT = 0.005  # seconds for requests that arrive together
@@ -39,8 +40,8 @@ logger = logging.getLogger("ray.serve")
 class Replica:
     """An engine, and the queue in front of it."""
 
-    def __init__(self, model: str, options: dict[str, Any], limits: Limits):
-        self._editor = Editor(model, options, limits)
+    def __init__(self, model: str, placement: Placement, limits: Limits):
+        self._editor = JobEditor(model, placement, limits)
         self._editor.warm()
         self._process = psutil.Process()
         self._free = asyncio.Event()
@@ -127,17 +128,17 @@ class Front:
 def parts(
     resources: dict[str, Any],
     model: str,
-    options: dict[str, Any],
+    placement: Placement,
     limits: Limits,
     token: str | None,
 ) -> Application:
-    """Both parts, bound. resources: of one replica. options: those of `Engine.from_pretrained`."""
+    """Both parts, bound. resources: of one replica."""
     replica = Replica.options(
         num_replicas=limits.replicas,
         max_ongoing_requests=limits.held,
         ray_actor_options=resources,
     )
-    return Front.bind(replica.bind(model, options, limits), limits, token)
+    return Front.bind(replica.bind(model, placement, limits), limits, token)
 
 
 def warm() -> bool:

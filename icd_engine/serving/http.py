@@ -31,7 +31,7 @@ from icd_engine.serving.limits import (
     Limits,
     Problem,
 )
-from icd_engine.serving.replica import Edit, EditKept, Invert, Job, Kept, Pictures, Reply
+from icd_engine.serving.replica import EditJob, EditKeptJob, InvertJob, Job, Kept, Pictures, Reply
 
 Run = Callable[[Job], Awaitable[Reply]]  # raises ApiError
 Ready = Callable[[], Awaitable[bool]]
@@ -133,7 +133,7 @@ class Routes:
     ) -> Response:
         """Edits a picture by text."""
         chosen = settings if seed is None else {**settings, "seed": seed}
-        job = Edit(
+        job = EditJob(
             image=await image.read(),
             source=source_prompt,
             target=prompt,
@@ -153,7 +153,7 @@ class Routes:
         """Keeps a picture encoded: its edits then cost the half."""
         data = await image.read()
         settings = {} if seed is None else {"seed": seed}
-        job = Invert(image=data, source=source_prompt, settings=settings, size=forms.size(size))
+        job = InvertJob(image=data, source=source_prompt, settings=settings, size=forms.size(size))
         kept = (await self._done(job)).value
         key = f"inv_{secrets.token_urlsafe(16)}"
         now = int(time.time())
@@ -182,7 +182,7 @@ class Routes:
         self._metrics.inversions.set(len(self._inversions))
         if entry is None:
             raise ApiError(UNKNOWN_INVERSION, param="inversion_id")
-        job = EditKept(
+        job = EditKeptJob(
             key=inversion_id, kept=entry.kept, image=entry.image, target=prompt, settings=settings
         )
         return await self._pictures(job)

@@ -15,6 +15,7 @@ from PIL import Image, ImageChops
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, ImageError, SettingsError
 from icd_engine.images import image_bytes, load_image, to_size
+from icd_engine.placement import Placement
 from icd_engine.results import EditRequest, EditResult, Inversion
 from icd_engine.serving.limits import ApiError, Limits
 from icd_engine.together import edit_each
@@ -24,7 +25,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit:
+class EditJob:
     """One picture towards one target, `count` times, with seeds that follow each other."""
 
     image: Any  # the file's bytes; once read, the picture
@@ -36,7 +37,7 @@ class Edit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Invert:
+class InvertJob:
     """One picture to keep."""
 
     image: Any
@@ -57,7 +58,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditKept:
+class EditKeptJob:
     """A kept picture towards one target. image: its file, whose pixels `paste_back` needs."""
 
     key: str
@@ -67,7 +68,7 @@ class EditKept:
     settings: dict[str, Any]
 
 
-Job = Edit | Invert | EditKept
+Job = EditJob | InvertJob | EditKeptJob
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ class Reply:
     memory: int
 
 
-class Editor:
+class JobEditor:
     """One engine and the jobs that it does together."""
 
-    def __init__(self, model: str, options: dict[str, Any], limits: Limits):
-        self.engine = Engine.from_pretrained(model, **options)
+    def __init__(self, model: str, placement: Placement, limits: Limits):
+        self.engine = Engine.load(model, placement)
         self._limits = limits
         # The engine keeps the source branches of inversions edited last, and knows them as objects.
         self._inversions: LRUCache[str, Inversion] = LRUCache(limits.inversions)
@@ -103,7 +104,7 @@ class Editor:
         picture = Image.new("RGB", self.engine.bundle.size, "gray")
         source = "a picture"
         target = "a photo"
-        largest = 1 if self.engine.runner.name in ("eager", "onnx") else self._limits.batch
+        largest = self._limits.batch if self.engine.runner.warms_up else 1
         for power in range(largest.bit_length()):
             self.engine.edit_many([EditRequest(picture, source, target)] * 2**power)
         inversion = self.engine.invert(picture, source)
@@ -118,7 +119,7 @@ class Editor:
             settings["mask"] = _openai_mask(
                 settings["mask"], self._picture(settings["mask"], "mask")
             )
-        if isinstance(job, Edit | Invert) and job.size is not None:
+        if isinstance(job, EditJob | InvertJob) and job.size is not None:
             width, height = self.engine.bundle.size
             if job.size[0] * job.size[1] > AREAS * width * height:
                 text = f"size has more than {AREAS} times the pixels that the model was made for: {width}x{height}"
@@ -129,17 +130,17 @@ class Editor:
         """Results in the order of the jobs: edits of one size in shared passes, the others one by
         one."""
         done: dict[int, list[EditResult] | Kept | Exception] = {}
-        for size in dict.fromkeys(job.size for job in jobs if isinstance(job, Edit)):
+        for size in dict.fromkeys(job.size for job in jobs if isinstance(job, EditJob)):
             alike = {
-                i: job for i, job in enumerate(jobs) if isinstance(job, Edit) and job.size == size
+                i: job for i, job in enumerate(jobs) if isinstance(job, EditJob) and job.size == size
             }
             done.update(zip(alike, self._edit(list(alike.values()), size), strict=True))
         for i, job in enumerate(jobs):
-            if not isinstance(job, Edit):
+            if not isinstance(job, EditJob):
                 done[i] = self._alone(job)
         return [done[i] for i in range(len(jobs))]
 
-    def _edit(self, jobs: Sequence[Edit], size: Size | None) -> list[list[EditResult] | Exception]:
+    def _edit(self, jobs: Sequence[EditJob], size: Size | None) -> list[list[EditResult] | Exception]:
         results = iter(
             edit_each(
                 self.engine, [request for job in jobs for request in self._requests(job)], size
@@ -152,14 +153,14 @@ class Editor:
             done.append(error or [one for one in made if isinstance(one, EditResult)])
         return done
 
-    def _requests(self, job: Edit) -> list[EditRequest]:
+    def _requests(self, job: EditJob) -> list[EditRequest]:
         first = job.settings.get("seed", self.engine.default_settings.seed or 0)
         settings = [{**job.settings, "seed": first + i} for i in range(job.count)]
         return [EditRequest(job.image, job.source, job.target, chosen) for chosen in settings]
 
-    def _alone(self, job: Invert | EditKept) -> list[EditResult] | Kept | Exception:
+    def _alone(self, job: InvertJob | EditKeptJob) -> list[EditResult] | Kept | Exception:
         try:
-            if isinstance(job, EditKept):
+            if isinstance(job, EditKeptJob):
                 return [self._inversion(job).edit(job.target, **job.settings)]
             made = self.engine.invert(job.image, job.source, size=job.size, **job.settings)
         except Exception as error:
@@ -167,7 +168,7 @@ class Editor:
         about = {name: getattr(made, name) for name in ("source", "seed", "size", "picture_size")}
         return Kept(latents=np.asarray(made.latents), **about)
 
-    def _inversion(self, job: EditKept) -> Inversion:
+    def _inversion(self, job: EditKeptJob) -> Inversion:
         found = self._inversions.get(job.key)
         if found is None:
             kept = job.kept

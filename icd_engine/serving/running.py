@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
-from typing import Any
 
 from icd_engine.errors import RunnerError
+from icd_engine.placement import Placement
 from icd_engine.serving.limits import Limits
 
 LAST_BYTES = 1.0  # seconds in which the proxy hands over what the front has answered
@@ -24,11 +24,11 @@ PULSE, SILENCE = 5.0, 60.0
 
 
 def start(
-    host: str, port: int, token: str | None, model: str, options: dict[str, Any], limits: Limits
+    host: str, port: int, token: str | None, model: str, placement: Placement, limits: Limits
 ) -> None:
     """Returns when the service answers; its replicas go on loading.
 
-    options: those of `Engine.from_pretrained`. Raises RunnerError where Ray is not installed, the
+    Raises RunnerError where Ray is not installed, the
     port is taken or there are fewer GPUs than replicas.
     """
     _check_port(host, port)
@@ -53,10 +53,10 @@ def start(
     )
     resources = {
         "num_cpus": threads,
-        **_gpu(options["device"], int(ray.cluster_resources().get("GPU", 0)), limits),
+        **_gpu(placement.device, int(ray.cluster_resources().get("GPU", 0)), limits),
     }
     serve.start(http_options={"host": host, "port": port}, logging_config=LOGGING)
-    target = serve.RunTarget(parts(resources, model, options, limits, token), name=NAME)
+    target = serve.RunTarget(parts(resources, model, placement, limits, token), name=NAME)
     serve.run_many([target], wait_for_applications_running=False)
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from icd_engine.cli import doctor, main, terminal
 from icd_engine.engine import Engine
+from icd_engine.model import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "tests" / "data" / "golden" / "sd15"
@@ -348,7 +349,7 @@ def test_a_missing_or_damaged_demo(
 
 
 def _at(engine: Engine, folder: Path) -> Engine:
-    return Engine(replace(engine.bundle, path=folder), engine.runner, engine.tokenizer)
+    return Engine(Model(replace(engine.bundle, path=folder), engine.runner, engine.model.tokenizer))
 
 
 # --- generate -------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from icd_engine.errors import (
     SettingsError,
 )
 from icd_engine.images import to_model_range
+from icd_engine.passes import MOST_BRANCHES, fitting
 from icd_engine.results import EditRequest
-from icd_engine.rows import MOST_BRANCHES, passes
 from icd_engine.sampling.guidance import dynamic_guidance, guidance_embedding
 from icd_engine.sampling.schedule import NoiseSchedule
 from icd_engine.settings import EditSettings
@@ -57,7 +57,7 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float = ROUNDING) -> 
 
 
 def prompt_features(engine: Engine, prompt: str) -> Tensor:
-    return engine.runner.encode_prompts([engine.tokenizer.encode(prompt).ids]).features
+    return engine.runner.encode_prompts([engine.model.tokenizer.encode(prompt).ids]).features
 
 
 @torch.no_grad()
@@ -426,7 +426,7 @@ def mixed_requests() -> list[EditRequest]:
 
 @pytest.mark.parametrize("targets", [16, 3], ids=["one_pass", "in_turns"])
 def test_edit_many_equals_single_edits(small_engine, monkeypatch, targets):
-    monkeypatch.setattr("icd_engine.engine.MOST_TARGETS", targets)
+    monkeypatch.setattr("icd_engine.passes.MOST_TARGETS", targets)
     requests = mixed_requests()
     for request, result in zip(requests, small_engine.edit_many(requests), strict=True):
         given = {
@@ -452,17 +452,21 @@ def test_edit_many_shares_passes(small_engine):
 
 
 @pytest.mark.parametrize(
-    ("rows", "spans"),
+    ("rows", "sizes"),
     [
         ([], []),
-        ([2], [(0, 1)]),
-        ([2, 2, 2], [(0, 2), (2, 3)]),
-        ([9, 2, 2, 1], [(0, 1), (1, 3), (3, 4)]),
+        ([2], [1]),
+        ([2, 2, 2], [2, 1]),
+        ([9, 2, 2, 1], [1, 2, 1]),
     ],
     ids=["none", "one", "full", "too_large_alone"],
 )
-def test_passes_hold_at_most_their_rows(rows, spans):
-    assert [(span.start, span.stop) for span in passes(rows, 4)] == spans
+def test_passes_hold_at_most_their_rows(rows, sizes):
+    found = []
+    while rows:
+        found.append(fitting(rows, 4))
+        rows = rows[found[-1] :]
+    assert found == sizes
 
 
 @pytest.mark.parametrize(
@@ -478,7 +482,7 @@ def test_passes_hold_at_most_their_rows(rows, spans):
     ids=["source", "target", "no_target", "image", "blend", "mask"],
 )
 def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, error):
-    monkeypatch.setattr("icd_engine.engine.MOST_TARGETS", 1)
+    monkeypatch.setattr("icd_engine.passes.MOST_TARGETS", 1)
     good = EditRequest(picture(), SOURCE, TARGET)
     with recorded(small_engine) as seen, pytest.raises(error):
         small_engine.edit_many([good, replace(good, **change)])

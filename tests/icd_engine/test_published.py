@@ -58,7 +58,9 @@ def test_encoding_may_start_at_the_picture_itself(converted):
     )
     assert torch.equal(first, other)
     latents = engine.runner.to_latents(torch.from_numpy(np.asarray(PICTURE).copy())[None])
-    prompts = engine.runner.encode_prompts([engine.tokenizer.encode(SOURCE).ids])
-    assert torch.equal(first, engine.runner.encode(latents, prompts, engine._encode_hops, None))
+    prompts = engine.runner.encode_prompts([engine.model.tokenizer.encode(SOURCE).ids])
+    assert torch.equal(
+        first, engine.runner.encode(latents, prompts, engine.model.encode_hops, None)
+    )
     result = engine.edit(PICTURE, SOURCE, TARGET, size=(128, 128))
     assert result.network_calls == 8 and result.latents.isfinite().all()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from csrc_triton.pixels import to_pixels
 from icd_engine.errors import BundleError, SettingsError
 from icd_engine.images import to_pil
-from icd_engine.results import OUTPUT_TYPES, as_pictures, check_output_type
+from icd_engine.model import OUTPUT_TYPES, as_pictures, check_output_type
 
 SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
 

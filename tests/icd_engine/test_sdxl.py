@@ -91,12 +91,12 @@ def test_the_references_edit(inversion, golden):
 
 def test_the_start_is_a_sample_of_the_posterior(engine, golden):
     """Its noise is drawn first, then that of t = 19, from one generator."""
-    of_posterior, of_start = engine._noise([CASE["seed"]], engine.bundle.size)
+    of_posterior, of_start = engine.model.noise([CASE["seed"]], engine.bundle.size)
     pixels = np.array(
         Image.open(DATA / CASE["image"]).convert("RGB").resize(engine.bundle.size, Image.BICUBIC)
     )
     latents = engine.runner.to_latents(torch.from_numpy(pixels)[None], of_posterior)
-    start = engine._schedule.a(19) * latents + engine._schedule.sigma(19) * of_start
+    start = engine.model.schedule.a(19) * latents + engine.model.schedule.sigma(19) * of_start
     assert error(start, golden["start_latents"]) <= TOLERANCE
     # And not its mean
     assert error(engine.runner.to_latents(torch.from_numpy(pixels)[None]), latents) > 1e-3

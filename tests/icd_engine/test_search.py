@@ -78,12 +78,12 @@ def test_candidates_are_ranked_by_agreement_less_change():
 def test_agreement_is_the_difference_of_noise_errors(small_engine, inversion):
     """Against the network itself: noised latents, one prediction for each prompt."""
     found = inversion.search(TARGET, edits=1).candidates[0]
-    runner, schedule, t = small_engine.runner, small_engine._schedule, 779
+    runner, schedule, t = small_engine.runner, small_engine.model.schedule, 779
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     noised = schedule.a(t) * found.latents + schedule.sigma(t) * noise
     errors = []
     for text in (SOURCE, TARGET):
-        features = runner.encode_prompts([small_engine.tokenizer.encode(text).ids]).features
+        features = runner.encode_prompts([small_engine.model.tokenizer.encode(text).ids]).features
         from icd_engine.sampling.guidance import guidance_embedding
 
         unguided = torch.from_numpy(

@@ -9,9 +9,10 @@ from PIL import Image
 
 from icd_engine.batch import worker
 from icd_engine.batch.manifest import Row
-from icd_engine.batch.worker import MARKS, MOST_ATTEMPTS, Editor, Failure, failure
+from icd_engine.batch.worker import MARKS, MOST_ATTEMPTS, BatchEditor, Failure, failure
 from icd_engine.engine import Engine
 from icd_engine.errors import ImageError
+from icd_engine.placement import PLAIN
 
 SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
 
@@ -33,10 +34,10 @@ def batch(tmp_path) -> dict[str, object]:
 
 
 @pytest.fixture
-def editor(tmp_path, monkeypatch, small_engine) -> Editor:
+def editor(tmp_path, monkeypatch, small_engine) -> BatchEditor:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(Engine, "from_pretrained", lambda model, **options: small_engine)
-    return Editor(tmp_path, "small", {}, threads=1)
+    monkeypatch.setattr(Engine, "load", lambda model, placement: small_engine)
+    return BatchEditor(tmp_path, "small", PLAIN, threads=1)
 
 
 def test_a_batch_becomes_pictures_and_lines(tmp_path, editor, batch, small_engine):

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from icd_engine import Engine
 from icd_engine.errors import RunnerError
+from icd_engine.model import Model
 from icd_engine.results import EditRequest
 from icd_engine.runners import compiled
 from icd_engine.runners.buckets import SIZES, bucket, filled
@@ -107,7 +108,7 @@ def engine(request, small_engine, small_bundle) -> Iterator[Engine]:
         runner = (
             CompiledRunner(own) if request.param == "compiled" else GraphRunnerOnCpu(patch, own)
         )
-        yield Engine(small_engine.bundle, runner, small_engine.tokenizer)
+        yield Engine(Model(small_engine.bundle, runner, small_engine.model.tokenizer))
     torch.compiler.reset()
 
 
@@ -157,7 +158,8 @@ def test_programs_of_one_model_are_never_anothers(small_engine, monkeypatch):
     for _ in range(2):  # the second time every program is there
         for runners in pairs:
             ours, theirs = (
-                Engine(small_engine.bundle, one, small_engine.tokenizer) for one in runners
+                Engine(Model(small_engine.bundle, one, small_engine.model.tokenizer))
+                for one in runners
             )
             results.append(ours.edit(picture(), SOURCE, TARGETS[0]))
             assert_same(results[-1], theirs.edit(picture(), SOURCE, TARGETS[0]))

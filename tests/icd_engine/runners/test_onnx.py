@@ -19,6 +19,7 @@ from PIL import Image
 from icd_engine import EditRequest, Engine
 from icd_engine.bundles.files import file_digest
 from icd_engine.errors import BundleError, OutOfMemoryError, RunnerError, SettingsError
+from icd_engine.model import Model
 from icd_engine.runners.onnx import GraphedOnnxRunner, choose_place
 
 onnx = pytest.importorskip("onnx")
@@ -95,9 +96,8 @@ def test_fixed_buffers_change_nothing(engine, exported, picture):
     """The runner of CUDA graphs, here without them: sessions for fixed sizes, and values in the
     same buffers."""
     bundle = engine.bundle
-    fixed = Engine(
-        bundle, GraphedOnnxRunner(bundle, bundle.exported, choose_place("cpu")), engine.tokenizer
-    )
+    runner = GraphedOnnxRunner(bundle, bundle.exported, choose_place("cpu"))
+    fixed = Engine(Model(bundle, runner, engine.model.tokenizer))
     for seed, edit in enumerate(EDITS.values()):
         ours, theirs = (e.edit(picture, SOURCE, seed=seed, **edit) for e in (fixed, engine))
         assert difference(ours.latents, theirs.latents) <= TOLERANCE

@@ -42,7 +42,7 @@ class StandIn:
     is_ready: bool = True
 
     async def run(self, job: Job) -> Any:
-        from icd_engine.serving.replica import Invert, Kept, Pictures, Reply
+        from icd_engine.serving.replica import InvertJob, Kept, Pictures, Reply
 
         self.jobs.append(job)
         if self.answer is not None:
@@ -57,7 +57,7 @@ class StandIn:
             picture_size=(80, 60),
         )
         return Reply(
-            kept if isinstance(job, Invert) else Pictures(["AAAA"], [{"seed": 3}]),
+            kept if isinstance(job, InvertJob) else Pictures(["AAAA"], [{"seed": 3}]),
             batch=2,
             memory=1000,
         )

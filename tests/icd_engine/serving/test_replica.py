@@ -14,25 +14,26 @@ from PIL import Image
 pytest.importorskip("cachetools")
 
 from icd_engine.errors import PromptError, SettingsError
+from icd_engine.placement import Placement
 from icd_engine.serving.limits import ApiError, Limits
-from icd_engine.serving.replica import Edit, EditKept, Editor, Invert, Kept, written
+from icd_engine.serving.replica import EditJob, EditKeptJob, JobEditor, InvertJob, Kept, written
 from tests.icd_engine.serving.conftest import SOURCE, TARGET, png
 
-CPU = {"device": "cpu", "dtype": "float32", "runner": "eager"}
+CPU = Placement(device="cpu", dtype="float32", runner="eager")
 
 
 @pytest.fixture(scope="module")
-def editor(small_bundle) -> Editor:
-    return Editor(str(small_bundle), CPU, Limits(pixels=10_000))
+def editor(small_bundle) -> JobEditor:
+    return JobEditor(str(small_bundle), CPU, Limits(pixels=10_000))
 
 
-def edit(**changes) -> Edit:
-    return Edit(
+def edit(**changes) -> EditJob:
+    return EditJob(
         **{"image": png(), "source": SOURCE, "target": TARGET, "settings": {"seed": 5}, **changes}
     )
 
 
-def done(editor: Editor, *jobs):
+def done(editor: JobEditor, *jobs):
     return editor.run([editor.read(job) for job in jobs])
 
 
@@ -42,8 +43,8 @@ def pixels(results) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(file)))) for file in files]
 
 
-def kept(editor: Editor, image: bytes) -> Kept:
-    (result,) = done(editor, Invert(image=image, source=SOURCE, settings={"seed": 5}))
+def kept(editor: JobEditor, image: bytes) -> Kept:
+    (result,) = done(editor, InvertJob(image=image, source=SOURCE, settings={"seed": 5}))
     return pickle.loads(pickle.dumps(result))  # as it travels
 
 
@@ -69,9 +70,9 @@ def test_a_batch_keeps_its_order_whatever_is_in_it(editor, small_engine):
     first = kept(editor, png())
     jobs = [
         edit(size=(128, 64)),
-        Invert(image=png(seed=2), source=SOURCE, settings={}),
+        InvertJob(image=png(seed=2), source=SOURCE, settings={}),
         edit(image=png(80, 60)),
-        EditKept(key="a", kept=first, image=png(), target=TARGET, settings={}),
+        EditKeptJob(key="a", kept=first, image=png(), target=TARGET, settings={}),
         edit(size=(128, 64), target="a fox sits on the mat"),
     ]
     wide, inverted, own, further, other = done(editor, *jobs)
@@ -120,8 +121,8 @@ def test_an_inversion_can_be_edited_by_a_replica_that_did_not_make_it(
 ):
     image = png(80, 60)
     settings = {"blend": [["cat"], ["dog"]], "paste_back": True}
-    job = EditKept(key="a", kept=kept(editor, image), image=image, target=TARGET, settings=settings)
-    other = Editor(str(small_bundle), CPU, Limits())
+    job = EditKeptJob(key="a", kept=kept(editor, image), image=image, target=TARGET, settings=settings)
+    other = JobEditor(str(small_bundle), CPU, Limits())
     inversion = small_engine.invert(image, SOURCE, seed=5)
     for _ in range(2):  # the second edit finds the source branch of the first
         (results,) = done(other, job)
@@ -187,7 +188,7 @@ def test_files_and_sizes_are_checked_before_a_batch(editor, changes, param, mess
 
 @pytest.mark.parametrize(
     "job",
-    [edit(size=(65, 64)), Invert(image=png(), source=" ", settings={})],
+    [edit(size=(65, 64)), InvertJob(image=png(), source=" ", settings={})],
     ids=["size", "prompt"],
 )
 def test_what_the_engine_refuses_is_a_value(editor, job):

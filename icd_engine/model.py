@@ -1,0 +1,261 @@
+"""One model on one device: its prompts, noise, hops, guidance and sizes, which every edit asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.bundles.family import FAMILIES
+from icd_engine.editing.words import PromptTokenizer, Tokens
+from icd_engine.errors import (
+    BundleError,
+    ImageError,
+    PromptError,
+    RunnerError,
+    SettingsError,
+    shown,
+)
+from icd_engine.images import fitted_size, load_mask
+from icd_engine.placement import Placement
+from icd_engine.runners.contract import Prompts, Runner, Tensor
+from icd_engine.sampling.guidance import dynamic_guidance
+from icd_engine.sampling.noise import normal_noise
+from icd_engine.sampling.schedule import NoiseSchedule
+from icd_engine.settings import EditSettings
+from icd_engine.shortage import attempt
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+MOST_SIDE = 4096  # pixels
+PUBLISHED_STEP = 64  # pixels: models of the published sizes were trained on multiples of it
+PUBLISHED_SIZE = 256  # pixels, the least side of such a model's pictures
+# What a model folder leaves open.
+PLAIN_EDIT = EditSettings(
+    guidance_scale=1.0,
+    tau=1.0,
+    tau_low=0.0,
+    control="auto",
+    cross_replace=0.0,
+    self_replace=0.0,
+    paste_back=False,
+    seed=0,
+)
+
+
+class Model:
+    """The networks of one model folder behind a runner, and the numbers that come with them.
+
+    encode_hops, decode_hops: one network call each, up to the noisiest time step and down from it.
+    default_settings: the folder's, with every field that has a value filled in. Nothing of an edit
+    is kept here, so all methods may be called from several threads at once.
+    """
+
+    def __init__(self, bundle: Bundle, runner: Runner, tokenizer: PromptTokenizer):
+        vae = bundle.config("vae")
+        unet = bundle.config("unet")
+        self.bundle = bundle
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self.size = bundle.size
+        self.default_settings = bundle.defaults.resolve(PLAIN_EDIT)
+        self.samples_posterior = bundle.samples_posterior
+        self.guidance_embedded = bundle.guidance_embedded
+        self._latent_channels: int = vae["latent_channels"]
+        self._downscale = 2 ** (len(vae["block_out_channels"]) - 1)
+        self._size_step = self._downscale * 2 ** (len(unet["block_out_channels"]) - 1)
+        # Text encoders pad each with a token of its own; all else their tokenizers have in common.
+        others = FAMILIES[bundle.family].tokenizers[1:]
+        folders = (PromptTokenizer.from_folder(bundle.path / part) for part in others)
+        self._paddings = [tokenizer.pad, *(other.pad for other in folders)]
+        if tokenizer.vocabulary > bundle.config("text_encoder")["vocab_size"]:
+            raise BundleError(
+                f"{bundle.path}: tokenizer.json has token ids beyond the text encoder's vocab_size"
+            )
+        self.schedule = _noise_schedule(bundle)
+        try:
+            self.encode_hops = self.schedule.encode_hops(bundle.encode_times, bundle.encode_end)
+            self.decode_hops = self.schedule.decode_hops(bundle.decode_times)
+        except SettingsError as error:
+            raise BundleError(f"{bundle.path}: {error}") from None
+        self._a = self.schedule.a(self.encode_hops[0].t)
+        self._sigma = self.schedule.sigma(self.encode_hops[0].t)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this model from others: inversions made with one do not fit another."""
+        about = [self.bundle.sha256, self.bundle.encode_times, self.bundle.encode_end]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+    # --- sizes, (width, height) in pixels ---------------------------------------------------------
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(1, 4, h, w) of pictures of `size`."""
+        height = size[1] // self._downscale
+        return (1, self._latent_channels, height, size[0] // self._downscale)
+
+    def checked_size(self, size: Any) -> tuple[int, int]:
+        """A size that a user asks for. SettingsError unless the model can work at it."""
+        step = self._size_step
+        fits = isinstance(size, tuple | list) and len(size) == 2
+        if not fits or not all(
+            isinstance(n, int) and 0 < n <= MOST_SIDE and n % step == 0 for n in size
+        ):
+            raise SettingsError(
+                f"size must be (width, height) in multiples of {step} up to {MOST_SIDE}, not {shown(size)}"
+            )
+        return size[0], size[1]
+
+    def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What the model works at for a picture of `size`: its own area, in about that aspect."""
+        published = min(self.size) >= PUBLISHED_SIZE
+        step = max(self._size_step, PUBLISHED_STEP) if published else self._size_step
+        return fitted_size(size, self.size, step)
+
+    # --- prompts ----------------------------------------------------------------------------------
+
+    def tokens(self, prompt: str) -> Tokens:
+        """A prompt's tokens and words. PromptError if it is empty; one too long is cut, with a
+        warning."""
+        if isinstance(prompt, str) and not prompt.strip():
+            raise PromptError("the prompt is empty")
+        return self.tokenizer.encode(prompt)
+
+    def encode_prompts(self, tokens: Sequence[Tokens]) -> Prompts:
+        """What the networks see of prompts, one row a prompt."""
+        return self.runner.encode_prompts(
+            [sum((one.padded(pad) for pad in self._paddings), ()) for one in tokens]
+        )
+
+    def empty_prompt(self) -> Prompts | None:
+        """What guidance is measured against; None where guidance is embedded in the network."""
+        return None if self.guidance_embedded else self.encode_prompts([self.tokenizer.encode("")])
+
+    # --- settings and guidance --------------------------------------------------------------------
+
+    def settle(self, given: EditSettings, size: tuple[int, int]) -> EditSettings:
+        """What an edit at `size` will use: the defaults filled in, and the mask read once (a stream
+        gives its bytes once). SettingsError, ImageError."""
+        settings = given.resolve(self.default_settings)
+        if settings.paste_back and settings.blend is None and settings.mask is None:
+            raise SettingsError(
+                "paste_back needs blend words or a mask: they say what is not to change"
+            )
+        if settings.mask is None:
+            return settings
+        _, _, height, width = self.latent_shape(size)
+        return settings.with_mask(load_mask(settings.mask, (width, height)))
+
+    def guidance(self, settings: EditSettings) -> list[float]:
+        """w(t) of every decode hop, from settled settings."""
+        w = settings.guidance_scale
+        tau = settings.tau
+        tau_low = settings.tau_low
+        assert w is not None and tau is not None and tau_low is not None  # PLAIN_EDIT has them all
+        return [dynamic_guidance(hop.t, w, tau, tau_low) for hop in self.decode_hops]
+
+    def decode_calls(self, settings: EditSettings) -> int:
+        """Network calls of one decoding: a model without embedded guidance predicts twice on guided
+        hops."""
+        guided = 0 if self.guidance_embedded else sum(w > 0 for w in self.guidance(settings))
+        return len(self.decode_hops) + guided
+
+    # --- noise ------------------------------------------------------------------------------------
+
+    def noise(self, seeds: Sequence[int], size: tuple[int, int]) -> tuple[Tensor | None, Tensor]:
+        """Draws for the VAE's posterior (None where its mean is taken) and for the first time step,
+        [len(seeds), 4, h, w] each. The draws of a seed follow each other, as in the reference."""
+        _, *shape = self.latent_shape(size)
+        draws = [normal_noise(seed, (1 + self.samples_posterior, *shape)) for seed in seeds]
+        posterior, start = (
+            self.runner.tensor(np.stack([draw[k] for draw in draws])) for k in (0, -1)
+        )
+        return posterior if self.samples_posterior else None, start
+
+    def noised(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """A picture's latents at the first encode time step; t = 0 is the picture itself."""
+        return latents if self.encode_hops[0].t == 0 else self._a * latents + self._sigma * noise
+
+    def start(self, count: int, seed: int, size: tuple[int, int]) -> Tensor:
+        """Noise [count, 4, h, w] that pictures are generated from."""
+        _, *shape = self.latent_shape(size)
+        return self.runner.tensor(normal_noise(seed, (count, *shape)))
+
+
+def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
+    """Latents [N, 4, h, w] decoded: a list of PIL pictures, numpy [N, H, W, 3] or torch
+    [N, 3, H, W] in [0, 1], or the latents themselves.
+
+    ImageError where they hold NaN or infinite values.
+    """
+    if output_type == "latent":
+        copy = runner.host(latents)
+        if not np.isfinite(np.asarray(copy)).all():
+            raise ImageError("the latents hold NaN or infinite values")
+        return copy
+    if output_type == "pil":
+        pixels = np.asarray(runner.host(runner.to_pixels(latents)))
+        return [Image.fromarray(picture) for picture in pixels]
+    pictures = (runner.host(runner.to_image(latents)) / 2 + 0.5).clip(0, 1)
+    return np.asarray(pictures).transpose(0, 2, 3, 1) if output_type == "np" else pictures
+
+
+def check_output_type(output_type: Any, runner: Runner) -> None:
+    """SettingsError unless it is one of OUTPUT_TYPES, and one the runner has: "pt" is torch's."""
+    known = [name for name in OUTPUT_TYPES if name != "pt" or runner.torch_tensors]
+    if output_type not in known:
+        raise SettingsError(
+            f"output_type must be one of {', '.join(known)}, not {shown(output_type)}"
+        )
+
+
+def load_model(name: str | Path, placement: Placement) -> Model:
+    """The embedded model "tiny" or a model folder, ready to run. Raises BundleError, RunnerError,
+    OutOfMemoryError."""
+    bundle = read_bundle(name)
+    tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
+    load_runner = _loader(bundle)
+    runner = attempt(
+        lambda: load_runner(bundle, placement),
+        free=lambda: None,
+        what=f"out of memory while {bundle.path} was loaded",
+    )
+    return Model(bundle, runner, tokenizer)
+
+
+def _loader(bundle: Bundle) -> Callable[[Bundle, Placement], Runner]:
+    """What loads the folder's graphs, or its weights. RunnerError where torch is not installed."""
+    if bundle.exported is not None:
+        from icd_engine.runners.onnx import load_onnx_runner
+
+        return load_onnx_runner
+    try:
+        from icd_engine.loading import load_runner
+    except ModuleNotFoundError as error:
+        raise RunnerError(
+            f"a folder of weights needs torch and transformers ({error}); without them, edit with "
+            "a folder that `icd export` made elsewhere"
+        ) from None
+    return load_runner
+
+
+def _noise_schedule(bundle: Bundle) -> NoiseSchedule:
+    """The noise schedule of scheduler/scheduler_config.json. BundleError unless it is a scaled
+    linear one."""
+    config = bundle.config("scheduler")
+    if config.get("beta_schedule") != "scaled_linear":
+        kind = shown(config.get("beta_schedule"))
+        raise BundleError(f"scheduler_config.json: beta_schedule {kind} is not supported")
+    try:
+        steps = config.get("num_train_timesteps", 1000)
+        return NoiseSchedule.scaled_linear(config["beta_start"], config["beta_end"], steps)
+    except (KeyError, TypeError, SettingsError) as error:
+        raise BundleError(
+            f"scheduler_config.json: no schedule can be made of it: {error}"
+        ) from None
