@@ -160,6 +160,9 @@ class OnnxRunner:
     graphs."""
 
     name = "onnx"
+    torch_tensors = False
+    warms_up = False
+    reference = False
     keeps = True  # the source branch of a decoding, for further edits
 
     def __init__(self, bundle: Bundle, exported: Exported, place: Place):
@@ -358,6 +361,7 @@ class GraphedOnnxRunner(OnnxRunner):
     """
 
     name = "onnx-graph"
+    warms_up = True
     keeps = False
 
     def __init__(self, bundle: Bundle, exported: Exported, place: Place):
