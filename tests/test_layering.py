@@ -48,7 +48,9 @@ TORCH_FREE = {
     *("icd_engine.settings", "icd_engine.placement", "icd_engine.errors", "icd_engine.shortage"),
     *("icd_engine.atomic", "icd_engine.provenance", "icd_engine.version"),
 }
-TORCH_FREE_FILES = {"icd_engine.runners.onnx", "icd_engine.runners.contract"}
+TORCH_FREE_FILES = {
+    f"icd_engine.runners.{file}" for file in ("contract", "filling", "onnx", "onnx_session")
+}
 NEEDS_TORCH = {
     "torch",
     "torchvision",
@@ -263,6 +265,7 @@ def build_tree(root: Path, files: dict[str, str]) -> Path:
         ("icd_engine/errors.py", "import diffusers"),
         ("icd_engine/settings.py", "from safetensors.torch import load_file"),
         ("icd_engine/runners/onnx.py", "import torch"),
+        ("icd_engine/runners/filling.py", "from torch import full"),
         ("csrc_triton/geglu/__init__.py", "from icd_engine.errors import IcdError"),
         ("csrc_triton/geglu/kernel.py", "from csrc_triton.geglu.reference import geglu"),
         ("csrc_triton/geglu/kernel.py", "from . import reference"),

@@ -20,7 +20,14 @@ from typing import Any, NamedTuple
 from icd_engine import errors
 from icd_engine.batch.log import BatchLog, Summary, open_log
 from icd_engine.batch.manifest import Row, read_manifest
-from icd_engine.batch.worker import MARKS, MOST_ATTEMPTS, BatchEditor, Failure, outcome, read_pictures
+from icd_engine.batch.worker import (
+    MARKS,
+    MOST_ATTEMPTS,
+    BatchEditor,
+    Failure,
+    outcome,
+    read_pictures,
+)
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.errors import RunnerError, SettingsError
 from icd_engine.placement import PLAIN, Placement

@@ -22,7 +22,7 @@ from icd_engine.networks.blocks import (
 )
 
 
-class Tape(NamedTuple):
+class PassState(NamedTuple):
     """What the blocks of one pass take and leave, each list in the order they run in; they take
     from the end."""
 
@@ -33,6 +33,14 @@ class Tape(NamedTuple):
     source: list[Tensor] | None  # left by an earlier pass: the batch holds target rows alone
     kept: list[Tensor] | None  # left for later passes; None where nothing is to be kept
     maps: list[Tensor]  # left by every block that local blend reads: [2, T, h, w]
+
+    def check_taken(self) -> None:
+        """RuntimeError unless the blocks have taken all: what is left was meant for one of them, so
+        each after it took another's."""
+        left = {"shifts": self.shifts, "prompt": self.prompt, "source": self.source}
+        for name, tensors in left.items():
+            if tensors:
+                raise RuntimeError(f"a pass ended with {len(tensors)} of its {name} not taken")
 
 
 def word_columns(edit: EditStep | None) -> Tensor | None:
@@ -74,25 +82,25 @@ class Attention(nn.Module):
         """Context [B, n, C'] -> its keys and values [B, n, 2 C]."""
         return torch.cat([self.to_k(context), self.to_v(context)], dim=-1)
 
-    def to_self(self, x: Tensor, tape: Tape, shared: bool) -> Tensor:
+    def to_self(self, x: Tensor, state: PassState, shared: bool) -> Tensor:
         """Self-attention of x [B, N, C]; where `shared`, rows that share take Q and K from their
         source row."""
         q = self.split(self.to_q(x))
         k = self.split(self.to_k(x))
         v = self.split(self.to_v(x))
-        if not shared or tape.edit is None:
+        if not shared or state.edit is None:
             return self.out(attend(q, k, v))
-        row = tape.edit.source_row
-        share = tape.edit.share_self[:, None, None, None]
+        row = state.edit.source_row
+        share = state.edit.share_self[:, None, None, None]
         sources = q.shape[0] - row.shape[0]  # not len(): exporters would take it for a constant
-        if tape.source is not None:
-            source_q = tape.source.pop()
-            source_k = tape.source.pop()
+        if state.source is not None:
+            source_q = state.source.pop()
+            source_k = state.source.pop()
         else:
             source_q = q[:sources]
             source_k = k[:sources]
-        if tape.kept is not None:
-            tape.kept.extend((source_q, source_k))
+        if state.kept is not None:
+            state.kept.extend((source_q, source_k))
         targets = [
             torch.where(share, theirs[row], own[sources:])
             for theirs, own in ((source_q, q), (source_k, k))
@@ -102,24 +110,26 @@ class Attention(nn.Module):
         )
         return self.out(attend(q, k, v))
 
-    def to_prompt(self, x: Tensor, tape: Tape, with_maps: bool) -> tuple[Tensor, Tensor | None]:
+    def to_prompt(
+        self, x: Tensor, state: PassState, with_maps: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Attention of x [B, N, C] to the prompt, under the edit; maps [2, T, N] of the blend words
         where asked for."""
         q = self.split(self.to_q(x))
-        k, v = (self.split(part) for part in tape.prompt.pop().chunk(2, dim=-1))
-        if tape.edit is None:
+        k, v = (self.split(part) for part in state.prompt.pop().chunk(2, dim=-1))
+        if state.edit is None:
             return self.out(attend(q, k, v)), None
-        edit = tape.edit
-        sources = k.shape[0] - tape.edit.source_row.shape[0]
-        if tape.source is not None:
-            source_q = tape.source.pop()
+        edit = state.edit
+        sources = k.shape[0] - state.edit.source_row.shape[0]
+        if state.source is not None:
+            source_q = state.source.pop()
             source_v = None
         else:
             source_q = q[:sources]
             q = q[sources:]
             source_v = v[:sources]
-        if tape.kept is not None:
-            tape.kept.append(source_q)
+        if state.kept is not None:
+            state.kept.append(source_q)
         values = v[sources:]
         out, maps = edited_attention(
             q,
@@ -130,7 +140,7 @@ class Attention(nn.Module):
             edit.source_mix.to(v.dtype)[:, None] @ values,
             edit.source_row,
             source_v=source_v,
-            columns=tape.columns if with_maps else None,
+            columns=state.columns if with_maps else None,
         )
         return self.out(out), maps
 
@@ -156,11 +166,11 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(
-        self, x: Tensor, tape: Tape, shares_self: bool, with_maps: bool
+        self, x: Tensor, state: PassState, shares_self: bool, with_maps: bool
     ) -> tuple[Tensor, Tensor | None]:
         x, h = self.norm1(x)
-        x, h = self.norm2(self.attn1.to_self(h, tape, shares_self), x)
-        prompted, maps = self.attn2.to_prompt(h, tape, with_maps)
+        x, h = self.norm2(self.attn1.to_self(h, state, shares_self), x)
+        prompted, maps = self.attn2.to_prompt(h, state, with_maps)
         x, h = self.norm3(prompted, x)
         return x + self.ff(h), maps
 
@@ -190,13 +200,13 @@ class SpatialTransformer(nn.Module):
             nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
         )
 
-    def forward(self, x: Tensor, tape: Tape, shares_self: bool, feeds_blend: bool) -> Tensor:
+    def forward(self, x: Tensor, state: PassState, shares_self: bool, feeds_blend: bool) -> Tensor:
         height, width = x.shape[-2:]
         tokens = project(self.proj_in, to_tokens(self.norm(x)))
         for block in self.transformer_blocks:
-            tokens, maps = block(tokens, tape, shares_self, feeds_blend)
+            tokens, maps = block(tokens, state, shares_self, feeds_blend)
             if maps is not None:
-                tape.maps.append(maps.unflatten(-1, (height, width)))
+                state.maps.append(maps.unflatten(-1, (height, width)))
         return x + to_map(project(self.proj_out, tokens), height, width)
 
 

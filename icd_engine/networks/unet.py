@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from icd_engine.editing.plan import EditStep
 from icd_engine.errors import BundleError, shown
-from icd_engine.networks.attention import SpatialTransformer, Tape, TransformerBlock, word_columns
+from icd_engine.networks.attention import (
+    PassState,
+    SpatialTransformer,
+    TransformerBlock,
+    word_columns,
+)
 from icd_engine.networks.blocks import Downsample, GroupNormSiLU, ResidualBlock, Upsample, sinusoid
 
 SUPPORTED = {
@@ -68,7 +73,7 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
-class Level(nn.Module):
+class UNetLevel(nn.Module):
     """One size of the UNet: residual blocks, each followed by a transformer where the level has
     text attention."""
 
@@ -93,21 +98,21 @@ class Level(nn.Module):
         self.shares_self = False
         self.feeds_blend = False
 
-    def layer(self, i: int, x: Tensor, skip: Tensor | None, tape: Tape) -> Tensor:
-        x = self.resnets[i](x, skip, tape.shifts.pop())
+    def layer(self, i: int, x: Tensor, skip: Tensor | None, state: PassState) -> Tensor:
+        x = self.resnets[i](x, skip, state.shifts.pop())
         if hasattr(self, "attentions"):
-            x = self.attentions[i](x, tape, self.shares_self, self.feeds_blend)
+            x = self.attentions[i](x, state, self.shares_self, self.feeds_blend)
         return x
 
 
-class DownLevel(Level):
+class DownLevel(UNetLevel):
     """A level of the way down; keeps every output for the way up."""
 
     downsamplers: nn.ModuleList  # not on the lowest level
 
-    def forward(self, x: Tensor, tape: Tape, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, state: PassState, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
-            x = self.layer(i, x, None, tape)
+            x = self.layer(i, x, None, state)
             skips.append(x)
         if hasattr(self, "downsamplers"):
             x = self.downsamplers[0](x)
@@ -115,14 +120,14 @@ class DownLevel(Level):
         return x
 
 
-class UpLevel(Level):
+class UpLevel(UNetLevel):
     """A level of the way up; takes the kept outputs back, last first."""
 
     upsamplers: nn.ModuleList  # not on the highest level
 
-    def forward(self, x: Tensor, tape: Tape, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, state: PassState, skips: list[Tensor]) -> Tensor:
         for i in range(len(self.resnets)):
-            x = self.layer(i, x, skips.pop(), tape)
+            x = self.layer(i, x, skips.pop(), state)
         return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
 
 
@@ -142,10 +147,10 @@ class MidLevel(nn.Module):
         )
         self.shares_self = False
 
-    def forward(self, x: Tensor, tape: Tape) -> Tensor:
-        x = self.resnets[0](x, None, tape.shifts.pop())
-        x = self.attentions[0](x, tape, self.shares_self, False)
-        return self.resnets[1](x, None, tape.shifts.pop())
+    def forward(self, x: Tensor, state: PassState) -> Tensor:
+        x = self.resnets[0](x, None, state.shifts.pop())
+        x = self.attentions[0](x, state, self.shares_self, False)
+        return self.resnets[1](x, None, state.shifts.pop())
 
 
 def per_level(value: int | list, levels: int) -> list:
@@ -322,7 +327,7 @@ class UNet(nn.Module):
         a later pass at the same step, latents and shifts hold the T target rows alone, the prompt
         still all R = S + T.
         """
-        tape = Tape(
+        state = PassState(
             shifts=list(reversed(shifts.split(self._shift_widths, dim=-1))),
             prompt=list(reversed(prompt.split(self._value_widths, dim=-1))),
             edit=edit,
@@ -334,9 +339,12 @@ class UNet(nn.Module):
         x = self.conv_in(latents)
         skips = [x]
         for block in self.down_blocks:
-            x = block(x, tape, skips)
-        x = self.mid_block(x, tape)
+            x = block(x, state, skips)
+        x = self.mid_block(x, state)
         for block in self.up_blocks:
-            x = block(x, tape, skips)
+            x = block(x, state, skips)
         eps = self.conv_out(self.conv_norm_out(x))
-        return UNetOutput(eps, torch.stack(tape.maps).mean(dim=0) if tape.maps else None, tape.kept)
+        state.check_taken()
+        return UNetOutput(
+            eps, torch.stack(state.maps).mean(dim=0) if state.maps else None, state.kept
+        )

@@ -103,7 +103,7 @@ class MidBlock(nn.Module):
         return self.resnets[1](x)
 
 
-class Level(nn.Module):
+class VAELevel(nn.Module):
     """Residual blocks at one size, then a change of size unless it is the last level."""
 
     def __init__(
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
             resize = (
                 {"downsamplers": Downsample(b, symmetric=False)} if i + 1 < len(channels) else {}
             )
-            self.down_blocks.append(Level(a, b, layers, groups, **resize))
+            self.down_blocks.append(VAELevel(a, b, layers, groups, **resize))
         self.mid_block = MidBlock(channels[-1], groups, attention)
         self.conv_norm_out = GroupNormSiLU(groups, channels[-1], EPS)
         self.conv_out = nn.Conv2d(channels[-1], 2 * latent, 3, padding=1)
@@ -174,7 +174,7 @@ class Decoder(nn.Module):
         self.up_blocks = nn.ModuleList()
         for i, (a, b) in enumerate(zip([widths[0], *widths], widths, strict=False)):
             resize = {"upsamplers": PhaseUpsample(b)} if i + 1 < len(widths) else {}
-            self.up_blocks.append(Level(a, b, layers + 1, groups, **resize))
+            self.up_blocks.append(VAELevel(a, b, layers + 1, groups, **resize))
         self.conv_norm_out = GroupNormSiLU(groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], colours, 3, padding=1)
 

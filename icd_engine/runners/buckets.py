@@ -1,16 +1,16 @@
-"""Fixed batch sizes: decode rows filled up, and every optional input made present, so that compiled
-code is reused."""
+"""Fixed batch sizes: decode rows filled up, so that compiled code is reused."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from icd_engine.editing.plan import EditStep
-from icd_engine.runners.contract import Blend, Decoded, DecodeInputs, Prompts, StepCallback
+from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
+from icd_engine.runners.filling import filled_inputs
 
 SIZES = (1, 2, 4, 8, 16)
 
@@ -57,6 +57,8 @@ class Padded:
     were asked for."""
 
     def __init__(self, inputs: DecodeInputs):
+        device = inputs.prompts.features.device
+        inputs = filled_inputs(inputs, partial(torch.full, dtype=torch.float32, device=device))
         prompts = len(inputs.prompts)
         targets = 0 if inputs.edits is None else len(inputs.edits[0].source_row)
         self._sources = prompts - targets
@@ -76,8 +78,9 @@ class Padded:
             hop_prompts=inputs.hop_prompts
             and [take_prompts(prompts, all_rows) for prompts in inputs.hop_prompts],
             guidance=[[row[i] for i in rows] for row in inputs.guidance],
-            edits=None if inputs.edits is None else [_complete(edit, own) for edit in inputs.edits],
-            blend=None if inputs.edits is None else _blend(inputs, own),
+            edits=inputs.edits
+            and [edit._make(take(t, own) for t in edit) for edit in inputs.edits],
+            blend=inputs.blend and inputs.blend._make(take(t, own) for t in inputs.blend),
             keep=inputs.edits is not None and inputs.source is None,
         )
 
@@ -92,27 +95,3 @@ class Padded:
             None if masks is None else masks[:, self._target_rows],
             decoded.source if asked.keep else None,
         )
-
-
-def _complete(edit: EditStep, rows: Sequence[int]) -> EditStep:
-    """The step with blend words, if all zero, so that having some changes values and not the
-    program."""
-    # Two tensors: a program compiled for one in both places would not serve two.
-    none = torch.zeros_like(edit.target_gain), torch.zeros_like(edit.target_gain)
-    source, target = (
-        zeros if words is None else words
-        for words, zeros in zip((edit.source_words, edit.target_words), none, strict=True)
-    )
-    whole = edit._replace(source_words=source, target_words=target)
-    return EditStep(*(take(tensor, rows) for tensor in whole if tensor is not None))
-
-
-def _blend(inputs: DecodeInputs, rows: Sequence[int]) -> Blend:
-    """Blending, if of nothing: rows without words and masks come back as they are."""
-    assert inputs.edits is not None
-    source_row = inputs.edits[0].source_row
-    blend = inputs.blend or Blend(source_row, torch.zeros_like(source_row, dtype=torch.bool))
-    mask = blend.user_mask
-    if mask is None:
-        mask = torch.ones(len(source_row), *inputs.latents.shape[2:], device=source_row.device)
-    return Blend(take(blend.source_row, rows), take(blend.active, rows), take(mask, rows))

@@ -45,6 +45,8 @@ class CompiledRunner(EagerRunner):
     """
 
     name = "compiled"
+    warms_up = True
+    reference = False
 
     def __init__(self, networks: Networks, placement: Placement = PLAIN):
         super().__init__(networks, placement)

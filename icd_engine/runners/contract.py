@@ -87,8 +87,11 @@ class Runner(Protocol):
     Tensors stay on its device; it may be called from several threads.
     """
 
-    name: str
+    name: str  # for people; what a runner can do is said by the attributes below
     device: Any  # torch.device, or its name where there is no torch
+    torch_tensors: bool  # its tensors are torch's; else they are numpy arrays
+    warms_up: bool  # the first call at every batch and picture size waits: compiles or captures
+    reference: bool  # its answers define those of every other runner
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array as a tensor on the device."""

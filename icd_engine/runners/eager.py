@@ -76,6 +76,9 @@ class EagerRunner(PictureRunner):
     """Runs on the device and in the dtype its networks have; latents stay float32 between calls."""
 
     name = "eager"
+    torch_tensors = True
+    warms_up = False
+    reference = True
 
     def __init__(self, networks: Networks, placement: Placement = PLAIN):
         self.text_encoder, vae, self.forward, self.reverse = networks

@@ -5,30 +5,34 @@ Tensors are numpy arrays.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+from functools import lru_cache, partial
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.exported import Exported, ExportedGraph
-from icd_engine.editing.plan import EditStep
-from icd_engine.errors import BundleError, ImageError, RunnerError
+from icd_engine.errors import ImageError, RunnerError
 from icd_engine.images import to_model_range, to_pil
 from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.contract import (
     TIME_IDS,
-    Blend,
     Decoded,
     DecodeInputs,
     Prompts,
     SourceBranch,
     StepCallback,
+)
+from icd_engine.runners.filling import filled_inputs
+from icd_engine.runners.onnx_session import (
+    KEPT,
+    FixedSession,
+    GraphSession,
+    OnnxDevice,
+    choose_onnx_device,
 )
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
@@ -37,122 +41,11 @@ from icd_engine.sampling.trajectory import run_trajectory
 KEPT_PROMPTS = 256
 MOST_FIXED = 4  # sizes of GraphedOnnxRunner, each with its own copy of a network's weights
 DTYPES = {"fp32": "float32", "fp16": "float16"}
-ARRAYS = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
-CUDA = "CUDAExecutionProvider"
 # Read when the engine is made, so that a folder or a provider that does not work is known then.
 AT_ONCE = ("vae_encoder", "vae_decoder", "encode_hop", "decode_hop")
-LAST_STATE, POOLED = "last_hidden_state", "text_embeds"  # of the text encoders
-# Outputs of decode_hop and inputs of further_hop: what source rows contribute to target rows
-KEPT = "kept_"
-
-
-class Place(NamedTuple):
-    """Where graphs run: a device as onnxruntime names it, and the execution providers for it."""
-
-    device: str  # "cpu" or "cuda"
-    index: int
-    providers: list[Any]
-
-
-class Graph:
-    """One ONNX graph in a session; may be called from several threads. axes: sizes that it is fixed
-    to."""
-
-    def __init__(self, path: Path, place: Place, axes: Mapping[str, int] | None = None):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised, and not printed as well
-        for name, size in (axes or {}).items():
-            options.add_free_dimension_override_by_name(name, size)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=place.providers
-            )
-        except Exception as error:  # onnxruntime raises a dozen classes of its own
-            raise BundleError(f"{path} cannot be loaded by onnxruntime: {_line(error)}") from None
-        if place.device == "cuda" and CUDA not in self._session.get_providers():
-            raise RunnerError(
-                f"{CUDA} was asked for and did not load: onnxruntime fell back to the CPU"
-            )
-        self._path = path
-        self._place = place
-        self._types = {port.name: ARRAYS[port.type] for port in self._session.get_inputs()}
-        self.kept = [
-            port.name for port in self._session.get_outputs() if port.name.startswith(KEPT)
-        ]
-
-    def __call__(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        """Arrays in and out; `kept_*` go in and come out as values that stay on the device."""
-        binding = self._session.io_binding()
-        for name, kind in self._types.items():
-            if name.startswith(KEPT):
-                binding.bind_ortvalue_input(name, inputs[name])
-            else:
-                binding.bind_cpu_input(name, np.ascontiguousarray(inputs[name], dtype=kind))
-        for name in outputs:
-            stays = name.startswith(KEPT)
-            binding.bind_output(
-                name, self._place.device if stays else "cpu", self._place.index if stays else 0
-            )
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise RunnerError(f"onnxruntime failed in {self._path.name}: {_line(error)}") from None
-        values = binding.get_outputs()
-        return [
-            v if name.startswith(KEPT) else v.numpy()
-            for name, v in zip(outputs, values, strict=True)
-        ]
-
-
-class FixedGraph(Graph):
-    """A graph for inputs of fixed sizes, which with its outputs stay in the same buffers from call
-    to call.
-
-    That is what onnxruntime's CUDA graphs ask for. One call at a time; results are copies.
-    """
-
-    def __init__(self, path: Path, place: Place, axes: Mapping[str, int], outputs: Sequence[str]):
-        super().__init__(path, place, axes)
-        self._outputs = list(outputs)
-        self._running = Lock()
-        self._buffers: dict[str, Any] = {}
-        self._binding = self._session.io_binding()
-
-    def __call__(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        import onnxruntime
-
-        place = (self._place.device, self._place.index)
-        with self._running:
-            for name, kind in self._types.items():
-                array = np.ascontiguousarray(inputs[name], dtype=kind)
-                if name in self._buffers:
-                    self._buffers[name].update_inplace(array)
-                else:
-                    self._buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(
-                        array.copy(), *place
-                    )
-                    self._binding.bind_ortvalue_input(name, self._buffers[name])
-            for port in self._session.get_outputs():
-                if port.name in self._outputs and port.name not in self._buffers:
-                    buffer = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                        port.shape, ARRAYS[port.type], *place
-                    )
-                    self._buffers[port.name] = buffer
-                    self._binding.bind_ortvalue_output(port.name, buffer)
-            try:
-                self._session.run_with_iobinding(self._binding)
-            except Exception as error:
-                raise RunnerError(
-                    f"onnxruntime failed in {self._path.name}: {_line(error)}"
-                ) from None
-            return [self._buffers[name].numpy().copy() for name in outputs]
+# Outputs of the text encoders
+LAST_STATE = "last_hidden_state"
+POOLED = "text_embeds"
 
 
 class OnnxRunner:
@@ -160,14 +53,17 @@ class OnnxRunner:
     graphs."""
 
     name = "onnx"
-    keeps = True  # the source branch of a decoding, for further edits
+    torch_tensors = False
+    warms_up = False
+    reference = False
+    keeps = True  # the source branch of a decoding, for re-edits
 
-    def __init__(self, bundle: Bundle, exported: Exported, place: Place):
-        self.device = place.device if place.device == "cpu" else f"{place.device}:{place.index}"
+    def __init__(self, bundle: Bundle, exported: Exported, device: OnnxDevice):
+        self.device = device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}"
         self.dtype = DTYPES[exported.precision]
         self._folder = bundle.path
         self._graphs = exported.graphs
-        self._place = place
+        self._onnx_device = device
         self._scaling: float = bundle.config("vae")["scaling_factor"]
         self._guidance = {
             part: bundle.config(part)["time_cond_proj_dim"] for part in ("unet", "unet_forward")
@@ -182,22 +78,21 @@ class OnnxRunner:
             else LAST_STATE
             for part in encoders
         }
-        self._loaded: dict[str, Graph] = {}
+        self._loaded: dict[str, GraphSession] = {}
         self._loading = Lock()
         self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
         for name in (*encoders, *AT_ONCE):
-            self._graph(name)
+            self._session(name)
 
-    def _graph(self, name: str) -> Graph:
+    def _session(self, name: str) -> GraphSession:
         with self._loading:
             if name not in self._loaded:
                 record: ExportedGraph = self._graphs[name]
-                self._loaded[name] = Graph(self._folder / record.file, self._place)
+                self._loaded[name] = GraphSession(self._folder / record.file, self._onnx_device)
             return self._loaded[name]
 
-    def _run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        """A hop."""
-        return self._graph(name)(inputs, outputs)
+    def _run_hop(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        return self._session(name)(inputs, outputs)
 
     # --- tensors are arrays -----------------------------------------------------------------------
 
@@ -230,7 +125,7 @@ class OnnxRunner:
         states = []
         for (part, state), own in zip(self._encoders.items(), of_each, strict=True):
             outputs = [state, POOLED] if part == "text_encoder_2" else [state]
-            values = self._graph(part)({"input_ids": own}, outputs)
+            values = self._session(part)({"input_ids": own}, outputs)
             states.append(values[0])
             pooled = values[1] if len(values) > 1 else None
         return np.concatenate(states, axis=-1), pooled
@@ -240,7 +135,7 @@ class OnnxRunner:
         sample = np.concatenate(
             [to_model_range(Image.fromarray(picture), (width, height)) for picture in pixels]
         )
-        moments = self._graph("vae_encoder")({"sample": sample}, ["latent_parameters"])[0]
+        moments = self._session("vae_encoder")({"sample": sample}, ["latent_parameters"])[0]
         mean, log_variance = np.split(moments.astype(np.float32), 2, axis=1)
         return np.float32(self._scaling) * (
             mean if noise is None else mean + np.exp(0.5 * log_variance) * noise
@@ -248,7 +143,7 @@ class OnnxRunner:
 
     def to_image(self, latents: np.ndarray) -> np.ndarray:
         unscaled = latents / np.float32(self._scaling)
-        pictures = self._graph("vae_decoder")({"latent_sample": unscaled}, ["sample"])[0].astype(
+        pictures = self._session("vae_decoder")({"latent_sample": unscaled}, ["sample"])[0].astype(
             np.float32
         )
         if not np.isfinite(pictures).all():
@@ -268,20 +163,25 @@ class OnnxRunner:
         callback: StepCallback | None,
     ) -> np.ndarray:
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
-            inputs = self._hop("unet_forward", hop, x, [0.0] * len(x), prompts, prompts.features)
-            return self._run("encode_hop", inputs, ["next_latents"])[0]
+            inputs = self._hop_inputs(
+                "unet_forward", hop, x, [0.0] * len(x), prompts, prompts.features
+            )
+            return self._run_hop("encode_hop", inputs, ["next_latents"])[0]
 
         return run_trajectory(latents, hops, step, callback)
 
     def decode(
         self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
     ) -> Decoded:
-        if inputs.edits is None:
+        asked = inputs
+        inputs = filled_inputs(asked, partial(np.full, dtype=np.float32))
+        if inputs.edits is None or inputs.blend is None:
             return Decoded(run_trajectory(inputs.latents, hops, self._plain_step(inputs), callback))
         name = "decode_hop" if inputs.source is None else "further_hop"
-        keep = self._graph(name).kept if inputs.keep and self.keeps else []
-        blend = _whole_blend(inputs)
-        sources = len(inputs.prompts) - len(inputs.edits[0].source_row)
+        keep = self._session(name).kept if inputs.keep and self.keeps else []
+        edits = inputs.edits
+        blend = inputs.blend
+        sources = len(inputs.prompts) - len(blend.source_row)
         kept = SourceBranch([], [])
         masks = []
         height, width = (side // self._blend_downscale for side in inputs.latents.shape[2:])
@@ -290,8 +190,10 @@ class OnnxRunner:
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
             nonlocal maps
             seen = inputs.hop_prompts[k] if inputs.hop_prompts else inputs.prompts
-            feeds = self._hop("unet", hop, x, inputs.guidance[k], inputs.prompts, seen.features)
-            feeds |= _edit(inputs.edits[k]) | {  # pyright: ignore[reportOptionalSubscript]
+            feeds = self._hop_inputs(
+                "unet", hop, x, inputs.guidance[k], inputs.prompts, seen.features
+            )
+            feeds |= edits[k]._asdict() | {
                 "use_blend": blend.active,
                 "user_mask": blend.user_mask,
                 "word_maps": maps,
@@ -299,7 +201,7 @@ class OnnxRunner:
             if inputs.source is not None:
                 feeds["source_latents"] = inputs.source.latents[k]
                 feeds |= {f"{KEPT}{i}": value for i, value in enumerate(inputs.source.features[k])}
-            x, maps, mask, *features = self._run(
+            x, maps, mask, *features = self._run_hop(
                 name, feeds, ["next_latents", "next_word_maps", "mask", *keep]
             )
             masks.append(mask)
@@ -310,22 +212,22 @@ class OnnxRunner:
 
         latents = run_trajectory(inputs.latents, hops, step, callback)
         return Decoded(
-            latents, np.stack(masks) if inputs.blend is not None else None, kept if keep else None
+            latents, np.stack(masks) if asked.blend is not None else None, kept if keep else None
         )
 
     def _plain_step(self, inputs: DecodeInputs) -> Any:
         """Hops of independent rows: the standard UNet graph, and x_s = A x_t + B eps here."""
 
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
-            feeds = self._hop(
+            feeds = self._hop_inputs(
                 "unet", hop, x, inputs.guidance[k], inputs.prompts, inputs.prompts.features
             )
-            eps = self._graph("unet")(feeds | {"sample": x}, ["out_sample"])[0]
+            eps = self._session("unet")(feeds | {"sample": x}, ["out_sample"])[0]
             return np.float32(hop.A) * x + np.float32(hop.B) * eps.astype(np.float32)
 
         return step
 
-    def _hop(
+    def _hop_inputs(
         self,
         part: str,
         hop: Hop,
@@ -353,22 +255,23 @@ class OnnxRunner:
 class GraphedOnnxRunner(OnnxRunner):
     """Hops replayed as CUDA graphs: each of the sizes used last has a session of its own.
 
-    Their buffers are overwritten by the next call, so no source branch is kept and further edits
+    Their buffers are overwritten by the next call, so no source branch is kept and re-edits
     run source rows again.
     """
 
     name = "onnx-graph"
+    warms_up = True
     keeps = False
 
-    def __init__(self, bundle: Bundle, exported: Exported, place: Place):
-        super().__init__(bundle, exported, place)
+    def __init__(self, bundle: Bundle, exported: Exported, device: OnnxDevice):
+        super().__init__(bundle, exported, device)
         self._fixed = lru_cache(MOST_FIXED)(self._fix)
 
     def free_memory(self) -> None:
         super().free_memory()
         self._fixed.cache_clear()
 
-    def _run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+    def _run_hop(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         rows, _, height, width = inputs["latents"].shape
         axes = {"rows": rows, "height": height, "width": width}
         if "word_maps" in inputs:
@@ -377,34 +280,9 @@ class GraphedOnnxRunner(OnnxRunner):
 
     def _fix(
         self, name: str, axes: tuple[tuple[str, int], ...], outputs: tuple[str, ...]
-    ) -> FixedGraph:
-        device, index, providers = self._place
-        if device == "cuda":
-            providers = [(CUDA, {"device_id": index, "enable_cuda_graph": "1"}), *providers[1:]]
-        return FixedGraph(
-            self._folder / self._graphs[name].file,
-            Place(device, index, providers),
-            dict(axes),
-            outputs,
-        )
-
-
-def _edit(edit: EditStep) -> dict[str, Any]:
-    """The step as graph inputs, without blend words if all zero."""
-    nothing = np.zeros_like(edit.target_gain)
-    return {name: nothing if value is None else value for name, value in edit._asdict().items()}
-
-
-def _whole_blend(inputs: DecodeInputs) -> Blend:
-    """Blending, if of nothing: rows without words and masks come back as they are."""
-    assert inputs.edits is not None
-    source_row = inputs.edits[0].source_row
-    blend = inputs.blend or Blend(source_row, np.zeros(len(source_row), dtype=bool))
-    if blend.user_mask is None:
-        blend = blend._replace(
-            user_mask=np.ones((len(source_row), *inputs.latents.shape[2:]), dtype=np.float32)
-        )
-    return blend
+    ) -> FixedSession:
+        file = self._folder / self._graphs[name].file
+        return FixedSession(file, self._onnx_device.with_cuda_graphs(), dict(axes), outputs)
 
 
 def load_onnx_runner(bundle: Bundle, placement: Placement = PLAIN) -> OnnxRunner:
@@ -425,43 +303,9 @@ def load_onnx_runner(bundle: Bundle, placement: Placement = PLAIN) -> OnnxRunner
         raise RunnerError(
             f"this folder was exported in {DTYPES[exported.precision]} and cannot run in {dtype!r}"
         )
-    place = choose_place(placement.device)
-    if runner == "onnx-graph" and place.device != "cuda":
+    place = choose_onnx_device(placement.device)
+    if runner == "onnx-graph" and place.kind != "cuda":
         raise RunnerError(
             "runner 'onnx-graph' replays CUDA graphs: it needs a CUDA device and onnxruntime-gpu"
         )
     return (GraphedOnnxRunner if runner == "onnx-graph" else OnnxRunner)(bundle, exported, place)
-
-
-def choose_place(device: str) -> Place:
-    """CUDA if onnxruntime has it, else the CPU, for "auto".
-
-    RunnerError for what is unknown or not there.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise RunnerError(
-            f"exported folders need onnxruntime (or onnxruntime-gpu): {_line(error)}"
-        ) from None
-    name, _, number = device.partition(":")
-    if name not in ("auto", "cpu", "cuda") or (
-        number and not (name == "cuda" and number.isdecimal())
-    ):
-        raise RunnerError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N")
-    available = onnxruntime.get_available_providers()
-    if name == "cuda" and CUDA not in available:
-        raise RunnerError(
-            f"device {device!r} was asked for, but this onnxruntime has only {', '.join(available)}"
-        )
-    if name == "cuda" or (name == "auto" and CUDA in available):
-        index = int(number or 0)
-        return Place("cuda", index, [(CUDA, {"device_id": index}), "CPUExecutionProvider"])
-    return Place("cpu", 0, ["CPUExecutionProvider"])
-
-
-def _line(error: Exception) -> str:
-    """Its text in one line, without the library's own "[ONNXRuntimeError] : 1 : FAIL : " and places
-    in its source."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
-    return re.sub(r"/onnxruntime_src/\S+ [^()]*\([^()]*\) ", "", text)[:300]

@@ -21,7 +21,7 @@ from icd_engine.placement import Placement
 from icd_engine.serving.gate import Metrics, Room
 from icd_engine.serving.http import application
 from icd_engine.serving.limits import INTERNAL, LOST, ApiError, Limits
-from icd_engine.serving.replica import JobEditor, Job, Kept, Reply, written
+from icd_engine.serving.replica import Job, JobEditor, Kept, Reply, written
 
 NAME = "icd"
 BATCH_WAIT = 0.005  # seconds for requests that arrive together

@@ -132,7 +132,9 @@ class JobEditor:
         done: dict[int, list[EditResult] | Kept | Exception] = {}
         for size in dict.fromkeys(job.size for job in jobs if isinstance(job, EditJob)):
             alike = {
-                i: job for i, job in enumerate(jobs) if isinstance(job, EditJob) and job.size == size
+                i: job
+                for i, job in enumerate(jobs)
+                if isinstance(job, EditJob) and job.size == size
             }
             done.update(zip(alike, self._edit(list(alike.values()), size), strict=True))
         for i, job in enumerate(jobs):
@@ -140,7 +142,9 @@ class JobEditor:
                 done[i] = self._alone(job)
         return [done[i] for i in range(len(jobs))]
 
-    def _edit(self, jobs: Sequence[EditJob], size: Size | None) -> list[list[EditResult] | Exception]:
+    def _edit(
+        self, jobs: Sequence[EditJob], size: Size | None
+    ) -> list[list[EditResult] | Exception]:
         results = iter(
             edit_each(
                 self.engine, [request for job in jobs for request in self._requests(job)], size

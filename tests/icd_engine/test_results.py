@@ -202,7 +202,7 @@ def test_pictures_are_clipped_and_their_axes_in_order():
 
 
 def test_output_types_are_checked():
-    with_torch, without = SimpleNamespace(name="eager"), SimpleNamespace(name="onnx")
+    with_torch, without = SimpleNamespace(torch_tensors=True), SimpleNamespace(torch_tensors=False)
     for output_type in OUTPUT_TYPES:
         check_output_type(output_type, with_torch)
     with pytest.raises(SettingsError, match="pil, np, pt, latent"):

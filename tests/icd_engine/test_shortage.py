@@ -54,7 +54,7 @@ def ask_onnxruntime() -> None:
     """The real error of a real graph, as the runner words it."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from icd_engine.runners.onnx import Graph, choose_place
+    from icd_engine.runners.onnx_session import GraphSession, choose_onnx_device
 
     shape = onnx.helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, [1])
     zeros = onnx.helper.make_tensor_value_info("zeros", onnx.TensorProto.FLOAT, ["n"])
@@ -66,7 +66,7 @@ def ask_onnxruntime() -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "large.onnx"
         path.write_bytes(model.SerializeToString())
-        Graph(path, choose_place("cpu"))({"shape": np.array([TOO_MUCH])}, ["zeros"])
+        GraphSession(path, choose_onnx_device("cpu"))({"shape": np.array([TOO_MUCH])}, ["zeros"])
 
 
 ASK = {"torch": ask_torch, "cuda": ask_cuda, "numpy": ask_numpy, "onnxruntime": ask_onnxruntime}

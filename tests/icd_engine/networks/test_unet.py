@@ -182,3 +182,23 @@ def test_source_rows_do_not_depend_on_the_edit():
 def test_unsupported_configuration_is_named():
     with pytest.raises(BundleError, match="class_embed_type"):
         UNet(SD15 | {"class_embed_type": "timestep"})
+
+
+def test_blocks_run_in_the_order_of_their_tables():
+    """They take what was computed for them off lists, one after the other."""
+    _, ours = build(SDXL)
+    ran = []
+    for block in (*ours.residual_blocks(), *ours.transformer_blocks()):
+        block.register_forward_hook(lambda module, *_: ran.append(module))
+    with torch.no_grad():
+        ours(**inputs(SDXL))
+    for own in (ours.residual_blocks(), ours.transformer_blocks()):
+        assert [id(block) for block in ran if block in own] == [id(block) for block in own]
+
+
+def test_a_block_that_takes_nothing_is_found(monkeypatch):
+    """Those after it took what was meant for another, of the same shape."""
+    _, ours = build(TINY | {"block_out_channels": [16, 16]})
+    monkeypatch.setattr(ours.mid_block, "forward", lambda x, state: x)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="2 of its shifts not taken"):
+        ours(**inputs(TINY))

@@ -20,7 +20,8 @@ from icd_engine import EditRequest, Engine
 from icd_engine.bundles.files import file_digest
 from icd_engine.errors import BundleError, OutOfMemoryError, RunnerError, SettingsError
 from icd_engine.model import Model
-from icd_engine.runners.onnx import GraphedOnnxRunner, choose_place
+from icd_engine.runners.onnx import GraphedOnnxRunner
+from icd_engine.runners.onnx_session import choose_onnx_device
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -96,7 +97,7 @@ def test_fixed_buffers_change_nothing(engine, exported, picture):
     """The runner of CUDA graphs, here without them: sessions for fixed sizes, and values in the
     same buffers."""
     bundle = engine.bundle
-    runner = GraphedOnnxRunner(bundle, bundle.exported, choose_place("cpu"))
+    runner = GraphedOnnxRunner(bundle, bundle.exported, choose_onnx_device("cpu"))
     fixed = Engine(Model(bundle, runner, engine.model.tokenizer))
     for seed, edit in enumerate(EDITS.values()):
         ours, theirs = (e.edit(picture, SOURCE, seed=seed, **edit) for e in (fixed, engine))
@@ -179,7 +180,7 @@ def test_a_shortage_is_its_own_error(engine, picture, monkeypatch, sign):
         raise RunnerError(f"onnxruntime failed in {self._path.name}: {sign}")
 
     with monkeypatch.context() as patch:
-        patch.setattr("icd_engine.runners.onnx.Graph.__call__", short)
+        patch.setattr("icd_engine.runners.onnx_session.GraphSession.__call__", short)
         with pytest.raises(OutOfMemoryError):
             engine.edit(picture, SOURCE, TARGET)
     assert np.array_equal(engine.edit(picture, SOURCE, TARGET).latents, before.latents)

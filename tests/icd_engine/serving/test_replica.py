@@ -16,7 +16,7 @@ pytest.importorskip("cachetools")
 from icd_engine.errors import PromptError, SettingsError
 from icd_engine.placement import Placement
 from icd_engine.serving.limits import ApiError, Limits
-from icd_engine.serving.replica import EditJob, EditKeptJob, JobEditor, InvertJob, Kept, written
+from icd_engine.serving.replica import EditJob, EditKeptJob, InvertJob, JobEditor, Kept, written
 from tests.icd_engine.serving.conftest import SOURCE, TARGET, png
 
 CPU = Placement(device="cpu", dtype="float32", runner="eager")
@@ -121,7 +121,9 @@ def test_an_inversion_can_be_edited_by_a_replica_that_did_not_make_it(
 ):
     image = png(80, 60)
     settings = {"blend": [["cat"], ["dog"]], "paste_back": True}
-    job = EditKeptJob(key="a", kept=kept(editor, image), image=image, target=TARGET, settings=settings)
+    job = EditKeptJob(
+        key="a", kept=kept(editor, image), image=image, target=TARGET, settings=settings
+    )
     other = JobEditor(str(small_bundle), CPU, Limits())
     inversion = small_engine.invert(image, SOURCE, seed=5)
     for _ in range(2):  # the second edit finds the source branch of the first
