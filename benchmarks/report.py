@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: the README's performance table and two plots, from records
+"""`python -m benchmarks.report`: the tables of docs/performance.md and two plots, from records
 only."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from benchmarks import plots, record
 
 BEGIN = "<!-- performance -->"
 END = "<!-- /performance -->"
+PAGE = record.ROOT / "docs" / "performance.md"
 KEYS = (
     "model",
     "size",
@@ -30,29 +31,29 @@ KEYS = (
 Record = dict[str, Any]
 
 
-def main(folder: Path | None = None, readme: Path = record.ROOT / "README.md") -> int:
-    """Writes the table into `readme`, the plots beside the records. 1 where there is nothing to
+def main(folder: Path | None = None, page: Path = PAGE) -> int:
+    """Writes the tables into `page`, the plots beside the records. 1 where there is nothing to
     write or no place."""
     folder = folder or record.RESULTS
     records = latest(record.read(folder))
     if not records:
         record.complain(f"no records in {folder}")
         return 1
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        record.complain(f"{readme} must hold {BEGIN} and {END} once each, in that order")
+        record.complain(f"{page} must hold {BEGIN} and {END} once each, in that order")
         return 1
     pictures = plots.write(records, folder)
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     linked = "\n\n".join(
-        f"![{path.stem}]({Path(os.path.relpath(path, readme.parent)).as_posix()})"
+        f"![{path.stem}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
         for path in pictures
     )
-    readme.write_text(
+    page.write_text(
         f"{before}{BEGIN}\n{section(records)}\n{linked}\n{END}{after}", encoding="utf-8"
     )
-    for path in (readme, *pictures):
+    for path in (page, *pictures):
         record.note(f"wrote {path}")
     return 0
 
@@ -114,8 +115,8 @@ def _edit_row(result: Record) -> dict[str, str]:
         "edit": f"{result['model']}, {_size(result)}, {result['runner']}, {result['dtype']}",
         "first edit p50 / p99, ms": f"{_ms(result['ours_ms'])} / {_ms(result['ours_p99_ms'])}",
         "on the device, ms": _ms(result["ours_device_ms"]),
-        "further edit, ms": _ms(result["reedit_ms"]),
-        "of a first edit's decode part (counted)": _share(
+        "re-edit, ms": _ms(result["reedit_ms"]),
+        "re-edit over the first edit's decode part (counted)": _share(
             result["reedit_share"], result.get("counted_reedit_share")
         ),
         "share of roofline": f"{100 * result['roofline_share']:.0f} %",
@@ -146,9 +147,9 @@ def _onnx_row(result: Record) -> dict[str, str]:
     return {
         "onnxruntime against torch": f"{result['model']}, {_size(result)}, {result['dtype']}, {result['provider']}",
         "onnxruntime p50 / p99, ms": f"{_ms(result['onnx_ms'])} / {_ms(result['onnx_p99_ms'])}",
-        "further edit, ms": _ms(result["onnx_further_ms"]),
+        "re-edit, ms": _ms(result["onnx_further_ms"]),
         "torch p50 / p99, ms": f"{result['runner']} {_ms(result['torch_ms'])} / {_ms(result['torch_p99_ms'])}",
-        "torch further edit, ms": _ms(result["torch_further_ms"]),
+        "torch re-edit, ms": _ms(result["torch_further_ms"]),
     }
 
 
@@ -277,8 +278,17 @@ if __name__ == "__main__":
         prog="python -m benchmarks.report", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="default: benchmarks/results"
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the records (default: benchmarks/results)",
     )
-    parser.add_argument("--readme", type=Path, default=record.ROOT / "README.md")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        default=PAGE,
+        metavar="FILE",
+        help="Markdown file whose tables are rewritten (default: docs/performance.md)",
+    )
     options = parser.parse_args()
-    sys.exit(main(options.results, options.readme))
+    sys.exit(main(options.results, options.page))

@@ -1,4 +1,4 @@
-"""The report: README's table between its markers and two plots, from records and nothing else."""
+"""The report: the page's tables between its markers and two plots, from records and nothing else."""
 
 import xml.etree.ElementTree as ET
 
@@ -146,15 +146,15 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def readme(folder):
-    path = folder / "README.md"
+def page(folder):
+    path = folder / "performance.md"
     path.write_text(f"# before\n\n{report.BEGIN}\nwas here\n{report.END}\n\nafter\n")
     return path
 
 
-def test_the_table_stands_between_the_markers(folder, readme):
-    assert report.main(folder, readme) == 0
-    text = readme.read_text()
+def test_the_table_stands_between_the_markers(folder, page):
+    assert report.main(folder, page) == 0
+    text = page.read_text()
     assert text.startswith(f"# before\n\n{report.BEGIN}\n") and text.endswith(
         f"{report.END}\n\nafter\n"
     )
@@ -178,12 +178,12 @@ def test_the_table_stands_between_the_markers(folder, readme):
     assert "| tiny, auto, auto | 500 | 495 + 5 | 100 | 4.95 | 80 | 120 | 70 | yes |" in text
     assert "| geglu 2x4096x2560, bfloat16 | 0.0200 | 0.0500 |  | 0.0150 | 75 % |" in text
     assert "![latency](latency.svg)" in text and "![throughput](throughput.svg)" in text
-    assert report.main(folder, readme) == 0
-    assert readme.read_text() == text
+    assert report.main(folder, page) == 0
+    assert page.read_text() == text
 
 
-def test_the_plots_are_svg_with_every_stage_and_batch(folder, readme):
-    report.main(folder, readme)
+def test_the_plots_are_svg_with_every_stage_and_batch(folder, page):
+    report.main(folder, page)
     latency, throughput = (
         ET.parse(folder / f"{name}.svg").getroot() for name in ("latency", "throughput")
     )
@@ -202,13 +202,18 @@ def test_floors_of_stages_that_ran_as_one_are_added():
 @pytest.mark.parametrize(
     "text", ["nothing", f"{report.END} {report.BEGIN}", f"{report.BEGIN} {report.BEGIN}"]
 )
-def test_a_readme_without_its_place_is_left_alone(folder, capsys, text):
-    path = folder / "README.md"
+def test_a_page_without_its_place_is_left_alone(folder, capsys, text):
+    path = folder / "performance.md"
     path.write_text(text)
     assert report.main(folder, path) == 1
     assert "must hold" in capsys.readouterr().err and path.read_text() == text
 
 
+def test_the_repository_s_page_has_its_place():
+    text = report.PAGE.read_text(encoding="utf-8")
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
+
+
 def test_without_records_nothing_is_written(tmp_path, capsys):
-    assert report.main(tmp_path, tmp_path / "README.md") == 1
+    assert report.main(tmp_path, tmp_path / "performance.md") == 1
     assert "no records" in capsys.readouterr().err

@@ -109,19 +109,24 @@ def report(tried: Tried) -> str:
     versions = ", ".join(f"{package.__name__} {package.__version__}" for package in packages)
     return f"""# Bad inputs, tried
 
-Inputs made by [hypothesis](https://hypothesis.readthedocs.io) from a description of each kind: anything at all, and
-good inputs with something wrong in them. Each was either taken or came back as one of the errors of
-`icd_engine.errors`, whose text was one line of at most {LONGEST} characters without a memory address. Anything else
-would have failed the run. The process lived through all of them, and after each file of tests that has an engine a good
-edit was equal to the bit to the one before.
+[Hypothesis](https://hypothesis.readthedocs.io) makes inputs from a description of each kind:
+anything at all, and good inputs with something wrong in them. An input is either taken, or answered
+by one of the errors of `icd_engine.errors`. The error's text must be one line of at most {LONGEST}
+characters without a memory address. Anything else fails the run. The process must live through all
+inputs, and after each file of tests that has an engine a good edit must be equal to the bit to the
+one before.
 
-What needs no thousands has tests of its own: memory that is short (`tests/icd_engine/test_shortage.py`), edits ended by
-Ctrl-C or a callback's error after every hop (`test_reporting.py`), a full disk, pickles, and eight threads that do
-everything at once, some of it wrong (`tests/robustness`).
+Some faults need no thousands of inputs and have tests of their own:
+
+* memory that is short (`tests/icd_engine/test_shortage.py`)
+* edits ended by Ctrl-C or a callback's error after every network call
+  (`tests/icd_engine/test_reporting.py`)
+* a full disk, pickles, and eight threads that do everything at once, some of it wrong
+  (`tests/robustness`)
 
 {tried.table()}
 
-Made by
+This page is made by
 
     {COMMAND}
 
