@@ -1,23 +1,18 @@
-"""Any picture in, RGB out: limits, orientation, modes; network range both ways; masks; atomic
-saving."""
+"""Any picture in, RGB out: limits, orientation, modes; network range both ways; masks."""
 
 import io
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image
 
-from icd_engine.atomic import write_whole
 from icd_engine.errors import ImageError, shown
-from icd_engine.provenance import SOURCE_TYPE, SOURCE_TYPES, Signature
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 32_000_000
 FORMATS = ("PNG", "JPEG", "WEBP")
-MOST_ASPECT = 4.0
 
 _ROUNDING = 1e-5  # what float arithmetic may leave outside [0, 1]
 _CHANNELS = {"picture": (1, 3, 4), "mask": (1,)}
@@ -31,15 +26,6 @@ _UPRIGHT = {  # EXIF orientation -> the turn that makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-_OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
-_XMP = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
-    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"><Iptc4xmpExt:DigitalSourceType>'
-    f"{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType></rdf:Description>"
-    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-)
 
 
 def load_image(image: Any) -> Image.Image:
@@ -53,21 +39,6 @@ def load_image(image: Any) -> Image.Image:
     aspect is accepted, 1 x 4096 too. Raises ImageError.
     """
     return _as_rgb(_upright(_open(image, "picture")), background="white")
-
-
-def fitted_size(picture: tuple[int, int], area: tuple[int, int], step: int) -> tuple[int, int]:
-    """(width, height) in multiples of `step` with the aspect of `picture` and about the pixels of
-    `area`.
-
-    A picture of the aspect of `area` gets `area` itself. Aspects beyond 4:1 count as that: models
-    have seen none, and the short side would be a few cells of their latents.
-    """
-    if picture[0] * area[1] == picture[1] * area[0]:
-        return area
-    aspect = min(max(picture[0] / picture[1], 1 / MOST_ASPECT), MOST_ASPECT)
-    height = (area[0] * area[1] / aspect) ** 0.5
-    width, height = (max(1, round(side / step)) * step for side in (aspect * height, height))
-    return width, height
 
 
 def to_size(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -126,66 +97,6 @@ def load_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
         method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
         picture = picture.resize((width, height), method)
     return np.clip(np.asarray(picture), 0, 1)
-
-
-def save_image(
-    picture: Image.Image,
-    path: str | os.PathLike[str],
-    *,
-    provenance: bool = True,
-    source_type: str = "compositeWithTrainedAlgorithmicMedia",
-    signature: Signature | None = None,
-    parent: bytes | None = None,
-) -> Path:
-    """Write PNG, JPEG or WEBP (by suffix) in one step: `path` holds the whole picture or what it
-    held before.
-
-    Missing folders are made. With `provenance` the file says in XMP that a model made it: IPTC
-    digital source type "compositeWithTrainedAlgorithmicMedia" (an edit) or
-    "trainedAlgorithmicMedia" (generated). With a `signature` it says so in a C2PA manifest too, as
-    an edit of the file `parent` where that is given. Returns the path. Raises ImageError, and what
-    `Signature.sign` does.
-    """
-    target = Path(path)
-    data = image_bytes(picture, target.name, provenance=provenance, source_type=source_type)
-    if signature is not None:
-        data = signature.sign(data, target.name, source_type, parent)
-    return write_whole(target, data, ImageError)
-
-
-def image_bytes(
-    picture: Image.Image,
-    name: str = "picture.png",
-    *,
-    provenance: bool = True,
-    source_type: str = "compositeWithTrainedAlgorithmicMedia",
-) -> bytes:
-    """The file that save_image would write under `name`, unsigned. Raises ImageError."""
-    if source_type not in SOURCE_TYPES:
-        raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(SOURCE_TYPES)}")
-    return _encoded(picture, name, _XMP.format(source_type) if provenance else None)
-
-
-def _encoded(picture: Image.Image, name: str, xmp: str | None) -> bytes:
-    file_format = _SUFFIXES.get(Path(name).suffix.lower())
-    if file_format is None:
-        raise ImageError(f"cannot tell the format of {name!r}: end it in {', '.join(_SUFFIXES)}")
-    options: dict[str, Any] = dict(_OPTIONS[file_format])
-    if xmp is not None and file_format == "PNG":
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
-    elif xmp is not None:
-        options["xmp"] = xmp.encode()
-    buffer = io.BytesIO()
-    try:
-        plain = picture.copy()
-        plain.info = {}  # Pillow would carry the input's metadata over
-        plain.save(buffer, file_format, **options)
-    except Exception:  # encoders raise OSError, ValueError, struct.error and more
-        raise ImageError(
-            f"cannot write a {picture.mode} picture of size {picture.size} as {file_format}"
-        ) from None
-    return buffer.getvalue()
 
 
 def _checked_size(size: Any) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from icd_engine.errors import (
     SettingsError,
     shown,
 )
-from icd_engine.images import fitted_size, load_mask
+from icd_engine.images import load_mask
 from icd_engine.placement import Placement
 from icd_engine.runners.contract import Prompts, Runner, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
@@ -34,6 +34,7 @@ from icd_engine.shortage import attempt
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MOST_SIDE = 4096  # pixels
+MOST_ASPECT = 4.0  # width by height, either way: models have seen none beyond it
 PUBLISHED_STEP = 64  # pixels: models of the published sizes were trained on multiples of it
 PUBLISHED_SIZE = 256  # pixels, the least side of such a model's pictures
 # What a model folder leaves open.
@@ -186,6 +187,21 @@ class Model:
         """Noise [count, 4, h, w] that pictures are generated from."""
         _, *shape = self.latent_shape(size)
         return self.runner.tensor(normal_noise(seed, (count, *shape)))
+
+
+def fitted_size(picture: tuple[int, int], area: tuple[int, int], step: int) -> tuple[int, int]:
+    """(width, height) in multiples of `step` with the aspect of `picture` and about the pixels of
+    `area`.
+
+    A picture of the aspect of `area` gets `area` itself. Aspects beyond 4:1 count as that: models
+    have seen none, and the short side would be a few cells of their latents.
+    """
+    if picture[0] * area[1] == picture[1] * area[0]:
+        return area
+    aspect = min(max(picture[0] / picture[1], 1 / MOST_ASPECT), MOST_ASPECT)
+    height = (area[0] * area[1] / aspect) ** 0.5
+    width, height = (max(1, round(side / step)) * step for side in (aspect * height, height))
+    return width, height
 
 
 def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:

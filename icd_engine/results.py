@@ -16,9 +16,10 @@ from PIL import Image
 from icd_engine.atomic import write_whole
 from icd_engine.compositing import finish
 from icd_engine.errors import BundleError, SettingsError, shown
-from icd_engine.images import MAX_PIXELS, save_image
+from icd_engine.images import MAX_PIXELS
 from icd_engine.model import Model
 from icd_engine.runners.contract import Tensor
+from icd_engine.saving import save_image
 from icd_engine.settings import EditSettings
 
 INVERSION_FORMAT = "1"
@@ -196,7 +197,7 @@ class EditResult:
     def save(self, path: str | Path, target: int = 0, **marks: Any) -> Path:
         """Writes the picture of one target; its file says that a model made it.
 
-        marks: provenance, signature and parent of `images.save_image`. Raises SettingsError where
+        marks: provenance, signature and parent of `saving.save_image`. Raises SettingsError where
         there is no such picture, and what `save_image` raises.
         """
         pictures = self.images

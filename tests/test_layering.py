@@ -18,6 +18,7 @@ HOUSE = [
     ["icd_engine.errors", "icd_engine.version"],
     ["icd_engine.settings", "icd_engine.placement", "icd_engine.atomic", "icd_engine.provenance"],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],
+    ["icd_engine.saving"],
     ["icd_engine.sampling", "icd_engine.editing", "icd_engine.bundles"],
     ["icd_engine.networks"],
     ["icd_engine.runners"],
@@ -44,7 +45,13 @@ FLOORS = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 TORCH_FREE = {
     *("icd_engine", "icd_engine.engine", "icd_engine.passes", "icd_engine.tasks"),
     *("icd_engine.search", "icd_engine.results", "icd_engine.model", "icd_engine.reporting"),
-    *("icd_engine.sampling", "icd_engine.editing", "icd_engine.images", "icd_engine.compositing"),
+    *(
+        "icd_engine.sampling",
+        "icd_engine.editing",
+        "icd_engine.images",
+        "icd_engine.compositing",
+        "icd_engine.saving",
+    ),
     *("icd_engine.settings", "icd_engine.placement", "icd_engine.errors", "icd_engine.shortage"),
     *("icd_engine.atomic", "icd_engine.provenance", "icd_engine.version"),
 }

@@ -70,7 +70,7 @@ def run_batch(
     rows that are edited together; they are fixed by the manifest's order, and an unfinished batch
     is redone whole, so pictures do not depend on when a run was killed. limit: the first rows
     alone. actors: engines, by default one a GPU, or one a machine without; threads: CPUs of each.
-    address: of a Ray cluster. provenance: see `images.save_image`. progress(done, rows) is called
+    address: of a Ray cluster. provenance: see `saving.save_image`. progress(done, rows) is called
     after every batch. placement: of each engine.
 
     Raises SettingsError for the manifest and the folder, BundleError, and RunnerError where Ray is

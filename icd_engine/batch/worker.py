@@ -14,8 +14,9 @@ from PIL import Image
 
 from icd_engine.batch.manifest import Row
 from icd_engine.errors import IcdError, SettingsError
-from icd_engine.images import load_image, save_image
+from icd_engine.images import load_image
 from icd_engine.placement import Placement
+from icd_engine.saving import save_image
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine

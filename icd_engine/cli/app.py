@@ -51,7 +51,7 @@ def icd(
         ),
     ] = False,
 ) -> None:
-    """Edit real pictures by text in about eight network calls.
+    """Edit real pictures by text in eight network calls.
 
     \b
     Example:

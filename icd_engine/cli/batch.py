@@ -26,32 +26,36 @@ def batch(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FOLDER", help="For <id>.png, results.jsonl and summary.json; a run is resumed."
+            metavar="FOLDER",
+            help="Folder to write <id>.png, results.jsonl and summary.json to; an unfinished run there goes on.",
         ),
     ],
     model: options.Model = "tiny",
     rows: Annotated[
-        int, typer.Option("--batch", metavar="N", min=1, help="Rows edited together.")
+        int, typer.Option("--batch", metavar="N", min=1, help="Most rows edited together.")
     ] = 8,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="The first rows alone.", show_default="all"),
+        typer.Option(metavar="N", min=1, help="Edit only the first N rows.", show_default="all"),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Base of the seeds of rows that have none.")
+        int, typer.Option(metavar="N", help="Number from which rows without a seed take theirs.")
     ] = 0,
     settings: Annotated[
         str | None,
         typer.Option(
             metavar="JSON",
-            help="Settings of all rows, under their own; paths as in them.",
+            help="Settings of all rows; a row's own come first. Paths in them start where the row's do.",
             show_default="model's own",
         ),
     ] = None,
     actors: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Engines.", show_default="one a GPU, or one a machine"
+            metavar="N",
+            min=1,
+            help="Number of engines.",
+            show_default="one a GPU, or one a machine",
         ),
     ] = None,
     threads: Annotated[
@@ -67,7 +71,7 @@ def batch(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Of a Ray cluster that sees the same folders.",
+            help="Address of a Ray cluster whose machines see the same folders.",
             show_default="none",
         ),
     ] = None,

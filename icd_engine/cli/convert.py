@@ -15,7 +15,7 @@ Times = Annotated[
     str | None,
     typer.Option(
         metavar="T,T,...",
-        help="Time steps, ascending, where file names do not tell.",
+        help="Ascending time steps of the network, where file names do not tell them.",
         show_default="from the file names",
     ),
 ]
@@ -41,16 +41,21 @@ def convert(
     ] = None,
     forward: Annotated[
         Path | None,
-        typer.Option(help="Instead of --lora: that of the forward (encode) model.", metavar="FILE"),
+        typer.Option(
+            help="LoRA file of the encode (forward) model, instead of --lora.", metavar="FILE"
+        ),
     ] = None,
     reverse: Annotated[
         Path | None,
-        typer.Option(help="Instead of --lora: that of the reverse (decode) model.", metavar="FILE"),
+        typer.Option(
+            help="LoRA file of the decode (reverse) model, instead of --lora.", metavar="FILE"
+        ),
     ] = None,
     decode_steps: Times = None,
     encode_steps: Times = None,
     precision: Annotated[
-        Literal["fp32", "fp16", "bf16"], typer.Option(help="Of the weights written.")
+        Literal["fp32", "fp16", "bf16"],
+        typer.Option(help="Precision of the weights that are written."),
     ] = "fp32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model folder at --out.")

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from icd_engine.cli import options
-from icd_engine.cli.edit import save_all
 from icd_engine.cli.options import MODELS_OWN
+from icd_engine.cli.pictures import save_all
 from icd_engine.cli.terminal import hop_bar, open_engine
 from icd_engine.placement import PLAIN
 
@@ -26,12 +26,13 @@ def generate(
         ),
     ] = Path("generated.png"),
     model: options.Model = "tiny",
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")] = 0,
     guidance_scale: options.GuidanceScale = None,
     tau: options.Tau = None,
     tau_low: options.TauLow = None,
     size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Of the pictures.", show_default=MODELS_OWN)
+        str | None,
+        typer.Option(metavar="WxH", help="Size of the pictures.", show_default=MODELS_OWN),
     ] = None,
     placement: options.Placed = PLAIN,
     provenance: options.Provenance = True,

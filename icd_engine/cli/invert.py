@@ -25,7 +25,11 @@ def invert(
     model: options.Model = "tiny",
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Of the encode noise.", show_default=options.MODELS_OWN),
+        typer.Option(
+            metavar="N",
+            help="Seed of the noise that is added before encoding.",
+            show_default=options.MODELS_OWN,
+        ),
     ] = None,
     size: options.Size = None,
     placement: options.Placed = PLAIN,

@@ -28,7 +28,9 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 Model = Annotated[
     str, typer.Option(metavar="NAME|FOLDER", help="The embedded model tiny, or a model folder.")
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Where the model runs: auto, cpu, cuda or cuda:N.")
+]
 Dtype = Annotated[
     Literal["auto", "float32", "float16", "bfloat16"],
     typer.Option(help="Precision of the networks."),
@@ -38,24 +40,27 @@ RunnerName = Annotated[
     typer.Option(
         "--runner",
         metavar="NAME",
-        help="How network calls are executed: auto, eager, compiled, graph; onnx.",
+        help="How network calls are executed: auto, eager, compiled or graph; onnx or onnx-graph for exported models.",
     ),
 ]
 Weights = Annotated[
     str,
     typer.Option(
-        help="fused: two whole networks; switch: one, and the other as low-rank updates (less memory)."
+        help="fused: two whole networks in memory; switch: one, with the other as low-rank updates of it (less memory)."
     ),
 ]
 Offload = Annotated[
     bool,
-    typer.Option("--offload", help="Text encoders and VAE wait in host memory (less on a GPU)."),
+    typer.Option(
+        "--offload",
+        help="Keep text encoders and VAE in host memory between uses (needs less GPU memory).",
+    ),
 ]
 VaeTiling = Annotated[
     bool | None,
     typer.Option(
         "--vae-tiling/--no-vae-tiling",
-        help="Pass the VAE in tiles (less memory).",
+        help="Run the VAE in overlapping tiles (less memory).",
         show_default="only large pictures",
     ),
 ]
@@ -101,14 +106,18 @@ C2paKey = Annotated[
 GuidanceScale = Annotated[
     float | None,
     typer.Option(
-        metavar="W", help="0 is unguided (the paper's w minus 1).", show_default=MODELS_OWN
+        metavar="W",
+        help="How strongly the target is followed; 0 is unguided (the paper's w minus 1).",
+        show_default=MODELS_OWN,
     ),
 ]
 Tau = Annotated[
     str | None,
     typer.Option(
         metavar="SHARE|LOW,HIGH",
-        help="Guidance is off above this share of the noise steps, or fades out from LOW to HIGH.",
+        help="Guidance is on while the time step is below this share of the 1000 steps (off in the "
+        "first, noisiest calls); "
+        "LOW,HIGH fades it out between the two.",
         show_default=MODELS_OWN,
     ),
 ]
@@ -116,7 +125,7 @@ TauLow = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Guidance is off below this share too; 0 is never.",
+        help="Guidance is off below this share as well; 0 turns this off.",
         show_default=MODELS_OWN,
     ),
 ]

@@ -24,40 +24,49 @@ def serve(
     model: options.Model = "tiny",
     host: Annotated[
         str,
-        typer.Option(metavar="ADDRESS", help="To listen on; others than loopback need --token."),
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen on; one that others can reach needs --token."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="To listen on.")] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=1, max=65535, help="Port to listen on.")
+    ] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
             envvar=TOKEN,
-            help="What clients must send; others see it on the command line.",
+            help="Token that clients must send; ICD_TOKEN keeps it off the command line.",
         ),
     ] = None,
     replicas: Annotated[
         int, typer.Option(metavar="N", min=1, help="Engines, each with a GPU of its own.")
     ] = 1,
     batch: Annotated[
-        int, typer.Option(metavar="N", min=1, max=64, help="Requests of one pass.")
+        int, typer.Option(metavar="N", min=1, max=64, help="Most requests edited together.")
     ] = DEFAULTS.batch,
     queue: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Requests that wait; one more is refused.")
+        int, typer.Option(metavar="N", min=0, help="Most requests that wait; one more is refused.")
     ] = DEFAULTS.queue,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="From a request to its answer.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="Longest time from a request to its answer."),
     ] = DEFAULTS.seconds,
     max_body: Annotated[
-        int, typer.Option(metavar="MIB", min=1, max=1024, help="Of a request.")
+        int, typer.Option(metavar="MIB", min=1, max=1024, help="Largest body of a request.")
     ] = DEFAULTS.body_bytes >> 20,
     max_megapixels: Annotated[
-        float, typer.Option(metavar="N", min=0.001, max=32, help="Of a picture.")
+        float, typer.Option(metavar="N", min=0.001, max=32, help="Largest picture.")
     ] = DEFAULTS.pixels / 1e6,
     inversions: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Kept pictures; those used last stay.")
+        int,
+        typer.Option(metavar="N", min=1, help="Most pictures kept encoded; those used last stay."),
     ] = DEFAULTS.inversions,
     inversion_ttl: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, help="A kept picture is forgotten after.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=1, help="Time after which a kept picture is forgotten."
+        ),
     ] = DEFAULTS.inversion_seconds,
     placement: options.Placed = PLAIN,
     quiet: options.Quiet = False,

@@ -28,19 +28,24 @@ SCENES = Path(__file__).parents[1] / "page" / "scenes"  # more of the embedded m
 def ui(
     model: options.Model = "tiny",
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="To listen on; others than loopback need --auth.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen on; one that others can reach needs --auth."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="To listen on.")] = 7860,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=1, max=65535, help="Port to listen on.")
+    ] = 7860,
     auth: Annotated[
         str | None,
         typer.Option(
             metavar="USER:PASSWORD",
             envvar=AUTH,
-            help="To log in with; others see it on the command line.",
+            help="User and password to log in with; ICD_AUTH keeps them off the command line.",
         ),
     ] = None,
     queue: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Edits that wait; one more is refused.")
+        int, typer.Option(metavar="N", min=1, help="Most edits that wait; one more is refused.")
     ] = 16,
     placement: options.Placed = PLAIN,
     quiet: options.Quiet = False,

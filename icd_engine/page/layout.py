@@ -143,13 +143,13 @@ def _settings(defaults: EditSettings) -> Parts:
                 buttons=[],
                 elem_id="guidance_scale",
             )
-            parts["tau"] = share("tau", "Tau", "guided share of the noise")
+            parts["tau"] = share("tau", "Tau", "guidance is on below this noise level")
         with gr.Row():
             parts["cross_replace"] = share(
-                "cross_replace", "Text attention kept", "by share: objects stay"
+                "cross_replace", "Text attention kept", "share of the calls: objects stay"
             )
             parts["self_replace"] = share(
-                "self_replace", "Self-attention kept", "by share: layout stays"
+                "self_replace", "Self-attention kept", "share of the calls: layout stays"
             )
         with gr.Row():
             controls = list(get_args(Control))

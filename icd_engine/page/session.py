@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from icd_engine.errors import ImageError
-from icd_engine.images import load_image, save_image
+from icd_engine.images import load_image
 from icd_engine.page.fields import Form, painted, shares
+from icd_engine.saving import save_image
 from icd_engine.search import SEARCHED
 
 if TYPE_CHECKING:

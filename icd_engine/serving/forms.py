@@ -46,7 +46,10 @@ Count = Annotated[
     int, _text("Pictures to make, with seeds that follow each other.", ge=1, le=MOST_PICTURES)
 ]
 Seed = Annotated[
-    int | None, _text("Of the encode noise. Default: the model's.", ge=0, le=MOST_SEED)
+    int | None,
+    _text(
+        "Seed of the noise that is added before encoding. Default: the model's.", ge=0, le=MOST_SEED
+    ),
 ]
 Size = Annotated[
     str,
@@ -69,10 +72,13 @@ async def settings(
         float | None, _text("Strength of the prompt.", ge=0, le=MAX_GUIDANCE)
     ] = None,
     tau: Annotated[
-        str | None, _json("Guidance is off above this share, or [low, high] of a ramp.")
+        str | None,
+        _json(
+            "Guidance is on while the time step is below this share of the 1000 steps; [low, high] fades it out."
+        ),
     ] = None,
     tau_low: Annotated[
-        float | None, _text("Guidance is off below this share too.", ge=0, le=1)
+        float | None, _text("Guidance is off below this share as well.", ge=0, le=1)
     ] = None,
     control: Annotated[Control | None, _text("How attention follows the source.")] = None,
     cross_replace: Annotated[

@@ -14,9 +14,10 @@ from PIL import Image, ImageChops
 
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, ImageError, SettingsError
-from icd_engine.images import image_bytes, load_image, to_size
+from icd_engine.images import load_image, to_size
 from icd_engine.placement import Placement
 from icd_engine.results import EditRequest, EditResult, Inversion
+from icd_engine.saving import image_bytes
 from icd_engine.serving.limits import ApiError, Limits
 from icd_engine.together import edit_each
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from icd_engine.cli import doctor, main, terminal
+from icd_engine.cli import doctor, main
 from icd_engine.engine import Engine
 from icd_engine.model import Model
 
@@ -38,7 +38,7 @@ def place(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def loaded(monkeypatch, small_engine) -> Engine:
     """Every command gets the engine already loaded."""
-    monkeypatch.setattr(terminal, "_open", lambda model, **choice: small_engine)
+    monkeypatch.setattr(Engine, "load", lambda model, placement: small_engine)
     return small_engine
 
 
@@ -49,7 +49,7 @@ def unloaded(monkeypatch) -> None:
     def fail(*arguments: str) -> Engine:
         raise AssertionError("the model was loaded before the input was checked")
 
-    monkeypatch.setattr(terminal, "_open", fail)
+    monkeypatch.setattr(Engine, "load", fail)
 
 
 def files(folder: Path) -> set[str]:
@@ -339,7 +339,7 @@ def test_demo_writes_the_comparison(demo_bundle, small_engine, capsys):
 def test_a_missing_or_damaged_demo(
     demo_bundle, small_engine, monkeypatch, capsys, name, content, part
 ):
-    monkeypatch.setattr(terminal, "_open", lambda model, **choice: _at(small_engine, demo_bundle))
+    monkeypatch.setattr(Engine, "load", lambda model, placement: _at(small_engine, demo_bundle))
     if content is None:
         (demo_bundle / name).unlink()
     else:

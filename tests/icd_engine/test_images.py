@@ -7,7 +7,6 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from PIL import Image
 
 from icd_engine import images
 from icd_engine.errors import ImageError
-from icd_engine.images import fitted_size, load_image, load_mask, save_image, to_model_range, to_pil
+from icd_engine.images import load_image, load_mask, to_model_range, to_pil
 
 FORMATS = ["PNG", "JPEG", "WEBP"]
 
@@ -560,101 +559,3 @@ def test_an_enlarged_mask_is_bilinear_and_within_range(mask: np.ndarray):
 def test_masks_that_are_refused(value, text: str):
     with pytest.raises(ImageError, match=text):
         load_mask(value, (4, 4))
-
-
-# ---- saving
-
-
-@pytest.mark.parametrize(
-    "source_type", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
-)
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp"])
-def test_a_saved_picture_says_that_a_model_made_it(suffix: str, source_type: str, tmp_path: Path):
-    picture = Image.radial_gradient("L").resize((32, 24)).convert("RGB")
-    path = save_image(picture, tmp_path / "new" / f"a{suffix}", source_type=source_type)
-    saved = Image.open(path)
-    tree = ElementTree.fromstring(saved.info["xmp"].decode())
-    found = tree.find(".//{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType")
-    assert (
-        found is not None
-        and found.text == f"http://cv.iptc.org/newscodes/digitalsourcetype/{source_type}"
-    )
-    difference = np.asarray(load_image(path)).astype(int) - np.asarray(picture)
-    # Quality 95 of a smooth picture
-    assert np.abs(difference).max() <= (0 if suffix == ".png" else 12)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_without_provenance_no_metadata_is_written(suffix: str, tmp_path: Path):
-    picture = Image.new("RGB", (8, 8))
-    picture.info = {"xmp": b"<private/>", "exif": b"Exif\0\0private", "comment": b"private"}
-    path = save_image(picture, tmp_path / f"a{suffix}", provenance=False)
-    assert b"xmpmeta" not in path.read_bytes() and b"private" not in path.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.gif", "cannot tell the format of 'a.gif'"),
-        ("a", "cannot tell the format"),
-        ("folder.png", "cannot write"),
-        ("file/a.png", "cannot write"),
-        ("zero\0.png", "cannot write"),
-        ("x" * 300 + ".png", "cannot write"),
-    ],
-    ids=["gif", "no suffix", "a folder", "in a file", "zero byte", "long"],
-)
-def test_a_failed_save_leaves_nothing(name: str, text: str, tmp_path: Path):
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "file").write_text("kept")
-    with pytest.raises(ImageError, match=text) as error:
-        save_image(Image.new("RGB", (4, 4)), tmp_path / name)
-    assert "\n" not in str(error.value)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.png"]
-
-
-def test_a_full_disk_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = save_image(Image.new("RGB", (4, 4), "red"), tmp_path / "a.png")
-    before = path.read_bytes()
-
-    def write_half(part: Path, data: bytes) -> None:
-        with open(part, "wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(ImageError, match="No space left on device"):
-        save_image(Image.new("RGB", (4, 4), "blue"), path)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_picture_that_cannot_be_encoded(tmp_path: Path):
-    with pytest.raises(ImageError, match="cannot write a F picture"):
-        save_image(Image.new("F", (4, 4)), tmp_path / "a.jpg")
-    with pytest.raises(ImageError, match="unknown source_type 'photo'"):
-        save_image(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", source_type="photo")
-    assert list(tmp_path.iterdir()) == []
-
-
-# --- the size a model works at --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("picture", "area", "step", "expected"),
-    [
-        ((128, 128), (128, 128), 16, (128, 128)),
-        ((300, 300), (512, 512), 64, (512, 512)),
-        ((500, 333), (512, 512), 64, (640, 448)),
-        ((333, 500), (512, 512), 64, (448, 640)),
-        ((1024, 768), (512, 512), 64, (576, 448)),
-        ((1024, 768), (1024, 1024), 64, (1152, 896)),
-        ((500, 333), (128, 128), 16, (160, 112)),
-        ((4096, 1), (512, 512), 64, (1024, 256)),  # 4:1 at most
-        ((1, 4096), (128, 128), 16, (64, 256)),
-        # The model's own aspect: its own size, whatever its steps
-        ((640, 480), (640, 480), 64, (640, 480)),
-    ],
-)
-def test_fitted_size(picture, area, step, expected):
-    assert fitted_size(picture, area, step) == expected

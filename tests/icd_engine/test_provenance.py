@@ -13,8 +13,9 @@ from PIL import Image
 
 from icd_engine.cli import main
 from icd_engine.errors import RunnerError, SettingsError
-from icd_engine.images import load_image, save_image
+from icd_engine.images import load_image
 from icd_engine.provenance import Signature
+from icd_engine.saving import save_image
 from icd_engine.version import __version__
 
 IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from icd_engine.errors import SettingsError
 from icd_engine.images import to_size
+from icd_engine.model import fitted_size
 from icd_engine.results import EditRequest
 
 SOURCE, TARGET, OTHER = (
@@ -169,3 +170,26 @@ def test_pasting_back_needs_a_mask_and_the_picture(small_engine, tmp_path):
         picture(64, 64), SOURCE, TARGET, mask=np.eye(8), output_type="latent", **PASTE
     )
     assert torch.equal(latents.images, latents.latents)
+
+
+# --- the size a model works at --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("picture", "area", "step", "expected"),
+    [
+        ((128, 128), (128, 128), 16, (128, 128)),
+        ((300, 300), (512, 512), 64, (512, 512)),
+        ((500, 333), (512, 512), 64, (640, 448)),
+        ((333, 500), (512, 512), 64, (448, 640)),
+        ((1024, 768), (512, 512), 64, (576, 448)),
+        ((1024, 768), (1024, 1024), 64, (1152, 896)),
+        ((500, 333), (128, 128), 16, (160, 112)),
+        ((4096, 1), (512, 512), 64, (1024, 256)),  # 4:1 at most
+        ((1, 4096), (128, 128), 16, (64, 256)),
+        # The model's own aspect: its own size, whatever its steps
+        ((640, 480), (640, 480), 64, (640, 480)),
+    ],
+)
+def test_fitted_size(picture, area, step, expected):
+    assert fitted_size(picture, area, step) == expected

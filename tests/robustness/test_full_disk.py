@@ -17,7 +17,7 @@ from PIL import Image
 from icd_engine.bundles.bundle import read_bundle, write_bundle
 from icd_engine.cli import main
 from icd_engine.errors import BundleError, ImageError, SettingsError
-from icd_engine.images import save_image
+from icd_engine.saving import save_image
 
 resource = pytest.importorskip("resource")  # POSIX
 LIMIT = 2000  # bytes
