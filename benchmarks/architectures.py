@@ -18,8 +18,8 @@ from icd_engine.networks.text_encoder import PooledTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.settings import EditSettings
-from training import tiny_text
-from training.tiny_bundle import MODEL_INDEX, SCHEDULER
+from training.tiny import text
+from training.tiny.bundle import MODEL_INDEX, SCHEDULER
 
 FORMAT = 3  # of the random bundles: a cached one of another format is written again
 
@@ -247,10 +247,10 @@ def _sharp(vae: dict[str, Tensor], latents: int) -> dict[str, Tensor]:
 def _tokenizer(folder: str) -> Iterator[tuple[str, Any]]:
     """That of the embedded model: its closed vocabulary is the first rows of the text encoder's
     table."""
-    yield f"{folder}/tokenizer.json", tiny_text.tokenizer().to_str(pretty=True)
+    yield f"{folder}/tokenizer.json", text.tokenizer().to_str(pretty=True)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": tiny_text.END,
+        "pad_token": text.END,
         "model_max_length": 77,
     }
     yield f"{folder}/tokenizer_config.json", json.dumps(settings, indent=1)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icd_engine.images import psnr
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
@@ -20,7 +21,6 @@ from training.latents import Held
 from training.loop import device
 from training.losses import Boundaries
 from training.networks import Students
-from training.quality import psnr
 
 MADE = 4  # pictures made from noise
 

@@ -35,7 +35,7 @@ from icd_engine.errors import IcdError, SettingsError
 from icd_engine.settings import EditSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-TEACHER = ROOT / "training" / "tiny_teacher_weights"
+TEACHER = ROOT / "training" / "tiny" / "teacher_weights"
 SUITES = ("tiny", "pie", "pairs", "generate")
 RECORDED = ROOT / "benchmarks" / "results" / "quality"
 GUIDANCE = ("guidance_scale", "tau", "tau_low")  # the settings that generating has

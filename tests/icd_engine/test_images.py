@@ -18,7 +18,15 @@ from PIL import Image
 
 from icd_engine import images
 from icd_engine.errors import ImageError
-from icd_engine.images import fitted_size, load_image, load_mask, save_image, to_model_range, to_pil
+from icd_engine.images import (
+    fitted_size,
+    load_image,
+    load_mask,
+    psnr,
+    save_image,
+    to_model_range,
+    to_pil,
+)
 
 FORMATS = ["PNG", "JPEG", "WEBP"]
 
@@ -658,3 +666,18 @@ def test_a_picture_that_cannot_be_encoded(tmp_path: Path):
 )
 def test_fitted_size(picture, area, step, expected):
     assert fitted_size(picture, area, step) == expected
+
+
+def test_psnr_of_a_known_error():
+    a = np.zeros((4, 4, 3), np.uint8)
+    b = np.full_like(a, 51)  # a fifth of the range: 10 log10 25
+    assert psnr(a, b) == pytest.approx(13.9794, abs=1e-4)
+
+
+def test_psnr_looks_only_where_told():
+    a, b = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)
+    b[0] = 255
+    where = np.zeros((4, 4), bool)
+    where[0] = True
+    assert psnr(a, b, where) == pytest.approx(0.0, abs=1e-9)
+    assert psnr(a, b, ~where) > 100

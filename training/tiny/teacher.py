@@ -15,10 +15,11 @@ from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.sampling.schedule import NoiseSchedule
-from training import tiny_text, world
 from training.latents import Latents, write_latents
 from training.loop import Part, Recipe, autocast, channels_last, device, fit
 from training.losses import Boundaries, denoising_loss
+from training.tiny import text
+from training.world.scenes import PICTURE_SIZE, parse_caption
 
 CONFIG = {
     "_class_name": "UNet2DConditionModel",
@@ -65,7 +66,7 @@ class Encoder:
 
 def make_latents(folder: Path, vae: VAE, count: int = SCENES) -> None:
     """Draws and encodes `count` scenes."""
-    write_latents(folder, Encoder(vae), f"world:{count}", world.PICTURE_SIZE, batch=64)
+    write_latents(folder, Encoder(vae), f"world:{count}", PICTURE_SIZE, batch=64)
 
 
 def latent_scale(latents: Latents) -> float:
@@ -80,7 +81,7 @@ class Pool:
     def __init__(self, folder: Path):
         self.latents = Latents(folder)
         self.scale = latent_scale(self.latents)
-        self.tokenizer = PromptTokenizer(tiny_text.tokenizer(), tiny_text.LENGTH, tiny_text.END)
+        self.tokenizer = PromptTokenizer(text.tokenizer(), text.LENGTH, text.END)
         self._ids: dict[str, tuple[int, ...]] = {}
 
     def ids(self, captions: list[str]) -> Tensor:
@@ -100,7 +101,7 @@ def thinned(caption: str, rng: np.random.Generator) -> str:
     no_caption, no_size, no_texture = rng.random(3) < (NO_CAPTION, PARTIAL_CAPTION, PARTIAL_CAPTION)
     if no_caption:
         return ""
-    words = world.parse_caption(caption)
+    words = parse_caption(caption)
     for kind, dropped in (("size", no_size), ("texture", no_texture)):
         if dropped:
             caption = caption.replace(f"{words[kind]} ", "", 1)
@@ -112,7 +113,7 @@ class Teacher(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = TextEncoder(tiny_text.config())
+        self.text = TextEncoder(text.config())
         self.unet = UNet(CONFIG)
 
 
