@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from icd_engine.bundles.bundle import Bundle, read_bundle, write_bundle
+from icd_engine.bundles.convert import CHAIN_A, START
 from icd_engine.errors import BundleError
 from icd_engine.networks.text_encoder import PooledTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet
@@ -182,9 +183,9 @@ def architecture_bundle(name: str, size: int | None = None, *, cache: Path | Non
     except BundleError:
         record = {
             "family": "sdxl" if "text_encoder_2" in parts else "sd15",
-            "encode_times": [19, 259, 519, 779],
-            "encode_end": 999,
-            "decode_times": [259, 519, 779, 999],
+            "encode_times": [START, *CHAIN_A[:-1]],
+            "encode_end": CHAIN_A[-1],
+            "decode_times": list(CHAIN_A),
             "size": [size, size],
             "blend_downscale": 4,
             "share_downscale": 2,

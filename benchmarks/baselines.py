@@ -104,8 +104,7 @@ class DiffusersEdit:
             if same
             else self._load(UNet2DConditionModel, bundle, "unet_forward", self.dtype)
         )
-        config = bundle.config("scheduler")
-        self.schedule = NoiseSchedule.scaled_linear(config["beta_start"], config["beta_end"])
+        self.schedule = NoiseSchedule.from_config(bundle.config("scheduler"))
         self.encode_hops = self.schedule.encode_hops(bundle.encode_times, bundle.encode_end)
         self.decode_hops = self.schedule.decode_hops(bundle.decode_times)
         self.blend_downscale = bundle.blend_downscale
@@ -156,7 +155,11 @@ class DiffusersEdit:
         latents = inverted.repeat(2, 1, 1, 1)
         for hop in self.decode_hops:
             w = dynamic_guidance(
-                hop.t, settings.guidance_scale or 0.0, settings.tau or 0.0, settings.tau_low or 0.0
+                hop.t,
+                settings.guidance_scale or 0.0,
+                settings.tau or 0.0,
+                settings.tau_low or 0.0,
+                self.schedule.steps,
             )
             latents = self._hop(self.reverse, latents, hop, wanted, [0.0, w])
             self.controller.end_step()

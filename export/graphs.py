@@ -112,7 +112,7 @@ def standard_graphs(networks: Networks) -> list[Graph]:
         noise = Port(("batch_size", latents, "height", "width"), dtype)
         inputs = {
             "sample": noise,
-            "timestep": Port(("batch_size",), torch.int64, whole=1000),
+            "timestep": Port(("batch_size",), torch.int64, whole=networks.bundle.train_steps),
             "encoder_hidden_states": features,
             "timestep_cond": Port(("batch_size", unet.guidance_channels or 0), dtype),
             **added_ports(networks, "batch_size"),

@@ -72,7 +72,7 @@ def row_ports(networks: Networks, rows: str) -> dict[str, Port]:
         "latents": latents_port(networks, rows),
         "hop_a": Port((rows,)),
         "hop_b": Port((rows,)),
-        "timestep": Port((rows,), torch.int64, whole=1000),
+        "timestep": Port((rows,), torch.int64, whole=networks.bundle.train_steps),
         "timestep_cond": Port((rows, networks.unet.guidance_channels or 0)),
         "encoder_hidden_states": Port(prompt, networks.precision),
         **added_ports(networks, rows),

@@ -15,11 +15,13 @@ from transformers.utils import logging as transformers_logging
 
 from icd_engine.bundles.family import read_family
 from icd_engine.bundles.files import read_json
-from icd_engine.errors import BundleError
+from icd_engine.errors import BundleError, SettingsError
 from icd_engine.networks.text_encoder import PromptFeatures
+from icd_engine.sampling.schedule import NoiseSchedule
 from training.loop import device
 
 GUIDANCE_CHANNELS = 512
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 class Base:
@@ -32,11 +34,13 @@ class Base:
         self.folder = Path(folder)
         try:
             self.family = read_family(self.folder)
-            prediction = read_json(self.folder, "scheduler/scheduler_config.json").get(
-                "prediction_type", "epsilon"
-            )
+            scheduler = read_json(self.folder, SCHEDULER)
+            self.schedule = NoiseSchedule.from_config(scheduler)
+        except SettingsError as error:
+            raise BundleError(f"{folder}: {SCHEDULER}: {error}") from None
         except BundleError as error:
             raise BundleError(f"{folder} is no base model: {error}") from None
+        prediction = scheduler.get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise BundleError(f"{folder}: prediction_type {prediction!r} is not supported")
         unused: dict[str, Any] = {"unet": None}

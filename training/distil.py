@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from icd_engine.networks.text_encoder import PromptFeatures
-from icd_engine.sampling.schedule import Hop, NoiseSchedule
+from icd_engine.sampling.schedule import CHAIN, Hop, NoiseSchedule
 from icd_engine.sampling.trajectory import run_trajectory
 from training import losses
 from training.base import Base
@@ -22,14 +22,16 @@ from training.loop import Part, device
 from training.losses import Boundaries
 from training.networks import Role, Students, predict
 
+_GRID = f"{losses.GRID[0]}, {losses.GRID[1]}, ..., {losses.GRID[-1]}"
+
 
 @dataclass(frozen=True)
 class Chain:
     """The boundaries both networks hop between, ascending, as published: encoding ends where
     decoding starts."""
 
-    encode_times: tuple[int, ...] = (19, 259, 519, 779)
-    decode_times: tuple[int, ...] = (259, 519, 779, 999)
+    encode_times: tuple[int, ...] = CHAIN
+    decode_times: tuple[int, ...] = (*CHAIN[1:], losses.GRID[-1])
 
     def __post_init__(self) -> None:
         for times in (self.encode_times, self.decode_times):
@@ -38,7 +40,7 @@ class Chain:
             )
             if not times or list(times) != sorted(set(times)) or not on_grid:
                 raise ValueError(
-                    f"boundaries must ascend and lie on the grid 19, 39, ..., 999, not {list(times)}"
+                    f"boundaries must ascend and lie on the grid {_GRID}, not {list(times)}"
                 )
         if self.encode_times[-1] >= self.end:
             raise ValueError(
@@ -117,7 +119,7 @@ class CachedData:
     def __init__(self, base: Base, latents: Latents):
         self._base = base
         self._latents = latents
-        self.tables = Boundaries(NoiseSchedule.scaled_linear(), device())
+        self.tables = Boundaries(base.schedule, device())
 
     def draw(self, rng: np.random.Generator, count: int) -> Sample:
         latents, captions = self._latents.draw(rng, count)
@@ -160,7 +162,7 @@ def guidance_loss(
     2210.03142)."""
     sample = data.draw(rng, count)
     w = guidance.draw(rng, count)
-    t = torch.from_numpy(rng.integers(1, 1000, count)).to(w.device)
+    t = torch.from_numpy(rng.integers(1, data.tables.schedule.steps, count)).to(w.device)
     noised = data.tables.noised(sample.latents, sample.noise, t)
     with torch.no_grad():
         prompts = joined([sample.prompt, data.empty_prompts(count)])
@@ -258,9 +260,11 @@ def icd_loss(
         yield Part("keep_reverse", loss, keep.reverse)
 
 
-def encode(networks: Students, chain: Chain, start: Tensor, prompt: PromptFeatures) -> Tensor:
+def encode(
+    networks: Students, schedule: NoiseSchedule, chain: Chain, start: Tensor, prompt: PromptFeatures
+) -> Tensor:
     """Latents at the first encode step -> noise, by the engine's own hops."""
-    hops = NoiseSchedule.scaled_linear().encode_hops(chain.encode_times, chain.end)
+    hops = schedule.encode_hops(chain.encode_times, chain.end)
     return run_trajectory(
         start, hops, lambda k, hop, x: _hop(networks, "forward", hop, x, prompt, 0.0)
     )
@@ -268,13 +272,14 @@ def encode(networks: Students, chain: Chain, start: Tensor, prompt: PromptFeatur
 
 def decode(
     networks: Students,
+    schedule: NoiseSchedule,
     chain: Chain,
     noise: Tensor,
     prompt: PromptFeatures,
     w: Sequence[float] | None = None,
 ) -> Tensor:
     """Noise -> clean latents; w: of each hop, None for unguided."""
-    hops = NoiseSchedule.scaled_linear().decode_hops(chain.decode_times)
+    hops = schedule.decode_hops(chain.decode_times)
     scales = w or [0.0] * len(hops)
     return run_trajectory(
         noise, hops, lambda k, hop, x: _hop(networks, "reverse", hop, x, prompt, scales[k])
@@ -303,7 +308,9 @@ def cycle_loss(
     start = data.tables.noised(sample.latents, sample.noise, t)
     with torch.no_grad():
         wanted = base.to_pictures(sample.latents)
-    latents = decode(networks, chain, encode(networks, chain, start, sample.prompt), sample.prompt)
+    schedule = data.tables.schedule
+    noise = encode(networks, schedule, chain, start, sample.prompt)
+    latents = decode(networks, schedule, chain, noise, sample.prompt)
     error = base.to_pictures(latents) - wanted
     squared = error.square().mean()
     yield Part("loss", squared + error.abs().mean())

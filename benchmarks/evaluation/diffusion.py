@@ -31,7 +31,9 @@ class Diffusion:
         self.engine = engine
         self.unet = unet.eval().requires_grad_(False)
         self.calls = 0
-        self.tables = Boundaries(NoiseSchedule.scaled_linear(), engine.runner.device)
+        self.tables = Boundaries(
+            NoiseSchedule.from_config(engine.bundle.config("scheduler")), engine.runner.device
+        )
 
     @classmethod
     def load(cls, engine: Engine, folder: Path) -> Diffusion:
@@ -115,7 +117,7 @@ class Diffusion:
 
 
 def levels(steps: int = len(GRID)) -> list[int]:
-    """0 and `steps` time steps, evenly from the 50 of DDIM's grid, ascending to 999."""
+    """0 and `steps` time steps, evenly from the 50 of DDIM's grid, ascending to the last."""
     chosen = (
         np.linspace(0, len(GRID) - 1, steps + 1).round().astype(int)[1:]
         if steps < len(GRID)

@@ -224,7 +224,7 @@ def renoise(model: Diffusion, task: Task) -> Outcome:
 
 def sdedit(model: Diffusion, task: Task) -> Outcome:
     """Noised part of the way and denoised towards the target (Meng et al., arXiv 2108.01073)."""
-    times = [t for t in levels() if t <= 1000 * SDEDIT_STRENGTH]
+    times = [t for t in levels() if t <= model.tables.schedule.steps * SDEDIT_STRENGTH]
     target = model.features(task.target)
     empty = model.features("")
     x = model.noised(task.latents, model.noise(1000 * task.seed, task.latents), times[-1])

@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from icd_engine.bundles.configs import Config, check_configs
+from icd_engine.bundles.configs import Config, check_configs, train_steps
 from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
 from icd_engine.bundles.family import DIFFERENCE, FAMILIES, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
-from icd_engine.bundles.record import FORMAT, parse_record
+from icd_engine.bundles.record import FORMAT, check_times, parse_record
 from icd_engine.errors import BundleError, shown
 from icd_engine.settings import EditSettings
 
@@ -76,6 +76,11 @@ class Bundle:
         """Whether w enters the decode network as an embedding, so that no second, unconditional
         pass is needed."""
         return self.configs["unet"].get("time_cond_proj_dim") is not None
+
+    @property
+    def train_steps(self) -> int:
+        """How many time steps the model was trained on."""
+        return train_steps(self.configs["scheduler"])
 
     def config(self, part: str) -> Config:
         """The configuration of a part, as `Family.configs` names them; a field it lacks is a
@@ -154,6 +159,7 @@ def _load(folder: Path, shown: Path) -> Bundle:
         files = {part: f"{_folder(part, exported)}/{name}" for part, name in family.configs.items()}
         configs = {part: read_json(folder, name) for part, name in files.items()}
         check_configs(configs, files)
+        check_times(values, train_steps(configs["scheduler"]))
         _require_parts(folder, family, exported)
     except BundleError as error:
         raise BundleError(f"{shown}: {error}") from error

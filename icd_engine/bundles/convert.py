@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
+from icd_engine.bundles.configs import train_steps
 from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
 from icd_engine.bundles.lora import LoraPair, difference, fuse, read_lora
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHAIN_A = (259, 519, 779, 999)
-START, END = 19, 999
+START = 19
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 # Names of the VAE's attention before diffusers 0.18, as in the published SD1.5 files.
@@ -76,8 +77,8 @@ def _convert(
     base = sources.base
     forward = sources.forward
     reverse = sources.reverse
-    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times)
-    family, unet_config, shapes = _read_base(base)
+    family, unet_config, shapes, steps = _read_base(base)
+    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times, steps - 1)
     teacher = teacher_file(sources.teacher)
     weights = read_teacher(teacher)
     unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
@@ -130,18 +131,17 @@ def is_whole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return path.suffix == ".safetensors" and path.is_file() and read_shapes(path) == dict(shapes)
 
 
-def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]]]:
-    """(family, UNet configuration, UNet weight shapes) of a diffusers folder with every part in
-    place."""
+def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]], int]:
+    """(family, UNet configuration, UNet weight shapes, time steps of its schedule) of a diffusers
+    folder with every part in place."""
     try:
         family = read_family(base)
         for files in (family.configs, family.weights):
             for part, name in files.items():
                 if part != "unet_forward":
                     require_file(base, f"{part}/{name}")
-        prediction = read_json(base, "scheduler/scheduler_config.json").get(
-            "prediction_type", "epsilon"
-        )
+        scheduler = read_json(base, "scheduler/scheduler_config.json")
+        prediction = scheduler.get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise BundleError(
                 f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported"
@@ -150,6 +150,7 @@ def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int,
             family,
             read_json(base, "unet/config.json"),
             read_shapes(base / "unet" / family.weights["unet"]),
+            train_steps(scheduler),
         )
     except BundleError as error:
         raise BundleError(f"{base}: {error}") from error
@@ -160,16 +161,17 @@ def choose_times(
     reverse: Path,
     encode_times: Sequence[int] | None,
     decode_times: Sequence[int] | None,
+    end: int = CHAIN_A[-1],
 ) -> tuple[list[int], list[int], list[str]]:
-    """(encode times, decode times, notes on what was assumed).
+    """(encode times, decode times, notes on what was assumed); end: the schedule's last time step.
 
     Raises BundleError where names and arguments differ.
     """
-    encode = _agreed(forward, "forward", FORWARD_NAME, REVERSE_NAME, encode_times)
-    decode = _agreed(reverse, "reverse", REVERSE_NAME, FORWARD_NAME, decode_times)
+    encode = _agreed(forward, "forward", (FORWARD_NAME, REVERSE_NAME), encode_times, end)
+    decode = _agreed(reverse, "reverse", (REVERSE_NAME, FORWARD_NAME), decode_times, end)
     notes: list[str] = []
     if decode is None:
-        decode = [*CHAIN_A] if encode is None else [*encode[1:], END]
+        decode = [*CHAIN_A] if encode is None else [*encode[1:], end]
         notes.append(
             f"decode times assumed: {decode}, "
             + ("chain A" if encode is None else "from the encode times")
@@ -188,15 +190,22 @@ def choose_times(
 
 
 def _agreed(
-    path: Path, role: str, own: re.Pattern[str], other: re.Pattern[str], given: Sequence[int] | None
+    path: Path,
+    role: str,
+    patterns: tuple[re.Pattern[str], re.Pattern[str]],
+    given: Sequence[int] | None,
+    end: int,
 ) -> list[int] | None:
+    """The time steps that a file's name or the arguments say; patterns: of its own role's names,
+    and of the other's."""
+    own, other = patterns
     match = own.search(path.stem)
     if match is None and other.search(path.stem):
         raise BundleError(
             f"{path.name} is given as the {role} model, but its name has the other one's time steps"
         )
     named = [int(t) for t in re.split("[_-]", match[0])] if match else None
-    if named and role == "forward" and named[-1] == END:
+    if named and role == "forward" and named[-1] == end:
         named = named[:-1]
     if named and given is not None and named != list(given):
         raise BundleError(f"{path.name} says time steps {named}, but {list(given)} were asked for")

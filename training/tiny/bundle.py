@@ -19,6 +19,7 @@ from icd_engine.bundles.bundle import Bundle, write_bundle
 from icd_engine.bundles.files import read_json, read_weights, write_file
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
+from icd_engine.sampling.schedule import STEPS
 from training.tiny import text
 from training.tiny.teacher import CONFIG as UNET_CONFIG
 from training.tiny.teacher import Teacher
@@ -39,7 +40,7 @@ SCHEDULER = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "clip_sample": False,
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": STEPS,
     "prediction_type": "epsilon",
     "steps_offset": 1,
 }

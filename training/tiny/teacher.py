@@ -117,11 +117,13 @@ class Teacher(nn.Module):
         self.unet = UNet(CONFIG)
 
 
-def time_steps(rng: np.random.Generator, count: int) -> Tensor:
+def time_steps(rng: np.random.Generator, count: int, steps: int) -> Tensor:
     """Most around t = 430, where shapes are decided (swapping the shape word costs most there), the
     rest uniform."""
-    middle = np.clip(np.rint(rng.normal(430, 130, count)), 1, 999).astype(np.int64)
-    return torch.from_numpy(np.where(rng.random(count) < 0.6, middle, rng.integers(1, 1000, count)))
+    middle = np.clip(np.rint(rng.normal(430, 130, count)), 1, steps - 1).astype(np.int64)
+    return torch.from_numpy(
+        np.where(rng.random(count) < 0.6, middle, rng.integers(1, steps, count))
+    )
 
 
 def loss(
@@ -137,7 +139,7 @@ def loss(
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(
         latents.device
     )
-    t = time_steps(rng, count).to(latents.device)
+    t = time_steps(rng, count, tables.schedule.steps).to(latents.device)
     noised = tables.noised(latents, noise, t).contiguous(memory_format=torch.channels_last)
     with autocast():
         eps = unet(noised, t, teacher.text(ids)).eps.float()

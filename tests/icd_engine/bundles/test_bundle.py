@@ -40,6 +40,16 @@ def test_a_forward_model_from_zero_adds_no_noise(tmp_path, record, files):
     assert not bundle.start_noise
 
 
+def test_time_steps_are_those_of_the_scheduler(tmp_path, record, files):
+    assert write_bundle(tmp_path / "a", record, files.items()).train_steps == 1000
+    files["scheduler/scheduler_config.json"] = {"num_train_timesteps": 900}
+    with pytest.raises(BundleError, match=r"time step 999 is not a whole number in 0\.\.899"):
+        write_bundle(tmp_path / "b", record, files.items())
+    files["scheduler/scheduler_config.json"] = {"num_train_timesteps": 1200}
+    later = record | {"decode_times": [259, 519, 1199], "encode_end": 1199}
+    assert write_bundle(tmp_path / "c", later, files.items()).train_steps == 1200
+
+
 def test_settings_can_be_given_as_such(tmp_path, record, files):
     settings = EditSettings(guidance_scale=3.0, tau=(0.2, 0.4), blend=("cat", ["dog", "puppy"]))
     bundle = write_bundle(tmp_path / "b", {**record, "defaults": settings}, files.items())
