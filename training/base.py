@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
@@ -44,7 +45,7 @@ class Base:
         if prediction != "epsilon":
             raise BundleError(f"{folder}: prediction_type {prediction!r} is not supported")
         unused: dict[str, Any] = {"unet": None}
-        if self.family.name == "sd15":
+        if self.family.has_safety_checker:
             unused |= {
                 "safety_checker": None,
                 "feature_extractor": None,
@@ -54,7 +55,8 @@ class Base:
             logging.set_verbosity_error()
             logging.disable_progress_bar()
         try:
-            pipeline: Any = DiffusionPipeline.from_pretrained(
+            # The family's own class, whichever pipeline the folder was saved from
+            pipeline: Any = getattr(diffusers, self.family.pipeline).from_pretrained(
                 self.folder, local_files_only=True, dtype=torch.float32, **unused
             )
         except (OSError, ValueError) as error:

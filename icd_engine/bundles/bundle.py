@@ -153,7 +153,7 @@ def _load(folder: Path, shown: Path) -> Bundle:
         family = read_family(folder)
         if values["family"] != family.name:
             raise BundleError(
-                f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family.name!r}"
+                f"icd.json: family is {values['family']!r}, but the folder's parts are {family.name!r}'s"
             )
         exported = read_manifest(folder)
         files = {part: f"{_folder(part, exported)}/{name}" for part, name in family.configs.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
-from icd_engine.bundles.configs import train_steps
+from icd_engine.bundles.configs import check_configs, train_steps
 from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
 from icd_engine.bundles.lora import LoraPair, difference, fuse, read_lora
@@ -146,6 +146,7 @@ def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int,
             raise BundleError(
                 f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported"
             )
+        _check_base(base, family)
         return (
             family,
             read_json(base, "unet/config.json"),
@@ -154,6 +155,14 @@ def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int,
         )
     except BundleError as error:
         raise BundleError(f"{base}: {error}") from error
+
+
+def _check_base(base: Path, family: Family) -> None:
+    """Raises BundleError where the configurations do not fit each other, before anything is
+    written."""
+    files = {part: f"{part}/{name}" for part, name in family.configs.items()}
+    files["unet_forward"] = files["unet"]  # a base has one network, which becomes both
+    check_configs({part: read_json(base, name) for part, name in files.items()}, files)
 
 
 def choose_times(
@@ -293,15 +302,20 @@ def _new_vae_key(key: str) -> str:
 
 
 def _model_index(base: Path, family: Family) -> dict[str, Any]:
-    """The base's, without the parts a bundle has not (safety checker), so that stock diffusers
-    loads the bundle."""
+    """The base's, without the parts a bundle has not (safety checker) and for the family's own
+    pipeline, so that stock diffusers loads the bundle."""
     index = read_json(base, MODEL_INDEX)
     missing = {
         key: [None, None]
         for key, value in index.items()
         if isinstance(value, list) and key not in family.configs
     }
-    return {**index, **missing, "requires_safety_checker": False}
+    return {
+        **index,
+        **missing,
+        "_class_name": family.pipeline,
+        "requires_safety_checker": False,
+    }
 
 
 def _tokenizer(base: Path, part: str) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 
 from icd_engine.bundles import bundle as module
 from icd_engine.bundles import read_bundle, read_weights, write_bundle
+from icd_engine.bundles.family import read_family
 from icd_engine.errors import BundleError
 from icd_engine.settings import EditSettings
 
@@ -131,8 +132,26 @@ def test_the_embedded_model_is_found_by_name(folder, monkeypatch):
 @pytest.mark.parametrize("class_name", ["FluxPipeline", None, 3, ["a"]], ids=str)
 def test_other_families_are_refused(folder, class_name):
     (folder / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
-    with pytest.raises(BundleError, match=r"model_index\.json: .* is not supported"):
+    (folder / "unet").rename(folder / "transformer")
+    with pytest.raises(BundleError, match=r"model_index\.json: .* only .* are supported") as found:
         read_bundle(folder)
+    assert str(class_name) in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", ["image", "text", 3, ["text_time"]], ids=str)
+def test_networks_of_other_conditions_are_refused(folder, kind):
+    (folder / "unet" / "config.json").write_text(json.dumps({"addition_embed_type": kind}))
+    with pytest.raises(BundleError, match=r"unet/config\.json: addition_embed_type .* supported"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("class_name", ["StableDiffusionImg2ImgPipeline", ["my", "Own"], None])
+def test_the_family_is_what_the_parts_are(folder, class_name):
+    """Not the pipeline that the folder was saved from."""
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
+    assert read_family(folder).name == "sd15"
+    (folder / "unet" / "config.json").write_text(json.dumps({"addition_embed_type": "text_time"}))
+    assert read_family(folder).name == "sdxl"
 
 
 def test_a_family_against_the_model_index_is_refused(folder):
@@ -271,7 +290,7 @@ def test_existing_targets_are_refused(tmp_path, folder, record, files):
     [
         ({"unet/config.json": None}, r"unet/config\.json is missing"),
         ({UNET: {"conv.weight": torch.tensor([1.0, float("nan")])}}, "'conv.weight' holds NaN"),
-        ({"model_index.json": {"_class_name": "Other"}}, "'Other' is not supported"),
+        ({"unet/config.json": {"addition_embed_type": "image"}}, "'image' is not supported"),
     ],
     ids=["incomplete", "nan", "family"],
 )

@@ -354,12 +354,13 @@ def test_pickled_base_weights_are_refused(published):
     ("name", "field", "value", "message"),
     [
         (
-            "model_index.json",
-            "_class_name",
-            "StableDiffusionXLPipeline",
+            "unet/config.json",
+            "addition_embed_type",
+            "text_time",
             "tokenizer_2/tokenizer_config.json is missing",
         ),
-        ("model_index.json", "_class_name", "FluxPipeline", "not supported"),
+        ("unet/config.json", "addition_embed_type", "image", "not supported"),
+        ("unet/config.json", "in_channels", 9, "in_channels is 9, but other parts make it 4"),
         (
             "scheduler/scheduler_config.json",
             "prediction_type",
@@ -368,12 +369,31 @@ def test_pickled_base_weights_are_refused(published):
         ),
         ("unet/config.json", "sample_size", "big", "sample_size"),
     ],
-    ids=["sdxl", "flux", "v prediction", "sample size"],
+    ids=["sdxl", "other conditions", "inpainting", "v prediction", "sample size"],
 )
 def test_a_base_of_another_kind_is_refused(published, name, field, value, message):
     path = published["base"] / name
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     refused(published, message)
+
+
+def test_a_base_without_a_unet_is_named_by_its_pipeline(published):
+    path = published["base"] / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "FluxPipeline"}))
+    (published["base"] / "unet").rename(published["base"] / "transformer")
+    refused(published, "'FluxPipeline' has no unet: only Stable Diffusion 1.5 and XL")
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionImg2ImgPipeline", ["pipeline_own", "OwnPipeline"], None], ids=str
+)
+def test_a_base_saved_from_another_pipeline_converts(published, name):
+    """The bundle names stock diffusers' own class."""
+    path = published["base"] / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": name}))
+    bundle = convert(**published)
+    index = json.loads((bundle.path / "model_index.json").read_text())
+    assert bundle.family == "sd15" and index["_class_name"] == "StableDiffusionPipeline"
 
 
 def test_precision_and_missing_files_are_named(published):
