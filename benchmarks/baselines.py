@@ -28,7 +28,8 @@ from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.files import read_weights
 from icd_engine.editing.words import PromptTokenizer
 from icd_engine.networks.text_encoder import TextEncoder
-from icd_engine.sampling import Hop, NoiseSchedule, dynamic_guidance, guidance_embedding
+from icd_engine.sampling.guidance import dynamic_guidance, guidance_embedding
+from icd_engine.sampling.schedule import Hop, NoiseSchedule
 from icd_engine.settings import EditSettings
 
 

@@ -31,11 +31,6 @@ def flops(work: Iterable[Work], kind: str | None = None) -> int:
     return sum(w.flops for w in work if kind in (None, w.kind))
 
 
-def traffic(work: Iterable[Work], itemsize: int) -> int:
-    """Bytes moved when every layer reads its inputs and weights once and writes its output once."""
-    return itemsize * sum(w.elements for w in work)
-
-
 def floor_ms(work: Iterable[Work], itemsize: int, peak_flops: float, bandwidth: float) -> float:
     """Milliseconds of the per-layer roofline: each layer takes the longer of computing and moving
     its data."""

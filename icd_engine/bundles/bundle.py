@@ -52,14 +52,6 @@ class Bundle:
     exported: Exported | None = field(default=None, repr=False)
 
     @property
-    def start_noise(self) -> bool:
-        """Whether noise is added before encoding.
-
-        False for forward models that start at t = 0 (Inverse-and-Edit).
-        """
-        return self.encode_times[0] > 0
-
-    @property
     def difference(self) -> Path | None:
         """What makes the forward network of the reverse one (`lora.difference`), where both came of
         LoRA files."""

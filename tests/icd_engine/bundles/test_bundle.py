@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from icd_engine.bundles import bundle as module
-from icd_engine.bundles import read_bundle, read_weights, write_bundle
+from icd_engine.bundles.bundle import read_bundle, write_bundle
 from icd_engine.bundles.family import read_family
+from icd_engine.bundles.files import read_weights
 from icd_engine.errors import BundleError
 from icd_engine.settings import EditSettings
 
@@ -26,19 +27,12 @@ def test_what_is_written_is_read(folder):
     assert bundle.defaults == EditSettings(
         guidance_scale=19.0, tau=0.8, cross_replace={"default": 0.3, "dog": (0, 0.5)}
     )
-    assert bundle.start_noise and bundle.guidance_embedded
+    assert bundle.guidance_embedded
     assert bundle.config("scheduler") == {"beta_start": 0.00085}
     assert torch.equal(
         read_weights(bundle.weights("unet"))["conv.weight"], torch.arange(24.0).reshape(2, 3, 4)
     )
     assert len(bundle.sha256) == 12
-
-
-def test_a_forward_model_from_zero_adds_no_noise(tmp_path, record, files):
-    bundle = write_bundle(
-        tmp_path / "b", {**record, "encode_times": [0, 259, 519, 779]}, files.items()
-    )
-    assert not bundle.start_noise
 
 
 def test_time_steps_are_those_of_the_scheduler(tmp_path, record, files):
@@ -72,7 +66,7 @@ def test_unknown_parts_are_refused(folder):
 
 def test_importing_and_reading_needs_no_torch(folder):
     code = (
-        "import sys; from icd_engine.bundles import read_bundle; import icd_engine.bundles.convert;"
+        "import sys; from icd_engine.bundles.bundle import read_bundle; import icd_engine.bundles.convert;"
         f"read_bundle({str(folder)!r}); print([m for m in ('torch', 'transformers', 'diffusers') if m in sys.modules])"
     )
     run = subprocess.run(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from icd_engine.bundles import read_bundle, read_weights
+from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.convert import choose_times, convert
+from icd_engine.bundles.files import read_weights
 from icd_engine.errors import BundleError
 from icd_engine.settings import EditSettings
 
@@ -59,7 +60,7 @@ def test_the_record_of_a_conversion(converted):
         779,
         999,
     )
-    assert bundle.size == (512, 512) and bundle.guidance_embedded and bundle.start_noise
+    assert bundle.size == (512, 512) and bundle.guidance_embedded
     assert bundle.defaults == EditSettings(
         guidance_scale=19.0,
         tau=0.8,
