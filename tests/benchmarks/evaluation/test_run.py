@@ -13,6 +13,7 @@ from benchmarks.evaluation import __main__ as command
 from benchmarks.evaluation import page
 from benchmarks.evaluation.features import FIGURES
 from benchmarks.evaluation.lpips import BACKBONES
+from benchmarks.evaluation.options import parser
 from benchmarks.evaluation.run import ROWS, generated, read_rows, run, summary
 from benchmarks.evaluation.suites import Edited, Item
 from icd_engine.engine import Engine
@@ -272,7 +273,7 @@ def test_generated_scenes_from_the_command_line(tmp_path, capsys):
         np.mean([success[kind] for kind in list(success)[1:]]), abs=1e-4
     )
     (kept,) = (tmp_path / "e" / "pictures" / "icd").glob("6-*.png")
-    item = command._items(command._parser().parse_args(arguments))[1]
+    item = command._items(parser().parse_args(arguments))[1]
     (own,) = Engine.from_pretrained("tiny", runner="eager").generate([item.target], seed=6)
     assert np.array_equal(np.asarray(Image.open(kept)), np.asarray(own))
 
