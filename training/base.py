@@ -19,7 +19,7 @@ from icd_engine.bundles.files import read_json
 from icd_engine.errors import BundleError, SettingsError
 from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.sampling.schedule import NoiseSchedule
-from training.loop import device
+from training.processes import device
 
 GUIDANCE_CHANNELS = 512
 SCHEDULER = "scheduler/scheduler_config.json"

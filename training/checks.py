@@ -15,11 +15,13 @@ from icd_engine.images import psnr
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from training.base import Base
-from training.distil import Chain, decode, encode, some
+from training.batches import some
+from training.choices import Chain
+from training.distil import decode, encode
 from training.latents import Held
-from training.loop import device
 from training.losses import Boundaries
 from training.networks import Students
+from training.processes import device
 
 MADE = 4  # pictures made from noise
 

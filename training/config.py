@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from icd_engine.errors import SettingsError
-from training.distil import Chain, Guidance, Preservation
-from training.loop import Recipe
+from training.choices import Chain, Guidance, Preservation
+from training.recipe import Recipe
 
 PRESETS = Path(__file__).parent / "configs"
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from icd_engine.errors import ImageError, SettingsError
-from training.loop import device, processes, rank, world_size
+from training.processes import device, processes, rank, world_size
 from training.sources import Captioned, open_source, square
 
 SHARD = 1024  # pictures

@@ -12,13 +12,15 @@ from icd_engine.bundles.convert import convert
 from icd_engine.errors import SettingsError
 from training import distil
 from training.base import Base, load_unet
+from training.batches import CachedData
 from training.checks import icd_check
+from training.choices import Chain
 from training.config import Config
-from training.distil import CachedData, Chain
 from training.latents import Latents, write_latents
-from training.loop import device, fit, processes, rank
+from training.loop import fit
 from training.losses import DISTANCES
 from training.networks import STUDENTS, Role, Students
+from training.processes import device, processes, rank
 
 LATENTS = "latents"
 TEACHER = "teacher"

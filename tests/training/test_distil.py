@@ -12,20 +12,11 @@ from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.schedule import NoiseSchedule
 from training import losses
-from training.distil import (
-    Chain,
-    Guidance,
-    Preservation,
-    Sample,
-    cycle_loss,
-    decode,
-    encode,
-    guidance_loss,
-    icd_loss,
-    joined,
-    some,
-)
-from training.loop import Recipe, fit
+from training.batches import Sample, joined, some
+from training.choices import Chain, Guidance, Preservation
+from training.distil import cycle_loss, decode, encode, guidance_loss, icd_loss
+from training.loop import fit
+from training.recipe import Recipe
 
 ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 SCALES = (0.0, 7.0, 11.0)

@@ -16,8 +16,10 @@ from pathlib import Path
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.networks.vae import VAE
 from training import stages
+from training.checkpoint import trained
 from training.latents import Latents
-from training.loop import Recipe, channels_last, processes, rank, trained
+from training.processes import channels_last, processes, rank
+from training.recipe import Recipe
 from training.tiny import bundle, judge, teacher, vae
 
 

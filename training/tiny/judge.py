@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.loop import Part, Recipe, device, fit
+from training.loop import fit
+from training.processes import device
+from training.recipe import Part, Recipe
 from training.tiny.vae import to_pictures
 from training.world.drawing import draw_batch
 from training.world.scenes import WORDS, sample_scene

@@ -16,8 +16,10 @@ from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.sampling.schedule import NoiseSchedule
 from training.latents import Latents, write_latents
-from training.loop import Part, Recipe, autocast, channels_last, device, fit
+from training.loop import fit
 from training.losses import Boundaries, denoising_loss
+from training.processes import autocast, channels_last, device
+from training.recipe import Part, Recipe
 from training.tiny import text
 from training.world.scenes import PICTURE_SIZE, parse_caption
 

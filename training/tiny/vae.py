@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from icd_engine.networks.vae import VAE
-from training.loop import Part, Recipe, autocast, channels_last, device, fit
+from training.loop import fit
+from training.processes import autocast, channels_last, device
+from training.recipe import Part, Recipe
 from training.world.drawing import draw_batch
 from training.world.scenes import sample_scene
 
