@@ -63,26 +63,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _edit(options: argparse.Namespace) -> Results:
     from benchmarks import edit
 
-    return [edit.run(model=options.model, baseline=options.baseline, **_shared(options))]
+    return [edit.measure_edit(model=options.model, baseline=options.baseline, **_shared(options))]
 
 
 def _throughput(options: argparse.Namespace) -> Results:
     from benchmarks import throughput
 
-    return throughput.run(model=options.model, batches=options.batches, **_shared(options))
+    return throughput.measure_throughput(
+        model=options.model, batches=options.batches, **_shared(options)
+    )
 
 
 def _onnx(options: argparse.Namespace) -> Results:
     from benchmarks import exports
 
-    return [exports.run_edit(model=options.model, **_shared(options))]
+    return [exports.measure_onnx(model=options.model, **_shared(options))]
 
 
 def _export(options: argparse.Namespace) -> Results:
     from benchmarks import exports
 
     names = ("model", "architecture", "size", "runner", "device", "dtype")
-    return [exports.run_export(**{name: getattr(options, name) for name in names})]
+    return [exports.measure_export(**{name: getattr(options, name) for name in names})]
 
 
 def _published(options: argparse.Namespace) -> Results:
@@ -90,7 +92,7 @@ def _published(options: argparse.Namespace) -> Results:
 
     options.architecture = options.architecture or "sd15"
     names = ("architecture", "size", "runner", "device", "dtype")
-    return published.run(**{name: getattr(options, name) for name in names})
+    return published.measure_published(**{name: getattr(options, name) for name in names})
 
 
 def _distil(options: argparse.Namespace) -> Results:
@@ -98,35 +100,35 @@ def _distil(options: argparse.Namespace) -> Results:
 
     options.architecture = options.architecture or "sd15"
     names = ("architecture", "size", "repeats", "only")
-    return distil.run(**{name: getattr(options, name) for name in names})
+    return distil.measure_stages(**{name: getattr(options, name) for name in names})
 
 
 def _load(options: argparse.Namespace) -> Results:
     from benchmarks import load
 
     names = ("model", "runner", "device", "dtype", "seconds")
-    return [load.run(**{name: getattr(options, name) for name in names})]
+    return [load.measure_load(**{name: getattr(options, name) for name in names})]
 
 
 def _batch(options: argparse.Namespace) -> Results:
     from benchmarks import batch
 
     names = ("model", "runner", "device", "dtype", "pictures")
-    return [batch.run(**{name: getattr(options, name) for name in names})]
+    return [batch.measure_batch(**{name: getattr(options, name) for name in names})]
 
 
 def _networks(options: argparse.Namespace) -> Results:
     from benchmarks import networks
 
     options.architecture = options.architecture or "sd15"
-    return networks.run(options.what, **_shared(options))
+    return networks.measure_networks(options.what, **_shared(options))
 
 
 def _ops(options: argparse.Namespace) -> Results:
     from benchmarks import ops
 
     chosen = {"device": options.device, "dtype": options.dtype, "repeats": options.repeats}
-    return ops.run(
+    return ops.measure_ops(
         only=options.only, quick=options.quick, compiled=not options.no_compile, **chosen
     )
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from icd_engine.bundles.bundle import Bundle, read_bundle, write_bundle
-from icd_engine.bundles.convert import CHAIN_A, START
+from icd_engine.bundles.times import CHAIN_A, START
 from icd_engine.errors import BundleError
 from icd_engine.networks.text_encoder import PooledTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet

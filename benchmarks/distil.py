@@ -49,7 +49,7 @@ NEEDED = {
 }
 
 
-def run(
+def measure_stages(
     *, architecture: str, size: int | None = None, repeats: int = 2, only: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Of each stage, or `only` one: seconds of a step, and peak memory on the host and the device.

@@ -1,4 +1,4 @@
-"""Exported graphs: what an export takes and how exact it is, and onnxruntime against torch on the
+"""ExportedEngine graphs: what an export takes and how exact it is, and onnxruntime against torch on the
 same edits."""
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedEngine:
     """An engine on a folder that was just exported, and what that took."""
 
     engine: Engine
     about: dict[str, Any]
 
 
-def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) -> dict[str, Any]:
+def measure_onnx(*, repeats: int = 10, warmup: int | None = None, **options: Any) -> dict[str, Any]:
     """Whole edits and further edits by onnxruntime and by the torch runner, turn by turn.
 
     Raises Refused where they differ, IcdError for what cannot be loaded or exported.
@@ -82,7 +82,7 @@ def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) ->
     }
 
 
-def run_export(**options: Any) -> dict[str, Any]:
+def measure_export(**options: Any) -> dict[str, Any]:
     """What an export takes, and one encode and one decode hop of it at the model's own size against
     torch's.
 
@@ -120,7 +120,7 @@ def run_export(**options: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[Exported]:
+def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[ExportedEngine]:
     """The bundle exported in a precision, unchecked but for what follows, and loaded."""
     precision = PRECISIONS.get(dtype)
     if precision is None:
@@ -140,7 +140,7 @@ def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[Export
             ),
         }
         note(f"exported in {about['export_s']} s, {about['disk_mib']} MiB, loaded in {load_ms} ms")
-        yield Exported(engine, about)
+        yield ExportedEngine(engine, about)
 
 
 def _export(bundle: Bundle, folder: Path, precision: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from training.base import Base, load_unet
 from training.batches import CachedData
 from training.checks import icd_check
 from training.choices import Chain
-from training.config import Config
+from training.config import TrainingConfig
 from training.latents import Latents, write_latents
 from training.loop import fit
 from training.losses import DISTANCES
@@ -28,12 +28,12 @@ WEIGHTS = "weights"
 BUNDLE = "bundle"
 
 
-def latents(config: Config, base: Path, folder: Path, source: str) -> None:
+def latents(config: TrainingConfig, base: Path, folder: Path, source: str) -> None:
     """Pictures of `source` -> the cache."""
     write_latents(folder / LATENTS, Base(base), source, config.size, config.held_out)
 
 
-def guidance(config: Config, base: Path, folder: Path) -> Path:
+def guidance(config: TrainingConfig, base: Path, folder: Path) -> Path:
     """The base's UNet -> a network that takes w, `<folder>/teacher`, a diffusers UNet folder."""
     start = Base(base)
     data = CachedData(start, Latents(folder / LATENTS))
@@ -55,7 +55,9 @@ def guidance(config: Config, base: Path, folder: Path) -> Path:
     return folder / TEACHER
 
 
-def icd(config: Config, base: Path, folder: Path, teacher: Path | None = None) -> Bundle | None:
+def icd(
+    config: TrainingConfig, base: Path, folder: Path, teacher: Path | None = None
+) -> Bundle | None:
     """The teacher -> forward and reverse weights, and the bundle of them (of the first process
     alone)."""
     start = Base(base)
@@ -81,7 +83,9 @@ def icd(config: Config, base: Path, folder: Path, teacher: Path | None = None) -
     return _bundle(config, networks, start, teacher, folder, chain, BUNDLE)
 
 
-def cycle(config: Config, base: Path, folder: Path, teacher: Path | None = None) -> Bundle | None:
+def cycle(
+    config: TrainingConfig, base: Path, folder: Path, teacher: Path | None = None
+) -> Bundle | None:
     """The forward weights of `icd`, trained on through the whole cycle -> a second bundle,
     `<folder>/bundle_cycle`."""
     start = Base(base)
@@ -106,7 +110,7 @@ def cycle(config: Config, base: Path, folder: Path, teacher: Path | None = None)
 
 
 def _students(
-    config: Config, teacher: Path, trained: tuple[Role, ...], precision: str, seed: int
+    config: TrainingConfig, teacher: Path, trained: tuple[Role, ...], precision: str, seed: int
 ) -> Students:
     torch.manual_seed(seed)  # the updates' first factors, alike on every process
     try:
@@ -133,7 +137,7 @@ def _weights_file(folder: Path, base: Base, role: Role, chain: Chain) -> Path:
 
 
 def _bundle(
-    config: Config,
+    config: TrainingConfig,
     networks: Students,
     base: Base,
     teacher: Path,

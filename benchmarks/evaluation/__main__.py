@@ -21,13 +21,13 @@ from benchmarks.evaluation.options import parser
 from benchmarks.evaluation.orderings import Studies, orderings, read_studies
 from benchmarks.evaluation.run import (
     Method,
-    Row,
+    ResultRow,
+    evaluate,
     generated,
     icd,
     icd_auto,
     inversions,
     other,
-    run,
     summary,
 )
 from benchmarks.evaluation.suites import Item, Metric
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
+def _measured(
+    options: argparse.Namespace,
+) -> tuple[dict[str, Any], list[ResultRow], dict[str, Any]]:
     """The result, its rows, and what it was measured with. IcdError."""
     items = _items(options)
     settings = _settings(options)
@@ -68,7 +70,9 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row], d
     device = torch.device(engine.runner.device)
     metrics = _metrics(options, device)
     progress = record.note if not options.quiet else lambda text: None
-    rows = run(items, methods, options.out, metrics, progress, _about(options, engine, settings))
+    rows = evaluate(
+        items, methods, options.out, metrics, progress, _about(options, engine, settings)
+    )
     table = summary(rows)
     result: dict[str, Any] = {"suite": options.suite, "model": options.model, "items": len(items)}
     result |= {
@@ -202,7 +206,10 @@ def _flat_prompts(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(
-    options: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row], where: dict[str, Any]
+    options: argparse.Namespace,
+    result: dict[str, Any],
+    rows: Sequence[ResultRow],
+    where: dict[str, Any],
 ) -> None:
     """results.json and the page; on stderr the table, what it lacks, and which claims hold."""
     (options.out / "results.json").write_text(

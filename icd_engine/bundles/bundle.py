@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from icd_engine.bundles.configs import Config, check_configs, train_steps
+from icd_engine.bundles.configs import PartConfig, check_configs, train_steps
 from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
 from icd_engine.bundles.family import DIFFERENCE, FAMILIES, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
@@ -53,8 +53,8 @@ class Bundle:
 
     @property
     def difference(self) -> Path | None:
-        """What makes the forward network of the reverse one (`lora.difference`), where both came of
-        LoRA files."""
+        """What makes the encode network of the decode one (`lora.difference`), where both came of LoRA
+        files."""
         return self.path / DIFFERENCE if DIFFERENCE in self.sha256 else None
 
     @property
@@ -74,13 +74,13 @@ class Bundle:
         """How many time steps the model was trained on."""
         return train_steps(self.configs["scheduler"])
 
-    def config(self, part: str) -> Config:
+    def config(self, part: str) -> PartConfig:
         """The configuration of a part, as `Family.configs` names them; a field it lacks is a
         BundleError."""
         if part not in self.configs:
             raise BundleError(f"{self.path}: no part {part!r} (known: {', '.join(self.configs)})")
         file = f"{_folder(part, self.exported)}/{FAMILIES[self.family].configs[part]}"
-        return Config(self.configs[part], self.path / file)
+        return PartConfig(self.configs[part], self.path / file)
 
     def weights(self, part: str) -> Path:
         """The safetensors file of a network part, for `read_weights`."""

@@ -125,7 +125,7 @@ FIELDS: dict[str, dict[str, Field]] = {
 }
 
 
-class Config(dict[str, Any]):
+class PartConfig(dict[str, Any]):
     """The fields of a configuration.
 
     Asking for one that is not there is a BundleError naming the file.

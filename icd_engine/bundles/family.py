@@ -11,7 +11,7 @@ from icd_engine.errors import BundleError, shown
 MODEL_INDEX = "model_index.json"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT_TIME = "text_time"  # what SDXL's UNet adds to its time step
-DIFFERENCE = "unet_forward/difference.safetensors"  # from the reverse network, see lora.difference
+DIFFERENCE = "unet_forward/difference.safetensors"  # from the decode network, see lora.difference
 
 
 @dataclass(frozen=True)

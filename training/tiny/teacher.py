@@ -52,7 +52,7 @@ NO_CAPTION = 0.1
 PARTIAL_CAPTION = 0.08
 
 
-class Encoder:
+class TinyEncoder:
     """The tiny VAE's way in, for the cache."""
 
     downscale = 8
@@ -68,7 +68,7 @@ class Encoder:
 
 def make_latents(folder: Path, vae: VAE, count: int = SCENES) -> None:
     """Draws and encodes `count` scenes."""
-    write_latents(folder, Encoder(vae), f"world:{count}", PICTURE_SIZE, batch=64)
+    write_latents(folder, TinyEncoder(vae), f"world:{count}", PICTURE_SIZE, batch=64)
 
 
 def latent_scale(latents: Latents) -> float:
@@ -76,7 +76,7 @@ def latent_scale(latents: Latents) -> float:
     return 1.0 / float(latents.draw(np.random.default_rng(0), 4096)[0].std())
 
 
-class Pool:
+class LatentPool:
     """The cached latents, scaled to unit deviation, and their captions as the text encoder takes
     them."""
 
@@ -131,7 +131,7 @@ def time_steps(rng: np.random.Generator, count: int, steps: int) -> Tensor:
 def loss(
     teacher: Teacher,
     unet: Callable,
-    pool: Pool,
+    pool: LatentPool,
     tables: Boundaries,
     rng: np.random.Generator,
     count: int,
@@ -153,7 +153,7 @@ def train(folder: Path, latents: Path, recipe: Recipe = RECIPE) -> Teacher:
     """The trained teacher (moving average); latents: the cache."""
     torch.manual_seed(recipe.seed)
     teacher = channels_last(Teacher().to(device()))
-    pool = Pool(latents)
+    pool = LatentPool(latents)
     tables = Boundaries(NoiseSchedule.scaled_linear(), device())
     unet = torch.compile(teacher.unet)
     return fit(

@@ -17,7 +17,7 @@ from icd_engine.networks.vae import VAE
 from training.base import Base
 from training.networks import predict
 from training.tiny import bundle, text
-from training.tiny.teacher import Encoder, Teacher, thinned
+from training.tiny.teacher import Teacher, TinyEncoder, thinned
 from training.tiny.vae import CONFIG
 from training.world.pairs import sample_pairs
 
@@ -45,7 +45,7 @@ def test_the_base_is_the_trained_networks_in_diffusers_hands(tmp_path):
     teacher, vae = Teacher().eval(), VAE(CONFIG).eval()
     bundle.write_base(tmp_path, vae, 0.7, teacher)
     base = Base(tmp_path)
-    assert base.scaling_factor == 0.7 and base.downscale == Encoder.downscale
+    assert base.scaling_factor == 0.7 and base.downscale == TinyEncoder.downscale
     ids = torch.tensor([text.tokenizer().encode(CAPTION).ids])
     picture = torch.rand(1, 3, 128, 128) * 2 - 1
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([500])
@@ -55,7 +55,7 @@ def test_the_base_is_the_trained_networks_in_diffusers_hands(tmp_path):
         assert stock.shape[1] == text.LENGTH
         torch.testing.assert_close(stock[:, : ids.shape[1]], features, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
-            base.moments(picture), Encoder(vae).moments(picture), rtol=1e-4, atol=1e-5
+            base.moments(picture), TinyEncoder(vae).moments(picture), rtol=1e-4, atol=1e-5
         )
         torch.testing.assert_close(
             base.to_pictures(x), vae.to_image(x * vae.scaling_factor / 0.7), rtol=1e-4, atol=1e-4
