@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from icd_engine.errors import SettingsError
 from training.processes import Model, device
@@ -75,9 +76,8 @@ class Checkpoint:
     def follow(self) -> None:
         """Moves the average towards the weights."""
         if self.ema is not None:
-            torch._foreach_lerp_(
-                list(self.average.values()), list(self.trained.values()), 1 - self.ema
-            )
+            follow = get_ema_multi_avg_fn(self.ema)
+            follow(list(self.average.values()), list(self.trained.values()), None)
 
     @torch.no_grad()
     def settle(self) -> None:
