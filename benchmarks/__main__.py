@@ -15,9 +15,15 @@ import torch
 
 from benchmarks import record
 from benchmarks.checks import Refused
+from benchmarks.command import CommandLine, count, counts
 from icd_engine.errors import IcdError
 
 FAILED = 1
+EXAMPLES = (
+    "icd bench edit --model tiny --baseline reference --json",
+    "icd bench edit --architecture sd15 --size 512 --repeats 3",
+    "icd bench ops",
+)
 Results = Iterable[dict[str, Any]]
 
 
@@ -57,26 +63,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _edit(options: argparse.Namespace) -> Results:
     from benchmarks import edit
 
-    return [edit.run(model=options.model, baseline=options.baseline, **_shared(options))]
+    return [edit.measure_edit(model=options.model, baseline=options.baseline, **_shared(options))]
 
 
 def _throughput(options: argparse.Namespace) -> Results:
     from benchmarks import throughput
 
-    return throughput.run(model=options.model, batches=options.batches, **_shared(options))
+    return throughput.measure_throughput(
+        model=options.model, batches=options.batches, **_shared(options)
+    )
 
 
 def _onnx(options: argparse.Namespace) -> Results:
     from benchmarks import exports
 
-    return [exports.run_edit(model=options.model, **_shared(options))]
+    return [exports.measure_onnx(model=options.model, **_shared(options))]
 
 
 def _export(options: argparse.Namespace) -> Results:
     from benchmarks import exports
 
     names = ("model", "architecture", "size", "runner", "device", "dtype")
-    return [exports.run_export(**{name: getattr(options, name) for name in names})]
+    return [exports.measure_export(**{name: getattr(options, name) for name in names})]
 
 
 def _published(options: argparse.Namespace) -> Results:
@@ -84,7 +92,7 @@ def _published(options: argparse.Namespace) -> Results:
 
     options.architecture = options.architecture or "sd15"
     names = ("architecture", "size", "runner", "device", "dtype")
-    return published.run(**{name: getattr(options, name) for name in names})
+    return published.measure_published(**{name: getattr(options, name) for name in names})
 
 
 def _distil(options: argparse.Namespace) -> Results:
@@ -92,35 +100,35 @@ def _distil(options: argparse.Namespace) -> Results:
 
     options.architecture = options.architecture or "sd15"
     names = ("architecture", "size", "repeats", "only")
-    return distil.run(**{name: getattr(options, name) for name in names})
+    return distil.measure_stages(**{name: getattr(options, name) for name in names})
 
 
 def _load(options: argparse.Namespace) -> Results:
     from benchmarks import load
 
     names = ("model", "runner", "device", "dtype", "seconds")
-    return [load.run(**{name: getattr(options, name) for name in names})]
+    return [load.measure_load(**{name: getattr(options, name) for name in names})]
 
 
 def _batch(options: argparse.Namespace) -> Results:
     from benchmarks import batch
 
     names = ("model", "runner", "device", "dtype", "pictures")
-    return [batch.run(**{name: getattr(options, name) for name in names})]
+    return [batch.measure_batch(**{name: getattr(options, name) for name in names})]
 
 
 def _networks(options: argparse.Namespace) -> Results:
     from benchmarks import networks
 
     options.architecture = options.architecture or "sd15"
-    return networks.run(options.what, **_shared(options))
+    return networks.measure_networks(options.what, **_shared(options))
 
 
 def _ops(options: argparse.Namespace) -> Results:
     from benchmarks import ops
 
     chosen = {"device": options.device, "dtype": options.dtype, "repeats": options.repeats}
-    return ops.run(
+    return ops.measure_ops(
         only=options.only, quick=options.quick, compiled=not options.no_compile, **chosen
     )
 
@@ -155,67 +163,97 @@ def _shared(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0]
+    parser = CommandLine(
+        "icd bench",
+        "Measure the engine on this machine. Results are checked first and refused where they are "
+        "wrong.\nNumbers for people go to stderr. The same as `python -m benchmarks`.",
+        EXAMPLES,
     )
-    parser.add_argument("what", choices=[*RUNS, "report"])
-    parser.add_argument(
-        "--model", default="tiny", help="the embedded model tiny, or a model folder"
-    )
-    parser.add_argument(
-        "--architecture", help="random weights in a published shape instead: sd15, sdxl, small"
-    )
-    parser.add_argument("--size", type=_count, help="side of the pictures in pixels")
-    parser.add_argument(
+    parser.add_argument("what", choices=[*RUNS, "report"], help="what to measure")
+    _add_subject(parser)
+    _add_measurement(parser)
+    only = parser.add_argument_group("options of single benchmarks")
+    only.add_argument(
         "--baseline",
         choices=("reference", "lean", "compiled"),
-        help="what to compare the edit with, in the same run",
+        help="edit: diffusers' modules to measure beside the engine, in the same run",
     )
-    parser.add_argument("--runner", default="auto", help="how network calls are executed")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    only.add_argument(
+        "--batches",
+        type=counts,
+        default=(1, 2, 4, 8, 16),
+        metavar="N,...",
+        help="throughput: edits a call (default: 1,2,4,8,16)",
+    )
+    only.add_argument("--only", metavar="NAME", help="ops: one operation; distil: one stage")
+    only.add_argument("--quick", action="store_true", help="ops: small shapes, to see that it runs")
+    only.add_argument("--no-compile", action="store_true", help="ops: leave torch.compile out")
+    only.add_argument(
+        "--seconds", type=float, default=20.0, help="load: how long the flood is (default: 20)"
+    )
+    only.add_argument(
+        "--pictures",
+        type=count,
+        default=500,
+        metavar="N",
+        help="batch: rows of the manifest (default: 500)",
+    )
+    return parser
+
+
+def _add_subject(parser: argparse.ArgumentParser) -> None:
+    """What is measured, and where it runs."""
     parser.add_argument(
-        "--threads", type=_count, help="of torch on the CPU (default: torch's choice)"
-    )
-    parser.add_argument("--repeats", type=_count, default=10)
-    parser.add_argument(
-        "--warmup", type=int, help="unmeasured calls before (default: 2 on the CPU, 5 on CUDA)"
+        "--model", default="tiny", help="the embedded model tiny, or a model folder (default: tiny)"
     )
     parser.add_argument(
-        "--batches", type=_counts, default=(1, 2, 4, 8, 16), help="of throughput: 1,2,4,8,16"
-    )
-    parser.add_argument("--only", help="of ops: one operation; of distil: one stage")
-    parser.add_argument(
-        "--seconds", type=float, default=20.0, help="of load: how long the flood is"
-    )
-    parser.add_argument(
-        "--pictures", type=_count, default=500, help="of batch: rows of the manifest"
+        "--architecture",
+        metavar="NAME",
+        help="random weights in a published shape instead of a model: sd15, sdxl, small, small-xl "
+        "(default of unet, vae, published and distil: sd15)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="of ops: small shapes, to see that it runs"
+        "--size",
+        type=count,
+        metavar="PIXELS",
+        help="side of the pictures (default: the model's own)",
     )
-    parser.add_argument("--no-compile", action="store_true", help="of ops: leave torch.compile out")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--runner", default="auto", help="how network calls are executed (default: auto)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument(
+        "--dtype", default="auto", help="float32, float16 or bfloat16 (default: auto)"
+    )
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="threads of the CPU (default: torch's choice)"
+    )
+
+
+def _add_measurement(parser: argparse.ArgumentParser) -> None:
+    """How often, and where results go."""
+    parser.add_argument(
+        "--repeats",
+        type=count,
+        default=10,
+        metavar="N",
+        help="measured calls of each subject (default: 10)",
+    )
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        metavar="N",
+        help="unmeasured calls before (default: 2 on the CPU, 5 on CUDA)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     parser.add_argument(
         "--record",
         type=Path,
         nargs="?",
         const=record.RESULTS,
         metavar="FOLDER",
-        help="append to FOLDER/<device>.jsonl (default: benchmarks/results)",
+        help="append the results to FOLDER/<device>.jsonl (without FOLDER: benchmarks/results)",
     )
-    return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(part) for part in text.split(","))
 
 
 def _line(what: str, result: dict[str, Any]) -> str:

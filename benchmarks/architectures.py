@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from icd_engine.bundles.bundle import Bundle, read_bundle, write_bundle
+from icd_engine.bundles.times import CHAIN_A, START
 from icd_engine.errors import BundleError
 from icd_engine.networks.text_encoder import PooledTextEncoder, TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.settings import EditSettings
-from training import tiny_text
-from training.tiny_bundle import MODEL_INDEX, SCHEDULER
+from training.tiny import text
+from training.tiny.bundle import MODEL_INDEX, SCHEDULER
 
 FORMAT = 3  # of the random bundles: a cached one of another format is written again
 
@@ -182,9 +183,9 @@ def architecture_bundle(name: str, size: int | None = None, *, cache: Path | Non
     except BundleError:
         record = {
             "family": "sdxl" if "text_encoder_2" in parts else "sd15",
-            "encode_times": [19, 259, 519, 779],
-            "encode_end": 999,
-            "decode_times": [259, 519, 779, 999],
+            "encode_times": [START, *CHAIN_A[:-1]],
+            "encode_end": CHAIN_A[-1],
+            "decode_times": list(CHAIN_A),
             "size": [size, size],
             "blend_downscale": 4,
             "share_downscale": 2,
@@ -247,10 +248,10 @@ def _sharp(vae: dict[str, Tensor], latents: int) -> dict[str, Tensor]:
 def _tokenizer(folder: str) -> Iterator[tuple[str, Any]]:
     """That of the embedded model: its closed vocabulary is the first rows of the text encoder's
     table."""
-    yield f"{folder}/tokenizer.json", tiny_text.tokenizer().to_str(pretty=True)
+    yield f"{folder}/tokenizer.json", text.tokenizer().to_str(pretty=True)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": tiny_text.END,
+        "pad_token": text.END,
         "model_max_length": 77,
     }
     yield f"{folder}/tokenizer_config.json", json.dumps(settings, indent=1)

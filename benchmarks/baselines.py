@@ -28,7 +28,8 @@ from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.files import read_weights
 from icd_engine.editing.words import PromptTokenizer
 from icd_engine.networks.text_encoder import TextEncoder
-from icd_engine.sampling import Hop, NoiseSchedule, dynamic_guidance, guidance_embedding
+from icd_engine.sampling.guidance import dynamic_guidance, guidance_embedding
+from icd_engine.sampling.schedule import Hop, NoiseSchedule
 from icd_engine.settings import EditSettings
 
 
@@ -93,26 +94,25 @@ class DiffusersEdit:
         )
         self.text.to(device, self.dtype).eval().requires_grad_(False)
         self.vae: Any = self._load(AutoencoderKL, bundle, "vae", self.vae_dtype)
-        self.reverse: Any = self._load(UNet2DConditionModel, bundle, "unet", self.dtype)
+        self.decode_unet: Any = self._load(UNet2DConditionModel, bundle, "unet", self.dtype)
         digests = [
             bundle.sha256.get(f"{part}/diffusion_pytorch_model.safetensors")
             for part in ("unet", "unet_forward")
         ]
         same = digests[0] is not None and digests[0] == digests[1]
-        self.forward: Any = (
-            self.reverse
+        self.encode_unet: Any = (
+            self.decode_unet
             if same
             else self._load(UNet2DConditionModel, bundle, "unet_forward", self.dtype)
         )
-        config = bundle.config("scheduler")
-        self.schedule = NoiseSchedule.scaled_linear(config["beta_start"], config["beta_end"])
+        self.schedule = NoiseSchedule.from_config(bundle.config("scheduler"))
         self.encode_hops = self.schedule.encode_hops(bundle.encode_times, bundle.encode_end)
         self.decode_hops = self.schedule.decode_hops(bundle.decode_times)
         self.blend_downscale = bundle.blend_downscale
         self.controller = Controller()
-        self.layers = find_layers(self.reverse, bundle.blend_downscale, bundle.share_downscale)
+        self.layers = find_layers(self.decode_unet, bundle.blend_downscale, bundle.share_downscale)
         if self.way.maps:
-            for unet in (self.forward, self.reverse):
+            for unet in (self.encode_unet, self.decode_unet):
                 unet.set_attn_processor(
                     {n: MapsProcessor(n, x, self.controller) for n, x in self.layers.items()}
                 )
@@ -132,14 +132,14 @@ class DiffusersEdit:
         # On the CPU max-autotune tries other matrix kernels for minutes and convolutions not at
         # all.
         mode = "max-autotune" if self.device.type == "cuda" else "default"
-        same = self.forward is self.reverse
-        for network in {id(n): n for n in (self.vae, self.forward, self.reverse)}.values():
+        same = self.encode_unet is self.decode_unet
+        for network in {id(n): n for n in (self.vae, self.encode_unet, self.decode_unet)}.values():
             network.to(memory_format=torch.channels_last)
         self.vae.encoder = torch.compile(self.vae.encoder, mode=mode, dynamic=False)
         self.vae.decoder = torch.compile(self.vae.decoder, mode=mode, dynamic=False)
-        self.reverse = torch.compile(self.reverse, mode=mode, dynamic=False)
-        self.forward = (
-            self.reverse if same else torch.compile(self.forward, mode=mode, dynamic=False)
+        self.decode_unet = torch.compile(self.decode_unet, mode=mode, dynamic=False)
+        self.encode_unet = (
+            self.decode_unet if same else torch.compile(self.encode_unet, mode=mode, dynamic=False)
         )
 
     @torch.inference_mode()
@@ -156,9 +156,13 @@ class DiffusersEdit:
         latents = inverted.repeat(2, 1, 1, 1)
         for hop in self.decode_hops:
             w = dynamic_guidance(
-                hop.t, settings.guidance_scale or 0.0, settings.tau or 0.0, settings.tau_low or 0.0
+                hop.t,
+                settings.guidance_scale or 0.0,
+                settings.tau or 0.0,
+                settings.tau_low or 0.0,
+                self.schedule.steps,
             )
-            latents = self._hop(self.reverse, latents, hop, wanted, [0.0, w])
+            latents = self._hop(self.decode_unet, latents, hop, wanted, [0.0, w])
             self.controller.end_step()
             if self.way.maps:
                 height, width = (side // self.blend_downscale for side in latents.shape[-2:])
@@ -183,7 +187,7 @@ class DiffusersEdit:
         latents = self.schedule.a(start) * latents + self.schedule.sigma(start) * noise
         features = self._features([source])
         for hop in self.encode_hops:
-            latents = self._hop(self.forward, latents, hop, features, [0.0])
+            latents = self._hop(self.encode_unet, latents, hop, features, [0.0])
         return latents
 
     def _features(self, prompts: list[tuple[int, ...]]) -> Tensor:

@@ -28,7 +28,9 @@ LOST_SHARE = 0.16
 ENDED_SHARE = 0.24
 
 
-def run(*, model: str, runner: str, device: str, dtype: str, pictures: int) -> dict[str, Any]:
+def measure_batch(
+    *, model: str, runner: str, device: str, dtype: str, pictures: int
+) -> dict[str, Any]:
     """Two runs over the same manifest, one in a hundred files cut short; the second loses its
     worker and its driver.
 

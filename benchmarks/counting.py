@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Config = Mapping[str, Any]
+NetworkConfig = Mapping[str, Any]
 TOKENS = 77
 
 
@@ -29,11 +29,6 @@ class Work:
 def flops(work: Iterable[Work], kind: str | None = None) -> int:
     """All FLOPs, or those of one kind."""
     return sum(w.flops for w in work if kind in (None, w.kind))
-
-
-def traffic(work: Iterable[Work], itemsize: int) -> int:
-    """Bytes moved when every layer reads its inputs and weights once and writes its output once."""
-    return itemsize * sum(w.elements for w in work)
 
 
 def floor_ms(work: Iterable[Work], itemsize: int, peak_flops: float, bandwidth: float) -> float:
@@ -66,7 +61,7 @@ def attention(rows: int, queries: int, keys: int, channels: int) -> Work:
 
 
 def unet_work(
-    config: Config, height: int, width: int, rows: int = 1, tokens: int = TOKENS
+    config: NetworkConfig, height: int, width: int, rows: int = 1, tokens: int = TOKENS
 ) -> list[Work]:
     """One call on latents [rows, 4, height, width], from diffusers' unet/config.json."""
     widths: Sequence[int] = config["block_out_channels"]
@@ -121,7 +116,7 @@ def _residual(rows: int, height: int, width: int, inner: int, outer: int) -> lis
     return work if inner == outer else [*work, conv(rows, height, width, inner, outer, kernel=1)]
 
 
-def _time_embedding(config: Config, rows: int, inner: int, outer: int) -> list[Work]:
+def _time_embedding(config: NetworkConfig, rows: int, inner: int, outer: int) -> list[Work]:
     work = [linear(rows, inner, outer), linear(rows, outer, outer)]
     if config.get("time_cond_proj_dim"):
         work.append(linear(rows, config["time_cond_proj_dim"], inner))
@@ -132,7 +127,7 @@ def _time_embedding(config: Config, rows: int, inner: int, outer: int) -> list[W
 
 
 def _transformer(
-    config: Config, rows: int, pixels: int, channels: int, depth: int, tokens: int
+    config: NetworkConfig, rows: int, pixels: int, channels: int, depth: int, tokens: int
 ) -> list[Work]:
     """Projection in, `depth` blocks of self-attention, cross-attention and feed-forward, projection
     out."""
@@ -157,7 +152,7 @@ def _transformer(
 # --- the VAE and the text encoder -----------------------------------------------------------------
 
 
-def vae_encoder_work(config: Config, height: int, width: int, rows: int = 1) -> list[Work]:
+def vae_encoder_work(config: NetworkConfig, height: int, width: int, rows: int = 1) -> list[Work]:
     """Pictures [rows, 3, height, width] to latents, from diffusers' vae/config.json."""
     widths = config["block_out_channels"]
     latent = config["latent_channels"]
@@ -179,7 +174,7 @@ def vae_encoder_work(config: Config, height: int, width: int, rows: int = 1) -> 
     ]
 
 
-def vae_decoder_work(config: Config, height: int, width: int, rows: int = 1) -> list[Work]:
+def vae_decoder_work(config: NetworkConfig, height: int, width: int, rows: int = 1) -> list[Work]:
     """Latents to pictures [rows, 3, height, width]."""
     widths = config["block_out_channels"]
     latent = config["latent_channels"]
@@ -198,7 +193,9 @@ def vae_decoder_work(config: Config, height: int, width: int, rows: int = 1) -> 
     return [*work, conv(rows, height, width, channels, config["out_channels"])]
 
 
-def _vae_middle(config: Config, rows: int, height: int, width: int, channels: int) -> list[Work]:
+def _vae_middle(
+    config: NetworkConfig, rows: int, height: int, width: int, channels: int
+) -> list[Work]:
     work = _residual(rows, height, width, channels, channels) * 2
     if not config.get("mid_block_add_attention", True):
         return work
@@ -210,7 +207,7 @@ def _vae_middle(config: Config, rows: int, height: int, width: int, channels: in
     ]
 
 
-def text_work(config: Config, prompts: int = 1, tokens: int = TOKENS) -> list[Work]:
+def text_work(config: NetworkConfig, prompts: int = 1, tokens: int = TOKENS) -> list[Work]:
     """CLIP's text encoder, from text_encoder/config.json."""
     channels = config["hidden_size"]
     n = prompts * tokens
@@ -223,7 +220,7 @@ def text_work(config: Config, prompts: int = 1, tokens: int = TOKENS) -> list[Wo
     return layer * config["num_hidden_layers"]
 
 
-def prompt_work(configs: Mapping[str, Config], prompts: int) -> list[Work]:
+def prompt_work(configs: Mapping[str, NetworkConfig], prompts: int) -> list[Work]:
     """All text encoders of a bundle."""
     encoders = [config for part, config in configs.items() if part.startswith("text_encoder")]
     return [work for config in encoders for work in text_work(config, prompts)]
@@ -233,7 +230,7 @@ def prompt_work(configs: Mapping[str, Config], prompts: int) -> list[Work]:
 
 
 def edit_work(
-    configs: Mapping[str, Config],
+    configs: Mapping[str, NetworkConfig],
     size: tuple[int, int],
     *,
     encode_hops: int = 4,
@@ -264,7 +261,7 @@ def edit_work(
     }
 
 
-def reference_work(configs: Mapping[str, Config], size: tuple[int, int]) -> list[Work]:
+def reference_work(configs: Mapping[str, NetworkConfig], size: tuple[int, int]) -> list[Work]:
     """What the public reference computes for the same edit: twice the rows, three pictures
     decoded."""
     width, height = size

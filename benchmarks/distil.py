@@ -49,7 +49,7 @@ NEEDED = {
 }
 
 
-def run(
+def measure_stages(
     *, architecture: str, size: int | None = None, repeats: int = 2, only: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Of each stage, or `only` one: seconds of a step, and peak memory on the host and the device.
@@ -149,9 +149,9 @@ def _write_base(architecture: str, folder: Path, side: int) -> dict[str, Any]:
 
 def _stage(stage: str, architecture: str, folder: Path, side: int, steps: int) -> dict[str, Any]:
     """One stage by the published configuration, in steps of one sample; the first step warms up."""
-    from training import loop, stages
+    from training import log, stages
 
-    loop.LOG_EVERY_SECONDS = 0.0  # a line for every step
+    log.LOG_EVERY_SECONDS = 0.0  # a line for every step
     changes = [f"size={side}", "held_out=1"]
     for each in STAGES[1:]:
         changes += [

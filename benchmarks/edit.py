@@ -28,7 +28,7 @@ from benchmarks.workload import Case, further_cases, make_cases, without_control
 from icd_engine.results import EditResult
 
 
-def run(
+def measure_edit(
     *,
     model: str = "tiny",
     architecture: str | None = None,

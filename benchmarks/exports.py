@@ -1,4 +1,4 @@
-"""Exported graphs: what an export takes and how exact it is, and onnxruntime against torch on the
+"""ExportedEngine graphs: what an export takes and how exact it is, and onnxruntime against torch on the
 same edits."""
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from benchmarks.timing import default_warmup, interleave, peak_memory_mib
 from benchmarks.workload import make_cases
 from icd_engine import Engine
 from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.editing.plan import edit_steps, make_plan
 from icd_engine.errors import RunnerError
 from icd_engine.loading import choose_dtype
-from icd_engine.rows import blend, edit_steps
-from icd_engine.runners.contract import DecodeInputs
+from icd_engine.runners.contract import Blend, DecodeInputs
 
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedEngine:
     """An engine on a folder that was just exported, and what that took."""
 
     engine: Engine
     about: dict[str, Any]
 
 
-def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) -> dict[str, Any]:
+def measure_onnx(*, repeats: int = 10, warmup: int | None = None, **options: Any) -> dict[str, Any]:
     """Whole edits and further edits by onnxruntime and by the torch runner, turn by turn.
 
     Raises Refused where they differ, IcdError for what cannot be loaded or exported.
@@ -82,7 +82,7 @@ def run_edit(*, repeats: int = 10, warmup: int | None = None, **options: Any) ->
     }
 
 
-def run_export(**options: Any) -> dict[str, Any]:
+def measure_export(**options: Any) -> dict[str, Any]:
     """What an export takes, and one encode and one decode hop of it at the model's own size against
     torch's.
 
@@ -120,7 +120,7 @@ def run_export(**options: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[Exported]:
+def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[ExportedEngine]:
     """The bundle exported in a precision, unchecked but for what follows, and loaded."""
     precision = PRECISIONS.get(dtype)
     if precision is None:
@@ -140,7 +140,7 @@ def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[Export
             ),
         }
         note(f"exported in {about['export_s']} s, {about['disk_mib']} MiB, loaded in {load_ms} ms")
-        yield Exported(engine, about)
+        yield ExportedEngine(engine, about)
 
 
 def _export(bundle: Bundle, folder: Path, precision: str) -> dict[str, Any]:
@@ -161,30 +161,28 @@ def _beside(bundle: Bundle) -> Path | None:
 
 def _encode_hop(engine: Engine) -> Any:
     """One encode hop of one picture's latents."""
-    tokens = engine.tokenizer.encode("a small red circle on a plain blue background")
+    model = engine.model
+    prompts = model.encode_prompts([model.tokens("a small red circle on a plain blue background")])
     latents = engine.runner.tensor(_noise(engine, 1))
-    return engine.runner.host(
-        engine.runner.encode(latents, engine._encoded([tokens]), engine._encode_hops[:1], None)
-    )
+    return engine.runner.host(engine.runner.encode(latents, prompts, model.encode_hops[:1], None))
 
 
 def _decode_hop(engine: Engine) -> Any:
     """One decode hop of a source and a target row, attention control and blend words included."""
-    source = "a small red circle on a plain blue background"
-    target = "a small green circle on a plain blue background"
-    settings = engine._settings(_settings(), engine.bundle.size)
-    tokens = engine.tokenizer.encode(source)
+    model = engine.model
     runner = engine.runner
-    plans = engine._plans(tokens, target, settings)
-    plan = [plan for _, plan in plans]
+    source = model.tokens("a small red circle on a plain blue background")
+    target = model.tokens("a small green circle on a plain blue background")
+    settings = _settings().resolve(engine.default_settings)
+    plan = make_plan(source, target, settings, len(model.decode_hops))
     inputs = DecodeInputs(
         latents=runner.tensor(_noise(engine, 2)),
-        prompts=engine._encoded([tokens, plans[0][0]]),
+        prompts=model.encode_prompts([source, target]),
         guidance=[[0.0, 7.0]],
-        edits=edit_steps(plan, [0], runner.tensor),
-        blend=blend(plan, [None], [0], runner.tensor),
+        edits=edit_steps([plan], [0], runner.tensor),
+        blend=Blend(runner.tensor(np.array([0])), runner.tensor(np.array([True]))),
     )
-    return runner.host(runner.decode(inputs, engine._decode_hops[:1], None).latents)
+    return runner.host(runner.decode(inputs, model.decode_hops[:1], None).latents)
 
 
 def _settings() -> Any:

@@ -169,7 +169,9 @@ class Clients:
         return list(await asyncio.gather(*tasks))
 
 
-def run(*, model: str, runner: str, device: str, dtype: str, seconds: float) -> dict[str, Any]:
+def measure_load(
+    *, model: str, runner: str, device: str, dtype: str, seconds: float
+) -> dict[str, Any]:
     """Floods, loses and ends one service. Raises Refused where it does not start.
 
     seconds: of the flood. sent = answered + rejected + lost + others; memory is what each part of

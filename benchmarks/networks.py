@@ -40,7 +40,7 @@ class Piece:
     work: list[Work]
 
 
-def run(
+def measure_networks(
     part: str,
     *,
     architecture: str = "sd15",

@@ -24,7 +24,7 @@ MOST_SETS = 24
 GRAPH_CALLS = 24  # calls in one graph, so that a replay's own start does not count
 
 
-def run(
+def measure_ops(
     *,
     only: str | None = None,
     device: str = "auto",

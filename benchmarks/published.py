@@ -47,7 +47,7 @@ MODES: dict[str, dict[str, Any]] = {
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
-def run(
+def measure_published(
     *,
     architecture: str,
     size: int | None = None,

@@ -16,7 +16,7 @@ from benchmarks.timing import default_warmup, measure, peak_memory_mib, reset_pe
 from benchmarks.workload import make_cases
 
 
-def run(
+def measure_throughput(
     *,
     model: str = "tiny",
     architecture: str | None = None,

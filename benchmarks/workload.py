@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from icd_engine.results import EditRequest
-from training import world
+from training.world.drawing import draw
+from training.world.scenes import COLORS, TEXTURES, parse_caption, sample_scene
+from training.world.shapes import SHAPES
 
 CAPTION = "a {size} {color} {shape} on a {texture} {background} background"
 
@@ -42,8 +44,8 @@ def make_cases(count: int, size: tuple[int, int]) -> list[Case]:
     for seed in itertools.count():
         if len(cases) == count:
             return list(cases.values())
-        scene = world.sample_scene(np.random.default_rng(seed))
-        picture = Image.fromarray(world.draw(scene)).resize(size, Image.Resampling.BICUBIC)
+        scene = sample_scene(np.random.default_rng(seed))
+        picture = Image.fromarray(draw(scene)).resize(size, Image.Resampling.BICUBIC)
         colour = scene.alternatives("color")[0]
         target = scene.edited("color", colour).caption
         settings = {"seed": seed, "blend": (scene.shape, scene.shape), "amplify": {colour: 2.0}}
@@ -54,10 +56,10 @@ def make_cases(count: int, size: tuple[int, int]) -> list[Case]:
 def further_cases(case: Case, count: int) -> list[Case]:
     """The same picture and source towards other colours, shapes and textures; from the 140th on
     they come again."""
-    words = world.parse_caption(case.source)
-    colours = [word for word in world.COLORS if word not in (words["color"], words["background"])]
+    words = parse_caption(case.source)
+    colours = [word for word in COLORS if word not in (words["color"], words["background"])]
     found = []
-    for texture, shape, colour in itertools.product(world.TEXTURES, world.SHAPES, colours):
+    for texture, shape, colour in itertools.product(TEXTURES, SHAPES, colours):
         target = CAPTION.format(**words | {"texture": texture, "shape": shape, "color": colour})
         blend = (words["shape"], shape)
         found.append(

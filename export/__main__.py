@@ -66,16 +66,10 @@ def export(
       icd export MODEL_FOLDER --out exported --precision fp16 --opset 23
       icd export MODEL_FOLDER --out repository --layout triton
     """
-    try:
-        from export.folder import export_bundle
-    except ImportError as error:
-        raise RunnerError(
-            f"exporting needs pip install 'icd-engine[onnx]' (or onnx-gpu): {error}"
-        ) from None
-
+    write = _exporter()
     bundle = read_bundle(model)
     with _bar(quiet) as report:
-        manifest = export_bundle(
+        manifest = write(
             bundle,
             out,
             opset=opset,
@@ -86,6 +80,23 @@ def export(
             overwrite=overwrite,
             report=report,
         )
+    _note_graphs(manifest, out, quiet)
+    print_path(out)
+
+
+def _exporter() -> Callable[..., dict[str, Any]]:
+    """What writes the folder. RunnerError where its packages are not installed."""
+    try:
+        from export.folder import export_bundle
+    except ImportError as error:
+        raise RunnerError(
+            f"exporting needs pip install 'icd-engine[onnx]' (or onnx-gpu): {error}"
+        ) from None
+    return export_bundle
+
+
+def _note_graphs(manifest: dict[str, Any], out: Path, quiet: bool) -> None:
+    """Each graph with its distance from torch, and what all of them take on the disk."""
     for name, entry in manifest["graphs"].items():
         error = (
             "not checked"
@@ -95,7 +106,6 @@ def export(
         print_note(f"{name:<14}{entry['file']:<36}{error}", quiet)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print_note(f"{'size on disk':<14}{in_units(size)}", quiet)
-    print_path(out)
 
 
 @contextmanager

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.graphs import Graph
+from export.graphs import GraphSpec
 from icd_engine.errors import BundleError
 
 # Largest difference, relative to the largest value. In half precision torch and onnxruntime round
 # at different places, and a hop has some hundred roundings of 2^-11 on its way.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}
-# Networks that magnify roundings are allowed more: so many times what one rounding of the inputs
+# ExportNetworks that magnify roundings are allowed more: so many times what one rounding of the inputs
 # does in torch, for the root of the few hundred roundings on the way from input to output.
 ROUNDINGS = 20
 
 
-def check(graph: Graph, path: Path) -> float:
+def check(graph: GraphSpec, path: Path) -> float:
     """The largest relative difference to torch over all outputs and sizes.
 
     BundleError where the file is wrong.
@@ -72,7 +72,7 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def sensitivity(
-    graph: Graph,
+    graph: GraphSpec,
     inputs: dict[str, Tensor],
     expected: dict[str, Tensor],
     name: str,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.check import check
-from export.graphs import DATA, Graph, hop_graphs, loop_graphs, pair_graph, standard_graphs
-from export.networks import PRECISIONS, Networks
+from export.graphs import DATA, GraphSpec, hop_graphs, loop_graphs, pair_graph, standard_graphs
+from export.networks import PRECISIONS, ExportNetworks
 from export.onnx_files import OPSETS, WeightsFile, save, to_onnx
 from export.triton_server import write_config
 from icd_engine import __version__
@@ -63,15 +63,7 @@ def export_bundle(
     the bundle cannot be exported, a graph is wrong or `out` cannot be written; then nothing is left
     there.
     """
-    for name, value, known in (
-        ("opset", opset, OPSETS),
-        ("precision", precision, PRECISIONS),
-        ("layout", layout, LAYOUTS),
-    ):
-        if value not in known:
-            raise SettingsError(
-                f"{name} must be one of {', '.join(map(str, known))}, not {value!r}"
-            )
+    _check_choices(opset, precision, layout)
     if bundle.exported is not None:
         raise BundleError(f"{bundle.path} is exported already: give the bundle it was made of")
     if not bundle.guidance_embedded:
@@ -80,7 +72,7 @@ def export_bundle(
         )
     out = Path(out)
     with new_folder(out, overwrite) as new:
-        graphs = _graphs(Networks.load(bundle, precision), layout, unrolled)
+        graphs = _graphs(ExportNetworks.load(bundle, precision), layout, unrolled)
         manifest = {
             "format": FORMAT,
             "layout": layout,
@@ -108,7 +100,20 @@ def export_bundle(
     return manifest
 
 
-def _graphs(networks: Networks, layout: Layout, unrolled: bool) -> list[Graph]:
+def _check_choices(opset: int, precision: str, layout: str) -> None:
+    """Raises SettingsError naming the first that is none of its choices."""
+    for name, value, known in (
+        ("opset", opset, OPSETS),
+        ("precision", precision, PRECISIONS),
+        ("layout", layout, LAYOUTS),
+    ):
+        if value not in known:
+            raise SettingsError(
+                f"{name} must be one of {', '.join(map(str, known))}, not {value!r}"
+            )
+
+
+def _graphs(networks: ExportNetworks, layout: Layout, unrolled: bool) -> list[GraphSpec]:
     graphs = (
         standard_graphs(networks)
         + hop_graphs(networks)
@@ -123,7 +128,7 @@ def _graphs(networks: Networks, layout: Layout, unrolled: bool) -> list[Graph]:
 
 
 def _write_graphs(
-    new: Path, graphs: list[Graph], opset: int, verify: bool, report: Report | None
+    new: Path, graphs: list[GraphSpec], opset: int, verify: bool, report: Report | None
 ) -> dict[str, dict[str, Any]]:
     """The entries of the manifest."""
     weights: dict[Path, WeightsFile] = {}

@@ -10,20 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from export.loops import DecodeLoop, DecodePairs, EncodeLoop
 from export.modules import (
     DecodeHop,
-    DecodeLoop,
-    DecodePairs,
     EncodeHop,
-    EncodeLoop,
     Noise,
-    Pictures,
     PortModule,
     Posterior,
     TextFeatures,
     TextStates,
+    VaePictures,
 )
-from export.networks import Networks
+from export.networks import ExportNetworks
 from export.ports import (
     Port,
     Sizes,
@@ -39,7 +37,7 @@ DATA = "model.onnx_data"
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphSpec:
     """One ONNX file: `file` relative to the folder, ports in the module's order, sizes to export
     and check it at."""
 
@@ -50,7 +48,7 @@ class Graph:
     outputs: dict[str, Port]
     sizes: tuple[Sizes, ...]
 
-    def moved(self, file: str) -> Graph:
+    def moved(self, file: str) -> GraphSpec:
         """The same graph in another file."""
         return replace(self, file=file)
 
@@ -70,7 +68,7 @@ class Graph:
         return dict(zip(self.outputs, [out] if isinstance(out, Tensor) else out, strict=True))
 
 
-def standard_graphs(networks: Networks) -> list[Graph]:
+def standard_graphs(networks: ExportNetworks) -> list[GraphSpec]:
     """The parts that stock tools load: names and axes as optimum has them."""
     dtype = networks.precision
     latents = networks.unet.in_channels
@@ -91,7 +89,7 @@ def standard_graphs(networks: Networks) -> list[Graph]:
     )
     graphs = [
         *_text_graphs(networks, cases),
-        Graph(
+        GraphSpec(
             "vae_encoder",
             "vae_encoder/model.onnx",
             Posterior(networks.vae),
@@ -99,10 +97,10 @@ def standard_graphs(networks: Networks) -> list[Graph]:
             {"latent_parameters": moments},
             cases,
         ),
-        Graph(
+        GraphSpec(
             "vae_decoder",
             "vae_decoder/model.onnx",
-            Pictures(networks.vae),
+            VaePictures(networks.vae),
             {"latent_sample": Port(("batch_size", latents, *latent))},
             {"sample": Port(picture)},
             cases,
@@ -112,7 +110,7 @@ def standard_graphs(networks: Networks) -> list[Graph]:
         noise = Port(("batch_size", latents, "height", "width"), dtype)
         inputs = {
             "sample": noise,
-            "timestep": Port(("batch_size",), torch.int64, whole=1000),
+            "timestep": Port(("batch_size",), torch.int64, whole=networks.bundle.train_steps),
             "encoder_hidden_states": features,
             "timestep_cond": Port(("batch_size", unet.guidance_channels or 0), dtype),
             **added_ports(networks, "batch_size"),
@@ -121,12 +119,12 @@ def standard_graphs(networks: Networks) -> list[Graph]:
             {"batch_size": b, "height": h, "width": w} for b, h, w in ((2, 16, 24), (1, 24, 16))
         )
         graphs.append(
-            Graph(part, f"{part}/model.onnx", Noise(unet), inputs, {"out_sample": noise}, sizes)
+            GraphSpec(part, f"{part}/model.onnx", Noise(unet), inputs, {"out_sample": noise}, sizes)
         )
     return graphs
 
 
-def _text_graphs(networks: Networks, cases: tuple[Sizes, ...]) -> list[Graph]:
+def _text_graphs(networks: ExportNetworks, cases: tuple[Sizes, ...]) -> list[GraphSpec]:
     """One text encoder with its last hidden state, or SDXL's two with all of them and the second
     one's pooled."""
     encoders = networks.text_encoders()
@@ -144,11 +142,13 @@ def _text_graphs(networks: Networks, cases: tuple[Sizes, ...]) -> list[Graph]:
             outputs = {
                 "text_embeds": Port(("batch_size", config["projection_dim"]), networks.precision)
             } | outputs
-        graphs.append(Graph(part, f"{part}/model.onnx", module, {"input_ids": ids}, outputs, cases))
+        graphs.append(
+            GraphSpec(part, f"{part}/model.onnx", module, {"input_ids": ids}, outputs, cases)
+        )
     return graphs
 
 
-def hop_graphs(networks: Networks) -> list[Graph]:
+def hop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
     """The editing graphs: a hop up, a hop down, and a hop down of a further edit; weights are those
     of the standard UNets, beside which they lie."""
     encode = EncodeHop(networks.unet_forward)
@@ -170,7 +170,7 @@ def hop_graphs(networks: Networks) -> list[Graph]:
     further = targets | edit | {"source_latents": latents("sources")} | kept
     further_after = after | {"next_latents": latents("targets")}
     return [
-        Graph(
+        GraphSpec(
             "encode_hop",
             "unet_forward/encode_hop.onnx",
             encode,
@@ -178,12 +178,12 @@ def hop_graphs(networks: Networks) -> list[Graph]:
             {"next_latents": latents("rows")},
             cases,
         ),
-        Graph("decode_hop", "unet/decode_hop.onnx", decode, rows | edit, after | kept, cases),
-        Graph("further_hop", "unet/further_hop.onnx", decode, further, further_after, cases),
+        GraphSpec("decode_hop", "unet/decode_hop.onnx", decode, rows | edit, after | kept, cases),
+        GraphSpec("further_hop", "unet/further_hop.onnx", decode, further, further_after, cases),
     ]
 
 
-def loop_graphs(networks: Networks) -> list[Graph]:
+def loop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
     """Encode and decode whole, all hops in one graph each."""
     bundle = networks.bundle
     encode = EncodeHop(networks.unet_forward)
@@ -196,7 +196,7 @@ def loop_graphs(networks: Networks) -> list[Graph]:
     up = each_hop(rows, len(bundle.encode_times))
     down = each_hop(rows | edit, len(bundle.decode_times))
     return [
-        Graph(
+        GraphSpec(
             "encode",
             "unet_forward/encode.onnx",
             EncodeLoop(encode),
@@ -204,7 +204,7 @@ def loop_graphs(networks: Networks) -> list[Graph]:
             {"final_latents": latents},
             cases,
         ),
-        Graph(
+        GraphSpec(
             "decode",
             "unet/decode.onnx",
             DecodeLoop(decode),
@@ -215,7 +215,7 @@ def loop_graphs(networks: Networks) -> list[Graph]:
     ]
 
 
-def pair_graph(networks: Networks) -> Graph:
+def pair_graph(networks: ExportNetworks) -> GraphSpec:
     """A decode hop whose every port is batch-first."""
     ports = row_ports(networks, "batch_size") | edit_ports(networks)
     del ports["source_row"]
@@ -235,7 +235,7 @@ def pair_graph(networks: Networks) -> Graph:
         edit_sizes(networks, n, n, h, w) | {"batch_size": n}
         for n, h, w in ((3, 16, 24), (1, 16, 16), (2, 24, 16))
     )
-    return Graph(
+    return GraphSpec(
         "decode_pairs",
         "unet/decode_pairs.onnx",
         DecodePairs(DecodeHop(networks.unet)),

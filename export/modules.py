@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from csrc_triton.boundary_step import boundary_step
@@ -20,7 +19,7 @@ KEPT = "kept_"  # what source rows contribute to target rows, kept_0, kept_1, ..
 Ports = Mapping[str, Any]
 
 
-class Row(NamedTuple):
+class HopRow(NamedTuple):
     """What every hop takes for each row, by the names of its ports."""
 
     latents: Tensor
@@ -32,11 +31,11 @@ class Row(NamedTuple):
     added: Sequence[Tensor] = ()  # of ADDED
 
     @classmethod
-    def of(cls, values: Sequence[Tensor]) -> Row:
+    def of(cls, values: Sequence[Tensor]) -> HopRow:
         return cls(**dict(zip(ROW, values, strict=False)), added=values[len(ROW) :])
 
 
-class Edit(NamedTuple):
+class HopEdit(NamedTuple):
     """What a decode hop takes for each target."""
 
     source_row: Tensor
@@ -50,7 +49,7 @@ class Edit(NamedTuple):
     user_mask: Tensor
 
 
-ROW = Row._fields[:-1]
+ROW = HopRow._fields[:-1]
 
 
 def listed(ports: Ports, names: Sequence[str]) -> list[Any]:
@@ -106,7 +105,7 @@ class Posterior(PortModule):
         return self.vae.moments(sample)
 
 
-class Pictures(PortModule):
+class VaePictures(PortModule):
     """Latents, not scaled -> pictures, about in [-1, 1]."""
 
     def __init__(self, vae: VAE):
@@ -117,7 +116,7 @@ class Pictures(PortModule):
         return self.vae.decoder(self.vae.post_quant_conv(latent_sample))
 
 
-class Hop(PortModule):
+class UNetModule(PortModule):
     """A UNet; latents and tables come in float32 whatever its own precision is."""
 
     def __init__(self, unet: UNet):
@@ -125,14 +124,14 @@ class Hop(PortModule):
         self.unet = unet
         self.dtype = unet.conv_in.weight.dtype
 
-    def predict(self, row: Row, *edit: Any) -> UNetOutput:
+    def predict(self, row: HopRow, *edit: Any) -> UNetOutput:
         added = AddedConditions(row.added[0], row.added[1].float()) if row.added else None
         shifts = self.unet.time_shifts(row.timestep, row.timestep_cond, added)
         prompt = self.unet.prompt_values(row.encoder_hidden_states.to(self.dtype))
         return self.unet.predict(row.latents.to(self.dtype), shifts, prompt, *edit)
 
 
-class Noise(Hop):
+class Noise(UNetModule):
     """The standard UNet: predicted noise."""
 
     @staticmethod
@@ -150,11 +149,11 @@ class Noise(Hop):
         added: list[Tensor],
     ) -> Tensor:
         return self.predict(
-            Row(sample, sample, sample, timestep, timestep_cond, encoder_hidden_states, added)
+            HopRow(sample, sample, sample, timestep, timestep_cond, encoder_hidden_states, added)
         ).eps
 
 
-class EncodeHop(Hop):
+class EncodeHop(UNetModule):
     """x_s = A x_t + B eps, rows independent of each other."""
 
     @staticmethod
@@ -162,13 +161,13 @@ class EncodeHop(Hop):
         return {"row": listed(ports, (*ROW, *ADDED))}
 
     def forward(self, row: list[Tensor]) -> Tensor:
-        return self.step(Row.of(row))
+        return self.step(HopRow.of(row))
 
-    def step(self, row: Row) -> Tensor:
+    def step(self, row: HopRow) -> Tensor:
         return boundary_step(row.latents, self.predict(row).eps, row.hop_a, row.hop_b)
 
 
-class DecodeHop(Hop):
+class DecodeHop(UNetModule):
     """A decode hop of an edit, local blend included: next latents, word maps so far, mask, and what
     may be kept.
 
@@ -180,7 +179,7 @@ class DecodeHop(Hop):
     def arguments(ports: Ports) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "row": listed(ports, (*ROW, *ADDED)),
-            "edit": listed(ports, Edit._fields),
+            "edit": listed(ports, HopEdit._fields),
         }
         if "source_latents" in ports:
             kept = [value for name, value in ports.items() if name.startswith(KEPT)]
@@ -194,12 +193,12 @@ class DecodeHop(Hop):
         source_latents: Tensor | None = None,
         kept: list[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
-        return self.step(Row.of(row), Edit(*edit), source_latents, kept)
+        return self.step(HopRow.of(row), HopEdit(*edit), source_latents, kept)
 
     def step(
         self,
-        row: Row,
-        edit: Edit,
+        row: HopRow,
+        edit: HopEdit,
         source_latents: Tensor | None = None,
         kept: list[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
@@ -217,88 +216,3 @@ class DecodeHop(Hop):
             source_latents=source_latents,
         )
         return x, maps, mask, *(out.kept or [])
-
-
-class EncodeLoop(PortModule):
-    """All encode hops in one graph: hop_a, hop_b, timestep and timestep_cond have an axis of K hops
-    in front."""
-
-    arguments = staticmethod(EncodeHop.arguments)
-
-    def __init__(self, hop: EncodeHop):
-        super().__init__()
-        self.hop = hop
-
-    def forward(self, row: list[Tensor]) -> Tensor:
-        loop = Row.of(row)
-        latents = loop.latents
-        for k in range(len(loop.hop_a)):
-            latents = self.hop.step(_at(loop, k, latents))
-        return latents
-
-
-class DecodeLoop(PortModule):
-    """All decode hops in one graph: final latents and the masks of all K hops.
-
-    What changes from hop to hop has an axis of K in front: hop_a, hop_b, timestep, timestep_cond,
-    source_mix, target_gain, share_self.
-    """
-
-    arguments = staticmethod(DecodeHop.arguments)
-
-    def __init__(self, hop: DecodeHop):
-        super().__init__()
-        self.hop = hop
-
-    def forward(self, row: list[Tensor], edit: list[Tensor]) -> tuple[Tensor, Tensor]:
-        loop = Row.of(row)
-        edits = Edit(*edit)
-        latents = loop.latents
-        maps = edits.word_maps
-        masks = []
-        for k in range(len(loop.hop_a)):
-            step = edits._replace(
-                source_mix=edits.source_mix[k],
-                target_gain=edits.target_gain[k],
-                share_self=edits.share_self[k],
-                word_maps=maps,
-            )
-            latents, maps, mask, *_ = self.hop.step(_at(loop, k, latents), step)
-            masks.append(mask)
-        return latents, torch.stack(masks)
-
-
-def _at(loop: Row, k: int, latents: Tensor) -> Row:
-    """What the rows take in hop k of a loop."""
-    each = {
-        name: getattr(loop, name)[k] for name in ("hop_a", "hop_b", "timestep", "timestep_cond")
-    }
-    return loop._replace(latents=latents, **each)
-
-
-class DecodePairs(PortModule):
-    """A decode hop of B pairs of one source and one target: every port batch-first, so that servers
-    can batch requests.
-
-    Source and target are the second axis (of 2) of what every row takes and of word_maps.
-    """
-
-    @staticmethod
-    def arguments(ports: Ports) -> dict[str, Any]:
-        return {"row": listed(ports, (*ROW, *ADDED)), "edit": listed(ports, Edit._fields[1:])}
-
-    def __init__(self, hop: DecodeHop):
-        super().__init__()
-        self.hop = hop
-
-    def forward(self, row: list[Tensor], edit: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        pairs = row[0].shape[0]
-        of_pair = Edit(torch.arange(pairs, device=row[0].device), *edit)
-        of_pair = of_pair._replace(
-            share_self=of_pair.share_self[:, 0],
-            use_blend=of_pair.use_blend[:, 0],
-            word_maps=of_pair.word_maps.transpose(0, 1),
-        )
-        rows = [torch.cat([pair[:, 0], pair[:, 1]]) for pair in row]
-        x, maps, mask, *_ = self.hop.step(Row.of(rows), of_pair)
-        return torch.stack([x[:pairs], x[pairs:]], dim=1), maps.transpose(0, 1), mask

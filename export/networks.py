@@ -17,7 +17,7 @@ from icd_engine.networks.vae import VAE
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-class Networks(NamedTuple):
+class ExportNetworks(NamedTuple):
     """A bundle's networks on the CPU, the UNets and the text encoder in `precision`."""
 
     bundle: Bundle
@@ -28,7 +28,7 @@ class Networks(NamedTuple):
     unet: UNet
 
     @classmethod
-    def load(cls, bundle: Bundle, precision: str) -> Networks:
+    def load(cls, bundle: Bundle, precision: str) -> ExportNetworks:
         """Raises BundleError."""
         cpu = torch.device("cpu")
         dtype = PRECISIONS[precision]

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from export.graphs import Graph
+from export.graphs import GraphSpec
 from export.ports import Port
 from export.translations import TRANSLATIONS
 from icd_engine.errors import SettingsError
@@ -54,7 +54,7 @@ class WeightsFile:
         )
 
 
-def to_onnx(graph: Graph, opset: int) -> ir.Model:
+def to_onnx(graph: GraphSpec, opset: int) -> ir.Model:
     """The graph as an ONNX model in memory, without traces of where it was made.
 
     SettingsError for another opset.

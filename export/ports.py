@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from export.networks import Networks
+from export.networks import ExportNetworks
 from icd_engine.runners.contract import TIME_IDS
 
 Sizes = Mapping[str, int]
@@ -45,7 +45,7 @@ class Port(NamedTuple):
 
 
 def edit_sizes(
-    networks: Networks, sources: int, targets: int, height: int, width: int
+    networks: ExportNetworks, sources: int, targets: int, height: int, width: int
 ) -> dict[str, int]:
     """Every axis of the editing graphs for latents of height x width."""
     shrink = networks.bundle.blend_downscale
@@ -61,25 +61,25 @@ def edit_sizes(
     return counts | positions | {"map_height": height // shrink, "map_width": width // shrink}
 
 
-def latents_port(networks: Networks, rows: str) -> Port:
+def latents_port(networks: ExportNetworks, rows: str) -> Port:
     return Port((rows, networks.unet.in_channels, "height", "width"))
 
 
-def row_ports(networks: Networks, rows: str) -> dict[str, Port]:
+def row_ports(networks: ExportNetworks, rows: str) -> dict[str, Port]:
     """What every hop takes for each row."""
     prompt = (rows, networks.tokens, networks.text_width)
     return {
         "latents": latents_port(networks, rows),
         "hop_a": Port((rows,)),
         "hop_b": Port((rows,)),
-        "timestep": Port((rows,), torch.int64, whole=1000),
+        "timestep": Port((rows,), torch.int64, whole=networks.bundle.train_steps),
         "timestep_cond": Port((rows, networks.unet.guidance_channels or 0)),
         "encoder_hidden_states": Port(prompt, networks.precision),
         **added_ports(networks, rows),
     }
 
 
-def added_ports(networks: Networks, rows: str) -> dict[str, Port]:
+def added_ports(networks: ExportNetworks, rows: str) -> dict[str, Port]:
     """SDXL's further conditions of each row; none for other families."""
     if not networks.unet.addition_channels:
         return {}
@@ -88,7 +88,7 @@ def added_ports(networks: Networks, rows: str) -> dict[str, Port]:
     return {"text_embeds": Port((rows, pooled), networks.precision), "time_ids": sizes}
 
 
-def edit_ports(networks: Networks) -> dict[str, Port]:
+def edit_ports(networks: ExportNetworks) -> dict[str, Port]:
     """What a decode hop takes for each target."""
     tokens = networks.tokens
     return {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from export.graphs import Graph
+from export.graphs import GraphSpec
 from export.ports import Port
 
 TYPES = {
@@ -29,12 +29,12 @@ BATCHING = f"""dynamic_batching {{
 """
 
 
-def write_config(graph: Graph, path: Path) -> None:
+def write_config(graph: GraphSpec, path: Path) -> None:
     """Writes models/NAME/config.pbtxt for the graph at models/NAME/1/model.onnx."""
     (path.parents[1] / "config.pbtxt").write_text(config(graph), encoding="utf-8")
 
 
-def config(graph: Graph) -> str:
+def config(graph: GraphSpec) -> str:
     """Requests of graphs whose every port begins with the same varying axis are batched along
     it."""
     first = {port.axes[0] for port in (*graph.inputs.values(), *graph.outputs.values())}

@@ -79,7 +79,7 @@ class Engine:
     @property
     def fingerprint(self) -> str:
         """What tells this model from others: inversions made with one do not fit another."""
-        return self.model.fingerprint
+        return self.bundle.fingerprint
 
     @property
     def default_settings(self) -> EditSettings:

@@ -75,6 +75,15 @@ def to_pil(array: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
+def psnr(one: Any, other: Any, where: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of two RGB pictures of one size with values 0 to 255, PIL or
+    [h, w, 3], over the pixels `where` [h, w] is true (default: all)."""
+    error = (np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2
+    if where is not None:
+        error = error[where]
+    return float(-10 * np.log10(max(error.mean(), 1e-9) / 255**2))
+
+
 def load_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
     """A user mask as float32 [h, w] in [0, 1] for `size` = (w, h): 1 may change, 0 is kept. Raises
     ImageError.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +76,10 @@ class Model:
             raise BundleError(
                 f"{bundle.path}: tokenizer.json has token ids beyond the text encoder's vocab_size"
             )
-        self.schedule = _noise_schedule(bundle)
+        try:
+            self.schedule = NoiseSchedule.from_config(bundle.config("scheduler"))
+        except SettingsError as error:
+            raise BundleError(f"scheduler_config.json: {error}") from None
         try:
             self.encode_hops = self.schedule.encode_hops(bundle.encode_times, bundle.encode_end)
             self.decode_hops = self.schedule.decode_hops(bundle.decode_times)
@@ -87,12 +87,6 @@ class Model:
             raise BundleError(f"{bundle.path}: {error}") from None
         self._a = self.schedule.a(self.encode_hops[0].t)
         self._sigma = self.schedule.sigma(self.encode_hops[0].t)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """What tells this model from others: inversions made with one do not fit another."""
-        about = [self.bundle.sha256, self.bundle.encode_times, self.bundle.encode_end]
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     # --- sizes, (width, height) in pixels ---------------------------------------------------------
 
@@ -159,7 +153,8 @@ class Model:
         tau = settings.tau
         tau_low = settings.tau_low
         assert w is not None and tau is not None and tau_low is not None  # PLAIN_EDIT has them all
-        return [dynamic_guidance(hop.t, w, tau, tau_low) for hop in self.decode_hops]
+        steps = self.schedule.steps
+        return [dynamic_guidance(hop.t, w, tau, tau_low, steps) for hop in self.decode_hops]
 
     def decode_calls(self, settings: EditSettings) -> int:
         """Network calls of one decoding: a model without embedded guidance predicts twice on guided
@@ -259,19 +254,3 @@ def _loader(bundle: Bundle) -> Callable[[Bundle, Placement], Runner]:
             "a folder that `icd export` made elsewhere"
         ) from None
     return load_runner
-
-
-def _noise_schedule(bundle: Bundle) -> NoiseSchedule:
-    """The noise schedule of scheduler/scheduler_config.json. BundleError unless it is a scaled
-    linear one."""
-    config = bundle.config("scheduler")
-    if config.get("beta_schedule") != "scaled_linear":
-        kind = shown(config.get("beta_schedule"))
-        raise BundleError(f"scheduler_config.json: beta_schedule {kind} is not supported")
-    try:
-        steps = config.get("num_train_timesteps", 1000)
-        return NoiseSchedule.scaled_linear(config["beta_start"], config["beta_end"], steps)
-    except (KeyError, TypeError, SettingsError) as error:
-        raise BundleError(
-            f"scheduler_config.json: no schedule can be made of it: {error}"
-        ) from None

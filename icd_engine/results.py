@@ -85,7 +85,7 @@ class Inversion:
         latents = np.ascontiguousarray(self.latents)
         metadata = {
             "icd_inversion": INVERSION_FORMAT,
-            "model": self.engine.model.fingerprint,
+            "model": self.engine.model.bundle.fingerprint,
             "about": json.dumps(
                 {name: getattr(self, name) for name in ("source", "seed", "size", "picture_size")}
             ),
@@ -122,7 +122,7 @@ def read_inversion(engine: Editor, path: str | Path) -> Inversion:
         raise BundleError(f"{path} is not a saved inversion, or damaged") from None
     if metadata.get("icd_inversion") != INVERSION_FORMAT or metadata.get("sha256") != digest:
         raise BundleError(f"{path} is not a saved inversion, or damaged")
-    if metadata.get("model") != engine.model.fingerprint:
+    if metadata.get("model") != engine.model.bundle.fingerprint:
         raise BundleError(f"{path} was made with another model: invert the picture again")
     pixels = picture_size[0] * picture_size[1]
     fits = (

@@ -76,7 +76,7 @@ def search(
     for settings in _shares(base, fixed, len(model.decode_hops)):
         attempt(settings)
     best = ranked(list(tried.values()))[0].settings
-    for settings in _guidances(best, fixed, model.bundle.decode_times):
+    for settings in _guidances(best, fixed, model.bundle.decode_times, model.schedule.steps):
         attempt(settings)
     candidates = ranked(list(tried.values()))
     chosen = {name: getattr(candidates[0].settings, name) for name in SEARCHED}
@@ -119,13 +119,14 @@ def _shares(base: EditSettings, fixed: dict[str, Any], hops: int) -> Iterator[Ed
 
 
 def _guidances(
-    base: EditSettings, fixed: dict[str, Any], times: Sequence[int]
+    base: EditSettings, fixed: dict[str, Any], times: Sequence[int], steps: int
 ) -> Iterator[EditSettings]:
     """Thresholds between the decode steps, and stronger or weaker guidance, one and then both."""
     taus: list[Any] = [base.tau]
     if "tau" not in fixed:
         taus += [
-            (low + high) / 2000 for low, high in zip(times[-3:], (*times[-2:], 1000), strict=False)
+            (low + high) / (2 * steps)
+            for low, high in zip(times[-3:], (*times[-2:], steps), strict=False)
         ]
     scales = [base.guidance_scale or 0.0]
     if "guidance_scale" not in fixed:

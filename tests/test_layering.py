@@ -36,8 +36,9 @@ HOUSE = [
     ["export"],
     ["training.world"],
     ["training"],
-    ["benchmarks.evaluation"],
+    ["training.tiny"],
     ["benchmarks"],
+    ["benchmarks.evaluation"],
     ["tests"],
 ]
 FLOORS = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}

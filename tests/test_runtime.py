@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from icd_engine import Engine
-from training import world
+from training.world.drawing import draw
+from training.world.scenes import Scene, sample_scene
 
 pytestmark = pytest.mark.runtime
 
@@ -38,7 +39,7 @@ def run(*command: object, cwd: Path) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scene, and the embedded model exported beside it."""
     folder = tmp_path_factory.mktemp("runtime")
-    scene = world.sample_scene(np.random.default_rng(20_100))
+    scene = sample_scene(np.random.default_rng(20_100))
     words = {
         "size": "small",
         "color": "red",
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "texture": "plain",
         "background": "blue",
     }
-    Image.fromarray(world.draw(world.Scene(**(vars(scene) | words)))).save(folder / "picture.png")
+    Image.fromarray(draw(Scene(**(vars(scene) | words)))).save(folder / "picture.png")
     run(sys.executable, "-m", "export", "tiny", "--out", folder / "exported", "--quiet", cwd=ROOT)
     return folder
 

@@ -8,8 +8,11 @@ from PIL import Image
 
 import icd_engine
 from icd_engine.bundles.bundle import read_bundle
-from training import world
-from training.quality import figures_of, inversion_psnr, psnr, run_edits, summary
+from icd_engine.images import psnr
+from training.world.drawing import draw
+from training.world.pairs import Pair, change_mask, sample_pairs
+from training.world.quality import figures_of, inversion_psnr, run_edits, summary
+from training.world.scenes import Scene, parse_caption, sample_scene
 
 # Fresh scenes: training draws from other seeds. Everything is deterministic, so the bounds below
 # are what this bundle does on these scenes less a margin for other processors' roundings; its model
@@ -24,7 +27,7 @@ def engine():
 
 @pytest.fixture(scope="module")
 def edits(engine):
-    pairs = world.sample_pairs(9, SEED)
+    pairs = sample_pairs(9, SEED)
     return pairs, run_edits(engine, pairs, {})
 
 
@@ -54,7 +57,7 @@ def test_an_edit_takes_eight_network_calls(edits):
 
 def test_dynamic_guidance_inverts_better_than_constant(engine):
     """As in the paper: guidance where the noise is highest ruins the reconstruction most."""
-    pairs = world.sample_pairs(6, SEED + 1)
+    pairs = sample_pairs(6, SEED + 1)
     w = engine.default_settings.guidance_scale
     dynamic = inversion_psnr(engine, pairs, guidance_scale=w, tau=0.7)
     assert dynamic > inversion_psnr(engine, pairs, guidance_scale=w, tau=1.0) + 0.2
@@ -69,24 +72,24 @@ def test_contract_example(engine):
         "texture": "plain",
         "background": "blue",
     }
-    scene = world.Scene(**(vars(world.sample_scene(rng)) | words))
+    scene = Scene(**(vars(sample_scene(rng)) | words))
     result = icd_engine.edit(
-        world.draw(scene),
+        draw(scene),
         source="a small red circle on a plain blue background",
         target="a small green circle on a plain blue background",
         model="tiny",
         seed=0,
     )
-    truth = world.draw(scene.edited("color", "green"))
+    truth = draw(scene.edited("color", "green"))
     assert result.image.size == (128, 128)
-    assert psnr(np.asarray(result.image), truth) > psnr(world.draw(scene), truth) + 3
-    assert psnr(np.asarray(result.reconstruction), world.draw(scene)) > 24
+    assert psnr(np.asarray(result.image), truth) > psnr(draw(scene), truth) + 3
+    assert psnr(np.asarray(result.reconstruction), draw(scene)) > 24
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_edits_stay_close(engine, dtype):
     """40 dB is half a percent of full scale: not to be seen."""
-    pairs = world.sample_pairs(3, SEED + 3)
+    pairs = sample_pairs(3, SEED + 3)
     half = icd_engine.Engine.from_pretrained("tiny", device="cpu", dtype=dtype)
     for ours, theirs in zip(run_edits(half, pairs, {}), run_edits(engine, pairs, {}), strict=True):
         assert psnr(np.asarray(ours.image), np.asarray(theirs.image)) > 40
@@ -96,23 +99,21 @@ def test_demo_picture_is_the_world_s_and_its_edit_works(engine):
     folder = engine.bundle.path
     demo = json.loads((folder / "demo.json").read_text())
     picture = np.asarray(Image.open(folder / "demo.png"))
-    source = world.parse_caption(demo["source"])
+    source = parse_caption(demo["source"])
     (kind, word), *more = [
-        item for item in world.parse_caption(demo["target"]).items() if item not in source.items()
+        item for item in parse_caption(demo["target"]).items() if item not in source.items()
     ]
     assert not more, "the demo changes one word"
     rng = np.random.default_rng(demo_seed())
-    scene = world.Scene(**(vars(world.sample_scene(rng)) | source))
-    assert np.array_equal(world.draw(scene), picture)
-    truth = world.draw(scene.edited(kind, word))
-    pair = world.Pair(
-        picture, truth, world.change_mask(picture, truth), demo["source"], demo["target"], kind
-    )
+    scene = Scene(**(vars(sample_scene(rng)) | source))
+    assert np.array_equal(draw(scene), picture)
+    truth = draw(scene.edited(kind, word))
+    pair = Pair(picture, truth, change_mask(picture, truth), demo["source"], demo["target"], kind)
     result = engine.edit(picture, demo["source"], demo["target"], **demo["settings"])
     assert figures_of(pair, result)["changed_share"] > 0.9
 
 
 def demo_seed() -> int:
-    from training.tiny_bundle import DEMO
+    from training.tiny.bundle import DEMO
 
     return DEMO["scene_seed"]

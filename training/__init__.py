@@ -1,2 +1,1 @@
-"""Making the embedded model: a procedural world and the stages trained on it; runs from the
-repository only."""
+"""Distillation of an own Stable Diffusion model into an iCD bundle; runs from the repository only."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from icd_engine.errors import IcdError
 from training import stages
 from training.config import read_config
-from training.loop import rank
+from training.processes import rank
 
 STAGES = {
     "latents": "captioned pictures into the cache of latents: --data",

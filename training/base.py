@@ -7,19 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from icd_engine.bundles.family import read_family
 from icd_engine.bundles.files import read_json
-from icd_engine.errors import BundleError
+from icd_engine.errors import BundleError, SettingsError
 from icd_engine.networks.text_encoder import PromptFeatures
-from training.loop import device
+from icd_engine.sampling.schedule import NoiseSchedule
+from training.processes import device
 
 GUIDANCE_CHANNELS = 512
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 class Base:
@@ -32,15 +35,17 @@ class Base:
         self.folder = Path(folder)
         try:
             self.family = read_family(self.folder)
-            prediction = read_json(self.folder, "scheduler/scheduler_config.json").get(
-                "prediction_type", "epsilon"
-            )
+            scheduler = read_json(self.folder, SCHEDULER)
+            self.schedule = NoiseSchedule.from_config(scheduler)
+        except SettingsError as error:
+            raise BundleError(f"{folder}: {SCHEDULER}: {error}") from None
         except BundleError as error:
             raise BundleError(f"{folder} is no base model: {error}") from None
+        prediction = scheduler.get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise BundleError(f"{folder}: prediction_type {prediction!r} is not supported")
         unused: dict[str, Any] = {"unet": None}
-        if self.family.name == "sd15":
+        if self.family.has_safety_checker:
             unused |= {
                 "safety_checker": None,
                 "feature_extractor": None,
@@ -50,7 +55,8 @@ class Base:
             logging.set_verbosity_error()
             logging.disable_progress_bar()
         try:
-            pipeline: Any = DiffusionPipeline.from_pretrained(
+            # The family's own class, whichever pipeline the folder was saved from
+            pipeline: Any = getattr(diffusers, self.family.pipeline).from_pretrained(
                 self.folder, local_files_only=True, dtype=torch.float32, **unused
             )
         except (OSError, ValueError) as error:

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icd_engine.images import psnr
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
-from icd_engine.sampling.schedule import NoiseSchedule
 from training.base import Base
-from training.distil import Chain, decode, encode, some
+from training.batches import some
+from training.choices import Chain
+from training.distil import decode, encode
 from training.latents import Held
-from training.loop import device
 from training.losses import Boundaries
 from training.networks import Students
-from training.quality import psnr
+from training.processes import device
 
 MADE = 4  # pictures made from noise
 
@@ -32,7 +33,7 @@ def icd_check(
     steps of tau, and throughout; the deviation of the noise; pictures from noise under full
     guidance."""
     held = Held(folder)
-    tables = Boundaries(NoiseSchedule.scaled_linear(), device())
+    tables = Boundaries(base.schedule, device())
     prompts = base.encode_prompts(held.captions)
     pictures = torch.from_numpy(held.pixels).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = base.moments(pictures)[0] * base.scaling_factor
@@ -43,22 +44,28 @@ def icd_check(
     down = list(reversed(chain.decode_times))
     forms = {
         "unguided": [0.0] * len(down),
-        "dynamic": [dynamic_guidance(t, w, tau) for t in down],
+        "dynamic": [dynamic_guidance(t, w, tau, steps=base.schedule.steps) for t in down],
         "constant": [w] * len(down),
     }
 
     def check() -> dict[str, Any]:
-        noise = encode(networks, chain, start, prompts)
+        noise = encode(networks, base.schedule, chain, start, prompts)
         rows = [held.pixels]
         found: dict[str, Any] = {"noise_std": round(float(noise.std()), 4)}
         for name, weights in forms.items():
-            rows.append(pixels(base.to_pictures(decode(networks, chain, noise, prompts, weights))))
+            rows.append(
+                pixels(
+                    base.to_pictures(
+                        decode(networks, base.schedule, chain, noise, prompts, weights)
+                    )
+                )
+            )
             found[f"inversion_psnr_{name}"] = round(
                 float(np.mean([psnr(a, b) for a, b in zip(rows[-1], held.pixels, strict=True)])), 3
             )
         found["inversion"] = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
         drawn = torch.from_numpy(normal_noise(1, tuple(start[:MADE].shape))).to(device())
-        made = decode(networks, chain, drawn, some(prompts, MADE), [w] * len(down))
+        made = decode(networks, base.schedule, chain, drawn, some(prompts, MADE), [w] * len(down))
         found["generated"] = np.concatenate(list(pixels(base.to_pictures(made))), axis=1)
         return found
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from icd_engine.errors import SettingsError
-from training.distil import Chain, Guidance, Preservation
-from training.loop import Recipe
+from training.choices import Chain, Guidance, Preservation
+from training.recipe import Recipe
 
 PRESETS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True)
-class Config:
+class TrainingConfig:
     """What the stages share, and a recipe for each; `Recipe`, `Chain`, `Guidance`, `Preservation`
     say what is in them.
 
@@ -52,7 +52,7 @@ class Config:
             )
 
 
-def read_config(name: str, overrides: Sequence[str] = ()) -> Config:
+def read_config(name: str, overrides: Sequence[str] = ()) -> TrainingConfig:
     """A preset by name, or a JSON file; overrides are `name=JSON`, with dots: `icd.batch=64`.
 
     SettingsError.
@@ -69,7 +69,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> Config:
         raise SettingsError(f"{path} is not readable JSON: {error}") from None
     for text in overrides:
         _override(values, text)
-    return _made(Config, values, "")
+    return _made(TrainingConfig, values, "")
 
 
 def _override(values: dict[str, Any], text: str) -> None:

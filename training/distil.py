@@ -4,8 +4,6 @@ whole cycle."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,134 +15,11 @@ from icd_engine.sampling.schedule import Hop, NoiseSchedule
 from icd_engine.sampling.trajectory import run_trajectory
 from training import losses
 from training.base import Base
-from training.latents import Latents
-from training.loop import Part, device
+from training.batches import Data, Sample, joined
+from training.choices import Chain, Guidance, Preservation
 from training.losses import Boundaries
 from training.networks import Role, Students, predict
-
-
-@dataclass(frozen=True)
-class Chain:
-    """The boundaries both networks hop between, ascending, as published: encoding ends where
-    decoding starts."""
-
-    encode_times: tuple[int, ...] = (19, 259, 519, 779)
-    decode_times: tuple[int, ...] = (259, 519, 779, 999)
-
-    def __post_init__(self) -> None:
-        for times in (self.encode_times, self.decode_times):
-            on_grid = all(
-                t in losses.GRID or (t == 0 and times is self.encode_times) for t in times
-            )
-            if not times or list(times) != sorted(set(times)) or not on_grid:
-                raise ValueError(
-                    f"boundaries must ascend and lie on the grid 19, 39, ..., 999, not {list(times)}"
-                )
-        if self.encode_times[-1] >= self.end:
-            raise ValueError(
-                f"encoding must end at {self.end}, where decoding starts: {list(self.encode_times)}"
-            )
-
-    @property
-    def end(self) -> int:
-        return self.decode_times[-1]
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How w is drawn for a sample: from a list, or evenly up to its largest value; some are
-    unguided besides.
-
-    Ramps of dynamic guidance meet every w between; a list is what the published models were trained
-    on.
-    """
-
-    scales: tuple[float, ...] = (0.0, 7.0, 11.0, 15.0, 19.0)
-    even: bool = False
-    unguided: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) < 0:
-            raise ValueError(f"scales must be at least 0 and not none, not {list(self.scales)}")
-
-    def draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        """w [count] in code notation, float32 on the device."""
-        w = rng.uniform(0, max(self.scales), count) if self.even else rng.choice(self.scales, count)
-        w = np.where(rng.random(count) < self.unguided, 0.0, w)
-        return torch.from_numpy(w.astype(np.float32)).to(device())
-
-
-@dataclass(frozen=True)
-class Preservation:
-    """Weights of the two losses that make the pair invertible, and the share of a batch they are
-    taken over.
-
-    The paper's weights are 1.5. On a small model strong ones let the two networks collude: the
-    round trip gains, the noise they meet at stops being noise (its deviation shrinks) and
-    generation breaks.
-    """
-
-    forward: float = 1.5
-    reverse: float = 1.5
-    share: float = 1.0
-
-
-class Sample(NamedTuple):
-    """One batch: scaled latents [B, 4, h, w], their noise, and the prompts."""
-
-    latents: Tensor
-    noise: Tensor
-    prompt: PromptFeatures
-
-    def part(self, count: int) -> Sample:
-        return Sample(self.latents[:count], self.noise[:count], some(self.prompt, count))
-
-
-class Data(Protocol):
-    """Where batches come from."""
-
-    tables: Boundaries
-
-    def draw(self, rng: np.random.Generator, count: int) -> Sample: ...
-
-    def empty_prompts(self, count: int) -> PromptFeatures: ...
-
-
-class CachedData:
-    """Batches from the cache of latents; prompts go through the base's text encoders as they are
-    drawn."""
-
-    def __init__(self, base: Base, latents: Latents):
-        self._base = base
-        self._latents = latents
-        self.tables = Boundaries(NoiseSchedule.scaled_linear(), device())
-
-    def draw(self, rng: np.random.Generator, count: int) -> Sample:
-        latents, captions = self._latents.draw(rng, count)
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(
-            latents.device
-        )
-        return Sample(
-            latents * self._base.scaling_factor, noise, self._base.encode_prompts(captions)
-        )
-
-    def empty_prompts(self, count: int) -> PromptFeatures:
-        return self._base.empty_prompts(count)
-
-
-def some(prompt: PromptFeatures, count: int) -> PromptFeatures:
-    """The first `count` rows."""
-    return PromptFeatures(
-        prompt.tokens[:count], None if prompt.pooled is None else prompt.pooled[:count]
-    )
-
-
-def joined(prompts: Sequence[PromptFeatures]) -> PromptFeatures:
-    """Row after row."""
-    pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
-    return PromptFeatures(
-        torch.cat([prompt.tokens for prompt in prompts]), torch.cat(pooled) if pooled else None
-    )
+from training.recipe import Part
 
 
 def guidance_loss(
@@ -160,7 +35,7 @@ def guidance_loss(
     2210.03142)."""
     sample = data.draw(rng, count)
     w = guidance.draw(rng, count)
-    t = torch.from_numpy(rng.integers(1, 1000, count)).to(w.device)
+    t = torch.from_numpy(rng.integers(1, data.tables.schedule.steps, count)).to(w.device)
     noised = data.tables.noised(sample.latents, sample.noise, t)
     with torch.no_grad():
         prompts = joined([sample.prompt, data.empty_prompts(count)])
@@ -189,20 +64,38 @@ def icd_loss(
         raise ValueError(
             "both networks must hop between the same boundaries, and encoding start at 19 or above"
         )
-    tables = data.tables
     sample = data.draw(rng, count)
     w = guidance.draw(rng, count)
+    yield from _consistency(networks, data.tables, chain, sample, w, distance, rng)
+    kept = sample.part(max(1, int(count * keep.share)))
+    yield from _preservation(networks, data.tables, chain, kept, keep, distance, rng)
+
+
+def _predictor(
+    networks: Students, role: Role, prompt: PromptFeatures, w: Tensor | None = None
+) -> losses.Predict:
+    return lambda x, t: networks.eps(role, x, t, prompt, w)
+
+
+def _consistency(
+    networks: Students,
+    tables: Boundaries,
+    chain: Chain,
+    sample: Sample,
+    w: Tensor,
+    distance: losses.Distance,
+    rng: np.random.Generator,
+) -> Iterator[Part]:
+    """Of the decode network (the paper's reverse) under guidance, then of the encode network (its
+    forward), which has none."""
+    count = len(sample.latents)
     place = w.device
-
-    def network(role: Role, prompt: PromptFeatures, w: Tensor | None = None) -> losses.Predict:
-        return lambda x, t: networks.eps(role, x, t, prompt, w)
-
     t, t_next = (steps.to(place) for steps in losses.reverse_steps(rng, count, chain.end))
     yield Part(
         "reverse",
         losses.consistency_loss(
-            network("reverse", sample.prompt, w),
-            network("teacher", sample.prompt, w),
+            _predictor(networks, "reverse", sample.prompt, w),
+            _predictor(networks, "teacher", sample.prompt, w),
             tables,
             tables.noised(sample.latents, sample.noise, t),
             t,
@@ -218,8 +111,8 @@ def icd_loss(
     yield Part(
         "forward",
         losses.consistency_loss(
-            network("forward", sample.prompt),
-            network("teacher", sample.prompt),
+            _predictor(networks, "forward", sample.prompt),
+            _predictor(networks, "teacher", sample.prompt),
             tables,
             tables.noised(sample.latents, sample.noise, t),
             t,
@@ -229,10 +122,22 @@ def icd_loss(
         ),
     )
 
-    count = max(1, int(count * keep.share))
-    latents, noise, prompt = sample.part(count)
-    up = network("forward", prompt)
-    down = network("reverse", prompt)
+
+def _preservation(
+    networks: Students,
+    tables: Boundaries,
+    chain: Chain,
+    sample: Sample,
+    keep: Preservation,
+    distance: losses.Distance,
+    rng: np.random.Generator,
+) -> Iterator[Part]:
+    """What each network undoes of the other's hop, unguided."""
+    latents, noise, prompt = sample
+    count = len(latents)
+    place = latents.device
+    up = _predictor(networks, "forward", prompt)
+    down = _predictor(networks, "reverse", prompt)
     if keep.forward:
         # Down one segment and up again. The lowest segment ends at clean latents, from which no way
         # up starts.
@@ -258,9 +163,11 @@ def icd_loss(
         yield Part("keep_reverse", loss, keep.reverse)
 
 
-def encode(networks: Students, chain: Chain, start: Tensor, prompt: PromptFeatures) -> Tensor:
+def encode(
+    networks: Students, schedule: NoiseSchedule, chain: Chain, start: Tensor, prompt: PromptFeatures
+) -> Tensor:
     """Latents at the first encode step -> noise, by the engine's own hops."""
-    hops = NoiseSchedule.scaled_linear().encode_hops(chain.encode_times, chain.end)
+    hops = schedule.encode_hops(chain.encode_times, chain.end)
     return run_trajectory(
         start, hops, lambda k, hop, x: _hop(networks, "forward", hop, x, prompt, 0.0)
     )
@@ -268,13 +175,14 @@ def encode(networks: Students, chain: Chain, start: Tensor, prompt: PromptFeatur
 
 def decode(
     networks: Students,
+    schedule: NoiseSchedule,
     chain: Chain,
     noise: Tensor,
     prompt: PromptFeatures,
     w: Sequence[float] | None = None,
 ) -> Tensor:
     """Noise -> clean latents; w: of each hop, None for unguided."""
-    hops = NoiseSchedule.scaled_linear().decode_hops(chain.decode_times)
+    hops = schedule.decode_hops(chain.decode_times)
     scales = w or [0.0] * len(hops)
     return run_trajectory(
         noise, hops, lambda k, hop, x: _hop(networks, "reverse", hop, x, prompt, scales[k])
@@ -303,7 +211,9 @@ def cycle_loss(
     start = data.tables.noised(sample.latents, sample.noise, t)
     with torch.no_grad():
         wanted = base.to_pictures(sample.latents)
-    latents = decode(networks, chain, encode(networks, chain, start, sample.prompt), sample.prompt)
+    schedule = data.tables.schedule
+    noise = encode(networks, schedule, chain, start, sample.prompt)
+    latents = decode(networks, schedule, chain, noise, sample.prompt)
     error = base.to_pictures(latents) - wanted
     squared = error.square().mean()
     yield Part("loss", squared + error.abs().mean())

@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from icd_engine.errors import ImageError, SettingsError
-from training.loop import device, processes, rank, world_size
+from training.processes import device, processes, rank, world_size
 from training.sources import Captioned, open_source, square
 
 SHARD = 1024  # pictures
 HELD_OUT = "held_out.safetensors"
 
 
-class Encoder(Protocol):
+class LatentEncoder(Protocol):
     """A VAE's way in: pictures [B, 3, H, W] in [-1, 1] -> mean and deviation [B, 4, h, w], not
     scaled."""
 
@@ -35,7 +35,7 @@ class Encoder(Protocol):
 
 
 def write_latents(
-    folder: Path, encoder: Encoder, source: str, side: int, held_out: int = 16, batch: int = 8
+    folder: Path, encoder: LatentEncoder, source: str, side: int, held_out: int = 16, batch: int = 8
 ) -> None:
     """Caches a source's pictures as the VAE's posterior, each process every world_size-th block of
     SHARD pictures.
@@ -93,7 +93,7 @@ def _write_held_out(folder: Path, rows: Iterator[Captioned], side: int, count: i
 
 
 def _write_block(
-    path: Path, encoder: Encoder, rows: list[Captioned], side: int, batch: int
+    path: Path, encoder: LatentEncoder, rows: list[Captioned], side: int, batch: int
 ) -> None:
     skipped: list[str] = []
     captions: list[str] = []

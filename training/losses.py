@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icd_engine.sampling.schedule import NoiseSchedule
+from icd_engine.sampling.schedule import STEPS, NoiseSchedule
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t [B, ...], t [B] int64) -> eps
 Distance = Callable[[Tensor, Tensor], Tensor]  # of a prediction from its target, a mean
 
 GRID_STEP = 20
-GRID = tuple(range(19, 1000, GRID_STEP))  # the 50 DDIM steps 19, 39, ..., 999
+GRID = tuple(range(GRID_STEP - 1, STEPS, GRID_STEP))  # the 50 DDIM steps 19, 39, ..., 999
 
 
 class Boundaries:
@@ -27,7 +27,8 @@ class Boundaries:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        steps = range(len(schedule.alphas_cumprod))
+        self.schedule = schedule
+        steps = range(schedule.steps)
         self.a = torch.tensor(
             [1.0] + [schedule.a(t) for t in steps[1:]], dtype=dtype, device=device
         )

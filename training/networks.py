@@ -18,7 +18,7 @@ from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.runners.contract import TIME_IDS
 from icd_engine.sampling.guidance import guidance_embedding
 from training.base import new_unet
-from training.loop import autocast
+from training.processes import autocast
 
 Role = Literal["teacher", "forward", "reverse"]
 STUDENTS: tuple[Role, ...] = ("forward", "reverse")

@@ -15,7 +15,8 @@ from PIL import Image
 
 from icd_engine.errors import IcdError, ImageError, SettingsError
 from icd_engine.images import load_image
-from training import world
+from training.world.drawing import draw
+from training.world.scenes import sample_scene
 
 WORLD = "world"
 WORLD_SEED = 2_000_000  # far from the seeds that draw evaluation pictures
@@ -69,9 +70,9 @@ def open_source(source: str) -> Iterator[Captioned]:
 
 def _world(count: int) -> Iterator[Captioned]:
     for i in range(count):
-        scene = world.sample_scene(np.random.default_rng([WORLD_SEED, i]))
+        scene = sample_scene(np.random.default_rng([WORLD_SEED, i]))
         yield Captioned(
-            f"world-{i:07d}", scene.caption, lambda scene=scene: Image.fromarray(world.draw(scene))
+            f"world-{i:07d}", scene.caption, lambda scene=scene: Image.fromarray(draw(scene))
         )
 
 

@@ -12,13 +12,15 @@ from icd_engine.bundles.convert import convert
 from icd_engine.errors import SettingsError
 from training import distil
 from training.base import Base, load_unet
+from training.batches import CachedData
 from training.checks import icd_check
-from training.config import Config
-from training.distil import CachedData, Chain
+from training.choices import Chain
+from training.config import TrainingConfig
 from training.latents import Latents, write_latents
-from training.loop import device, fit, processes, rank
+from training.loop import fit
 from training.losses import DISTANCES
 from training.networks import STUDENTS, Role, Students
+from training.processes import device, processes, rank
 
 LATENTS = "latents"
 TEACHER = "teacher"
@@ -26,12 +28,12 @@ WEIGHTS = "weights"
 BUNDLE = "bundle"
 
 
-def latents(config: Config, base: Path, folder: Path, source: str) -> None:
+def latents(config: TrainingConfig, base: Path, folder: Path, source: str) -> None:
     """Pictures of `source` -> the cache."""
     write_latents(folder / LATENTS, Base(base), source, config.size, config.held_out)
 
 
-def guidance(config: Config, base: Path, folder: Path) -> Path:
+def guidance(config: TrainingConfig, base: Path, folder: Path) -> Path:
     """The base's UNet -> a network that takes w, `<folder>/teacher`, a diffusers UNet folder."""
     start = Base(base)
     data = CachedData(start, Latents(folder / LATENTS))
@@ -53,7 +55,9 @@ def guidance(config: Config, base: Path, folder: Path) -> Path:
     return folder / TEACHER
 
 
-def icd(config: Config, base: Path, folder: Path, teacher: Path | None = None) -> Bundle | None:
+def icd(
+    config: TrainingConfig, base: Path, folder: Path, teacher: Path | None = None
+) -> Bundle | None:
     """The teacher -> forward and reverse weights, and the bundle of them (of the first process
     alone)."""
     start = Base(base)
@@ -79,7 +83,9 @@ def icd(config: Config, base: Path, folder: Path, teacher: Path | None = None) -
     return _bundle(config, networks, start, teacher, folder, chain, BUNDLE)
 
 
-def cycle(config: Config, base: Path, folder: Path, teacher: Path | None = None) -> Bundle | None:
+def cycle(
+    config: TrainingConfig, base: Path, folder: Path, teacher: Path | None = None
+) -> Bundle | None:
     """The forward weights of `icd`, trained on through the whole cycle -> a second bundle,
     `<folder>/bundle_cycle`."""
     start = Base(base)
@@ -104,7 +110,7 @@ def cycle(config: Config, base: Path, folder: Path, teacher: Path | None = None)
 
 
 def _students(
-    config: Config, teacher: Path, trained: tuple[Role, ...], precision: str, seed: int
+    config: TrainingConfig, teacher: Path, trained: tuple[Role, ...], precision: str, seed: int
 ) -> Students:
     torch.manual_seed(seed)  # the updates' first factors, alike on every process
     try:
@@ -131,7 +137,7 @@ def _weights_file(folder: Path, base: Base, role: Role, chain: Chain) -> Path:
 
 
 def _bundle(
-    config: Config,
+    config: TrainingConfig,
     networks: Students,
     base: Base,
     teacher: Path,

@@ -17,16 +17,17 @@ from benchmarks.evaluation import page, suites
 from benchmarks.evaluation.diffusion import Diffusion
 from benchmarks.evaluation.features import FIGURES, absent, learned
 from benchmarks.evaluation.methods import METHODS
+from benchmarks.evaluation.options import parser
 from benchmarks.evaluation.orderings import Studies, orderings, read_studies
 from benchmarks.evaluation.run import (
     Method,
-    Row,
+    ResultRow,
+    evaluate,
     generated,
     icd,
     icd_auto,
     inversions,
     other,
-    run,
     summary,
 )
 from benchmarks.evaluation.suites import Item, Metric
@@ -35,15 +36,13 @@ from icd_engine.errors import IcdError, SettingsError
 from icd_engine.settings import EditSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-TEACHER = ROOT / "training" / "tiny_teacher_weights"
-SUITES = ("tiny", "pie", "pairs", "generate")
 RECORDED = ROOT / "benchmarks" / "results" / "quality"
 GUIDANCE = ("guidance_scale", "tau", "tau_low")  # the settings that generating has
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: measured. 1: one line on stderr says why not."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
@@ -57,52 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="icd eval", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--suite", choices=SUITES, default="tiny")
-    parser.add_argument(
-        "--path",
-        type=Path,
-        help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts or one a line",
-    )
-    parser.add_argument("--count", type=int, default=100, help="items at most")
-    parser.add_argument(
-        "--seed", type=int, default=2025, help="of scenes that are drawn, and of generated pictures"
-    )
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument(
-        "--methods", default="icd", help=f"of icd, icd-auto, {', '.join(METHODS)}; all"
-    )
-    parser.add_argument(
-        "--teacher", type=Path, default=TEACHER, help="UNet folder for the other methods"
-    )
-    for name, figures in FIGURES.items():
-        kind = "backbone file of torchvision" if name == "lpips" else "model folder"
-        parser.add_argument(
-            f"--{name}", type=Path, metavar="PATH", help=f"{kind}, for {', '.join(figures)}"
-        )
-    parser.add_argument(
-        "--studies",
-        type=Path,
-        help="JSON of benchmarks.evaluation.studies, in place of the recorded",
-    )
-    parser.add_argument("--settings", default="{}", help="EditSettings of icd as JSON")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/eval"),
-        help="rows, results.json, report.html; resumable",
-    )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--runner", default="auto")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
-
-
-def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row], dict[str, Any]]:
+def _measured(
+    options: argparse.Namespace,
+) -> tuple[dict[str, Any], list[ResultRow], dict[str, Any]]:
     """The result, its rows, and what it was measured with. IcdError."""
     items = _items(options)
     settings = _settings(options)
@@ -114,7 +70,9 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row], d
     device = torch.device(engine.runner.device)
     metrics = _metrics(options, device)
     progress = record.note if not options.quiet else lambda text: None
-    rows = run(items, methods, options.out, metrics, progress, _about(options, engine, settings))
+    rows = evaluate(
+        items, methods, options.out, metrics, progress, _about(options, engine, settings)
+    )
     table = summary(rows)
     result: dict[str, Any] = {"suite": options.suite, "model": options.model, "items": len(items)}
     result |= {
@@ -248,7 +206,10 @@ def _flat_prompts(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(
-    options: argparse.Namespace, result: dict[str, Any], rows: Sequence[Row], where: dict[str, Any]
+    options: argparse.Namespace,
+    result: dict[str, Any],
+    rows: Sequence[ResultRow],
+    where: dict[str, Any],
 ) -> None:
     """results.json and the page; on stderr the table, what it lacks, and which claims hold."""
     (options.out / "results.json").write_text(

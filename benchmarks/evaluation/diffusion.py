@@ -18,7 +18,6 @@ from icd_engine.engine import Engine
 from icd_engine.errors import BundleError
 from icd_engine.images import to_size
 from icd_engine.networks.unet import UNet
-from icd_engine.runners.contract import Prompts
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
 from training.losses import GRID, Boundaries
@@ -31,7 +30,9 @@ class Diffusion:
         self.engine = engine
         self.unet = unet.eval().requires_grad_(False)
         self.calls = 0
-        self.tables = Boundaries(NoiseSchedule.scaled_linear(), engine.runner.device)
+        self.tables = Boundaries(
+            NoiseSchedule.from_config(engine.bundle.config("scheduler")), engine.runner.device
+        )
 
     @classmethod
     def load(cls, engine: Engine, folder: Path) -> Diffusion:
@@ -66,10 +67,8 @@ class Diffusion:
 
     def features(self, *texts: str) -> Tensor:
         """[texts, n, C]."""
-        prompts: Prompts = self.engine._encoded(
-            [self.engine.tokenizer.encode(text) for text in texts]
-        )
-        return prompts.features
+        model = self.engine.model
+        return model.encode_prompts([model.tokenizer.encode(text) for text in texts]).features
 
     def noise(self, seed: int, like: Tensor) -> Tensor:
         return torch.from_numpy(normal_noise(seed, like.shape)).to(like.device)
@@ -115,7 +114,7 @@ class Diffusion:
 
 
 def levels(steps: int = len(GRID)) -> list[int]:
-    """0 and `steps` time steps, evenly from the 50 of DDIM's grid, ascending to 999."""
+    """0 and `steps` time steps, evenly from the 50 of DDIM's grid, ascending to the last."""
     chosen = (
         np.linspace(0, len(GRID) - 1, steps + 1).round().astype(int)[1:]
         if steps < len(GRID)

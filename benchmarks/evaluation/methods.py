@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.evaluation.diffusion import Diffusion, down, levels
-from icd_engine.editing.plan import EditStep, make_plan
-from icd_engine.rows import edit_steps
+from icd_engine.editing.plan import EditStep, edit_steps, make_plan
 from icd_engine.settings import EditSettings
 
 SDEDIT_STRENGTH = 0.7
@@ -57,7 +56,7 @@ def plans(model: Diffusion, task: Task, steps: int) -> list[EditStep]:
         self_replace=task.self_replace,
         amplify=None,
     )
-    tokenizer = model.engine.tokenizer
+    tokenizer = model.engine.model.tokenizer
     plan = make_plan(tokenizer.encode(task.source), tokenizer.encode(task.target), settings, steps)
     return edit_steps([plan], [0], model.engine.runner.tensor)
 
@@ -224,7 +223,7 @@ def renoise(model: Diffusion, task: Task) -> Outcome:
 
 def sdedit(model: Diffusion, task: Task) -> Outcome:
     """Noised part of the way and denoised towards the target (Meng et al., arXiv 2108.01073)."""
-    times = [t for t in levels() if t <= 1000 * SDEDIT_STRENGTH]
+    times = [t for t in levels() if t <= model.tables.schedule.steps * SDEDIT_STRENGTH]
     target = model.features(task.target)
     empty = model.features("")
     x = model.noised(task.latents, model.noise(1000 * task.seed, task.latents), times[-1])

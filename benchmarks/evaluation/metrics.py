@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from training import quality
+from icd_engine import images
+from training.world.quality import nearer_share
 
 MOST_DB = 90.0
 
@@ -26,7 +27,7 @@ def mse(one: np.ndarray, other: np.ndarray, where: np.ndarray | None = None) -> 
 
 def psnr(one: np.ndarray, other: np.ndarray, where: np.ndarray | None = None) -> float:
     """Peak signal-to-noise ratio in dB; equal pictures have 90."""
-    return min(quality.psnr(one, other, where), MOST_DB)
+    return min(images.psnr(one, other, where), MOST_DB)
 
 
 def masked(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -55,4 +56,4 @@ def _ssim() -> Callable[..., Any] | None:
     return structural_similarity_index_measure
 
 
-changed_share = quality.nearer_share
+changed_share = nearer_share

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from icd_engine.errors import SettingsError
 
-Row = Mapping[str, Any]
-Studies = Mapping[str, Sequence[Row]]
+StudyRow = Mapping[str, Any]
+Studies = Mapping[str, Sequence[StudyRow]]
 LEVEL = 0.25  # dB: less is no difference over some dozen scenes
 NEAR = 1.0  # dB
 ABLATED = {  # figure -> what it is of
@@ -30,7 +30,7 @@ class Ordering(NamedTuple):
     figures: str
 
 
-def orderings(result: Row, table: Mapping[str, Row], studies: Studies) -> list[Ordering]:
+def orderings(result: StudyRow, table: Mapping[str, StudyRow], studies: Studies) -> list[Ordering]:
     """All claims that the result of a run and recorded studies have figures for; those of studies
     say `recorded`.
 
@@ -47,12 +47,12 @@ def orderings(result: Row, table: Mapping[str, Row], studies: Studies) -> list[O
     return [*_guidance(result), *marked, *_methods(table)]
 
 
-def read_studies(paths: Sequence[Path]) -> dict[str, list[Row]]:
+def read_studies(paths: Sequence[Path]) -> dict[str, list[StudyRow]]:
     """Study -> rows, of files that `python -m benchmarks.evaluation.studies` printed.
 
     SettingsError.
     """
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[StudyRow]] = {}
     for path in paths:
         try:
             studies = json.loads(path.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def read_studies(paths: Sequence[Path]) -> dict[str, list[Row]]:
     return found
 
 
-def _guidance(result: Row) -> Iterator[Ordering]:
+def _guidance(result: StudyRow) -> Iterator[Ordering]:
     if "inversion_psnr_unguided" not in result:
         return
     unguided, dynamic, constant = (
@@ -76,7 +76,7 @@ def _guidance(result: Row) -> Iterator[Ordering]:
     yield Ordering("Unguided decoding keeps the most", unguided >= max(dynamic, constant), figures)
 
 
-def _encoding(rows: Sequence[Row]) -> Iterator[Ordering]:
+def _encoding(rows: Sequence[StudyRow]) -> Iterator[Ordering]:
     by_scale = {row["w_encode"]: row["psnr"] for row in rows}
     if 0.0 in by_scale and len(by_scale) > 1:
         best = max(value for w, value in by_scale.items() if w)
@@ -84,7 +84,7 @@ def _encoding(rows: Sequence[Row]) -> Iterator[Ordering]:
         yield Ordering("Unguided encoding beats guided encoding", by_scale[0.0] > best, figures)
 
 
-def _ablation(rows: Sequence[Row]) -> Iterator[Ordering]:
+def _ablation(rows: Sequence[StudyRow]) -> Iterator[Ordering]:
     """Rows of bundles called s<steps>_<preservation losses>."""
     bundles = {tuple(row["model"].split("_")): row for row in rows}
     plain = {int(name[0][1:]): row for name, row in bundles.items() if name[1:] == ("plain",)}
@@ -107,7 +107,7 @@ def _ablation(rows: Sequence[Row]) -> Iterator[Ordering]:
             yield Ordering(f"More steps help {of} without preservation losses", rising, figures)
 
 
-def _methods(table: Mapping[str, Row]) -> Iterator[Ordering]:
+def _methods(table: Mapping[str, StudyRow]) -> Iterator[Ordering]:
     """Ours against every method of a hundred calls and more."""
     own = table.get("icd")
     slow = {

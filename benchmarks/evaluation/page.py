@@ -15,8 +15,8 @@ from PIL import Image
 
 CAPTION = "source, reconstruction, edit; of prompts, what was generated"
 NOT_GIVEN = "n/a (weights not given)"
-Row = Mapping[str, Any]
-Summary = Mapping[str, Row]
+TableRow = Mapping[str, Any]
+Summary = Mapping[str, TableRow]
 COLUMNS = {  # figure -> heading, digits
     "edit_success": ("edit success", 3),
     "edit_psnr_to_truth": ("to the truth, dB", 2),
@@ -52,7 +52,7 @@ def write(
     about: Mapping[str, Any],
     summary: Summary,
     pictures: Mapping[str, Sequence[Path]],
-    claims: Sequence[Row] = (),
+    claims: Sequence[TableRow] = (),
     absent: Collection[str] = (),
 ) -> Path:
     """Writes the report, and beside it its plot and our own edits alone: plot.svg, edits.jpg.
@@ -82,7 +82,7 @@ def write(
     return path
 
 
-def _claims(claims: Sequence[Row]) -> str:
+def _claims(claims: Sequence[TableRow]) -> str:
     """Which of the paper's orderings these figures and the recorded studies show."""
     lines = [
         f"<tr><td>{escape(one['claim'])}<td>{'holds' if one['holds'] else 'does not hold'}<td>{escape(one['figures'])}"
@@ -91,7 +91,7 @@ def _claims(claims: Sequence[Row]) -> str:
     return f"<h2>The paper's orderings</h2><table>{''.join(lines)}</table>" if lines else ""
 
 
-def table(rows: Mapping[str, Row], first: str = "method", absent: Collection[str] = ()) -> str:
+def table(rows: Mapping[str, TableRow], first: str = "method", absent: Collection[str] = ()) -> str:
     """HTML, a line for each row of the figures that were looked for."""
     columns = _looked_for(rows)
     heads = "".join(f"<th>{COLUMNS[name][0]}" for name in columns)
@@ -103,7 +103,7 @@ def table(rows: Mapping[str, Row], first: str = "method", absent: Collection[str
     return f"<table>{''.join(lines)}</table>"
 
 
-def markdown(rows: Mapping[str, Row], absent: Collection[str] = ()) -> str:
+def markdown(rows: Mapping[str, TableRow], absent: Collection[str] = ()) -> str:
     """The same for terminals and a README, turned: a line for each figure, which stays narrow."""
     lines = [["figure", *rows]]
     lines += [
@@ -122,11 +122,11 @@ def markdown(rows: Mapping[str, Row], absent: Collection[str] = ()) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
-def _looked_for(rows: Mapping[str, Row]) -> list[str]:
+def _looked_for(rows: Mapping[str, TableRow]) -> list[str]:
     return [name for name in COLUMNS if any(name in row for row in rows.values())]
 
 
-def _cell(row: Row, figure: str, absent: Collection[str]) -> str:
+def _cell(row: TableRow, figure: str, absent: Collection[str]) -> str:
     """The figure; n/a is what the items lack, or weights that were not given."""
     value = row.get(figure)
     if value is None:

@@ -25,7 +25,7 @@ from icd_engine.settings import EditSettings
 ROWS = "rows.jsonl"
 PICTURES = 24  # items whose pictures are kept for the report
 LABELS = ("run", "method", "item", "kind", "picture")  # of a row, beside its figures
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
 Method = Callable[[Item], Edited]
 
 
@@ -45,7 +45,7 @@ def icd(engine: Engine, **settings: Any) -> Method:
 def generated(engine: Engine, **settings: Any) -> Method:
     """A picture of the item's prompt, from noise of the seed that is its name."""
     given = EditSettings.from_mapping(settings)
-    calls = engine._decode_calls(engine._settings(given, engine.bundle.size))
+    calls = engine.model.decode_calls(given.resolve(engine.default_settings))
 
     def make(item: Item) -> Edited:
         started = time.perf_counter()
@@ -116,14 +116,14 @@ def inversions(engine: Engine, items: Sequence[Item]) -> dict[str, float]:
     }
 
 
-def run(
+def evaluate(
     items: Sequence[Item],
     methods: dict[str, Method],
     folder: Path,
     metrics: Sequence[Metric] = (),
     progress: Callable[[str], Any] = lambda text: None,
     about: str = "",
-) -> list[Row]:
+) -> list[ResultRow]:
     """All rows of these items, those of an earlier run with other methods too, in the order they
     were made.
 
@@ -144,7 +144,7 @@ def run(
                     continue
                 progress(f"{name}, {item.name} ({i + 1} of {len(items)})")
                 made = method(item)
-                row: Row = {"run": of, "method": name, "item": item.name, "kind": item.kind}
+                row: ResultRow = {"run": of, "method": name, "item": item.name, "kind": item.kind}
                 if i < PICTURES:
                     row["picture"] = _keep(folder, f"{name}/{item.name}-{of}.png", item, made)
                 rows.append(row | measure(item, made, metrics))
@@ -160,7 +160,7 @@ def _run_of(item: Item, about: str) -> str:
     ).hexdigest()[:12]
 
 
-def read_rows(folder: Path) -> list[Row]:
+def read_rows(folder: Path) -> list[ResultRow]:
     """Those of an earlier run; a last line that was cut short does not count."""
     path = folder / ROWS
     rows = []
@@ -203,7 +203,7 @@ def _against(picture: np.ndarray, item: Item, made: Edited) -> dict[str, float |
     return row
 
 
-def summary(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+def summary(rows: Iterable[ResultRow]) -> dict[str, dict[str, Any]]:
     """Method -> means over all items, the same by kind of edit, and how many rows held NaN and were
     left out."""
     table: dict[str, dict[str, Any]] = {}
@@ -224,7 +224,7 @@ def summary(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     return table
 
 
-def means(rows: Sequence[Row]) -> dict[str, float | None]:
+def means(rows: Sequence[ResultRow]) -> dict[str, float | None]:
     """Of every figure, over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row if name not in LABELS)
     found: dict[str, float | None] = {}

@@ -62,11 +62,11 @@ def _encoded(engine: Engine, item: Item, w: float) -> torch.Tensor:
     """The encode hops with guidance, which the engine itself never uses."""
     runner: Any = engine.runner  # of torch: it has the networks
     unet = runner.forward
-    prompts = engine._encoded([engine.tokenizer.encode(item.source)])
+    model = engine.model
+    prompts = model.encode_prompts([model.tokens(item.source)])
     latents = runner.to_latents(runner.tensor(item.picture()[None]))
-    start = engine._encode_hops[0].t
-    _, noise = engine._noise([0], engine.bundle.size)
-    x = engine._schedule.a(start) * latents + engine._schedule.sigma(start) * noise
+    _, noise = model.noise([0], model.size)
+    x = model.noised(latents, noise)
     embedded = torch.from_numpy(guidance_embedding([w], unet.guidance_channels)).to(runner.device)
 
     def step(k: int, hop: Any, x: torch.Tensor) -> torch.Tensor:
@@ -74,15 +74,16 @@ def _encoded(engine: Engine, item: Item, w: float) -> torch.Tensor:
         return hop.A * x + hop.B * unet(x, t, prompts.features, embedded).eps
 
     with torch.no_grad():
-        return run_trajectory(x, engine._encode_hops, step, None)
+        return run_trajectory(x, model.encode_hops, step, None)
 
 
 def _decoded(engine: Engine, item: Item, noised: torch.Tensor) -> np.ndarray:
-    prompts = engine._encoded([engine.tokenizer.encode(item.source)])
+    model = engine.model
+    prompts = model.encode_prompts([model.tokens(item.source)])
     inputs = DecodeInputs(
-        latents=noised, prompts=prompts, guidance=[[0.0] for _ in engine._decode_hops]
+        latents=noised, prompts=prompts, guidance=[[0.0] for _ in model.decode_hops]
     )
-    latents = engine.runner.decode(inputs, engine._decode_hops, None).latents
+    latents = engine.runner.decode(inputs, model.decode_hops, None).latents
     return np.asarray(engine.runner.host(engine.runner.to_pixels(latents)))[0]
 
 

@@ -68,10 +68,11 @@ Metric = Callable[[Item, Edited], dict[str, float | None]]
 def tiny(count: int, seed: int) -> list[Item]:
     """Freshly drawn scenes of the embedded model's world: colour, background and shape edits in
     turn."""
-    from training import world
+    from training.world.pairs import Pair, sample_pairs
+    from training.world.scenes import parse_caption
 
-    def item(i: int, pair: world.Pair) -> Item:
-        words = world.parse_caption(pair.target)
+    def item(i: int, pair: Pair) -> Item:
+        words = parse_caption(pair.target)
         return Item(
             f"{seed}-{i:04d}",
             pair.kind,
@@ -83,7 +84,7 @@ def tiny(count: int, seed: int) -> list[Item]:
             words,
         )
 
-    return [item(i, pair) for i, pair in enumerate(world.sample_pairs(count, seed))]
+    return [item(i, pair) for i, pair in enumerate(sample_pairs(count, seed))]
 
 
 def prompts(path: Path | None, count: int, seed: int) -> list[Item]:
@@ -100,10 +101,10 @@ def prompts(path: Path | None, count: int, seed: int) -> list[Item]:
         return [
             Item(f"{seed + i}", "prompt", text, text, None) for i, text in enumerate(texts[:count])
         ]
-    from training import world
+    from training.world.scenes import parse_caption, sample_scene
 
-    captions = [world.sample_scene(np.random.default_rng([seed, i])).caption for i in range(count)]
-    words = [world.parse_caption(caption) for caption in captions]
+    captions = [sample_scene(np.random.default_rng([seed, i])).caption for i in range(count)]
+    words = [parse_caption(caption) for caption in captions]
     return [
         Item(f"{seed + i}", "scene", caption, caption, None, words=words[i])
         for i, caption in enumerate(captions)
@@ -125,10 +126,10 @@ def judged() -> Metric:
     Of an edit: whether the word that was to change is right, and all the others. Of a generated
     scene: the share of right words, and each kind of word alone.
     """
-    from training import tiny_judge
-    from training.tiny_vae import to_pictures
+    from training.tiny.judge import read_judge
+    from training.tiny.vae import to_pictures
 
-    judge = tiny_judge.load()
+    judge = read_judge()
 
     def success(item: Item, made: Edited) -> dict[str, float | None]:
         seen = judge.words(to_pictures(np.array(made.edited[None])))[0]

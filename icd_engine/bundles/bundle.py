@@ -3,20 +3,23 @@ leaving halves."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from icd_engine.bundles.configs import Config, check_configs
+from icd_engine.bundles.configs import PartConfig, check_configs, train_steps
 from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
 from icd_engine.bundles.family import DIFFERENCE, FAMILIES, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
-from icd_engine.bundles.record import FORMAT, parse_record
+from icd_engine.bundles.record import FORMAT, check_times, parse_record
 from icd_engine.errors import BundleError, shown
 from icd_engine.settings import EditSettings
 
@@ -52,18 +55,21 @@ class Bundle:
     exported: Exported | None = field(default=None, repr=False)
 
     @property
-    def start_noise(self) -> bool:
-        """Whether noise is added before encoding.
-
-        False for forward models that start at t = 0 (Inverse-and-Edit).
-        """
-        return self.encode_times[0] > 0
-
-    @property
     def difference(self) -> Path | None:
-        """What makes the forward network of the reverse one (`lora.difference`), where both came of
-        LoRA files."""
+        """What makes the encode network of the decode one (`lora.difference`), where both came of LoRA
+        files."""
         return self.path / DIFFERENCE if DIFFERENCE in self.sha256 else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells models apart: the files of their parts, and the time steps of encoding.
+
+        Inversions made with one model do not fit another. What is beside the parts, a model card
+        say, is for people and does not count.
+        """
+        parts = {name: digest for name, digest in self.sha256.items() if "/" in name}
+        about = [parts, self.encode_times, self.encode_end]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def samples_posterior(self) -> bool:
@@ -77,13 +83,18 @@ class Bundle:
         pass is needed."""
         return self.configs["unet"].get("time_cond_proj_dim") is not None
 
-    def config(self, part: str) -> Config:
+    @property
+    def train_steps(self) -> int:
+        """How many time steps the model was trained on."""
+        return train_steps(self.configs["scheduler"])
+
+    def config(self, part: str) -> PartConfig:
         """The configuration of a part, as `Family.configs` names them; a field it lacks is a
         BundleError."""
         if part not in self.configs:
             raise BundleError(f"{self.path}: no part {part!r} (known: {', '.join(self.configs)})")
         file = f"{_folder(part, self.exported)}/{FAMILIES[self.family].configs[part]}"
-        return Config(self.configs[part], self.path / file)
+        return PartConfig(self.configs[part], self.path / file)
 
     def weights(self, part: str) -> Path:
         """The safetensors file of a network part, for `read_weights`."""
@@ -148,12 +159,13 @@ def _load(folder: Path, shown: Path) -> Bundle:
         family = read_family(folder)
         if values["family"] != family.name:
             raise BundleError(
-                f"icd.json: family is {values['family']!r}, but {MODEL_INDEX} says {family.name!r}"
+                f"icd.json: family is {values['family']!r}, but the folder's parts are {family.name!r}'s"
             )
         exported = read_manifest(folder)
         files = {part: f"{_folder(part, exported)}/{name}" for part, name in family.configs.items()}
         configs = {part: read_json(folder, name) for part, name in files.items()}
         check_configs(configs, files)
+        check_times(values, train_steps(configs["scheduler"]))
         _require_parts(folder, family, exported)
     except BundleError as error:
         raise BundleError(f"{shown}: {error}") from error

@@ -11,6 +11,7 @@ from icd_engine.errors import BundleError, shown
 MOST_CHANNELS = 2**15
 MOST_LEVELS = 8
 MOST_LAYERS = 128
+TRAIN_STEPS = 1000  # diffusers' num_train_timesteps where a scheduler does not say
 
 
 class Field(NamedTuple):
@@ -124,7 +125,7 @@ FIELDS: dict[str, dict[str, Field]] = {
 }
 
 
-class Config(dict[str, Any]):
+class PartConfig(dict[str, Any]):
     """The fields of a configuration.
 
     Asking for one that is not there is a BundleError naming the file.
@@ -136,6 +137,11 @@ class Config(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise BundleError(f"{self._where}: {name!r} is missing")
+
+
+def train_steps(scheduler: Mapping[str, Any]) -> int:
+    """How many time steps a scheduler's configuration has."""
+    return scheduler.get("num_train_timesteps", TRAIN_STEPS)
 
 
 def check_configs(configs: Mapping[str, Mapping[str, Any]], files: Mapping[str, str]) -> None:

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
+from icd_engine.bundles.configs import check_configs, train_steps
 from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
 from icd_engine.bundles.lora import LoraPair, difference, fuse, read_lora
-from icd_engine.bundles.sources import FORWARD_NAME, REVERSE_NAME, Sources, gathered
+from icd_engine.bundles.sources import Sources, gathered
 from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
+from icd_engine.bundles.times import CHAIN_A, choose_times
 from icd_engine.errors import BundleError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-CHAIN_A = (259, 519, 779, 999)
-START, END = 19, 999
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 # Names of the VAE's attention before diffusers 0.18, as in the published SD1.5 files.
@@ -76,8 +76,8 @@ def _convert(
     base = sources.base
     forward = sources.forward
     reverse = sources.reverse
-    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times)
-    family, unet_config, shapes = _read_base(base)
+    family, unet_config, shapes, steps = _read_base(base)
+    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times, steps - 1)
     teacher = teacher_file(sources.teacher)
     weights = read_teacher(teacher)
     unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
@@ -130,77 +130,38 @@ def is_whole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return path.suffix == ".safetensors" and path.is_file() and read_shapes(path) == dict(shapes)
 
 
-def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]]]:
-    """(family, UNet configuration, UNet weight shapes) of a diffusers folder with every part in
-    place."""
+def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]], int]:
+    """(family, UNet configuration, UNet weight shapes, time steps of its schedule) of a diffusers
+    folder with every part in place."""
     try:
         family = read_family(base)
         for files in (family.configs, family.weights):
             for part, name in files.items():
                 if part != "unet_forward":
                     require_file(base, f"{part}/{name}")
-        prediction = read_json(base, "scheduler/scheduler_config.json").get(
-            "prediction_type", "epsilon"
-        )
+        scheduler = read_json(base, "scheduler/scheduler_config.json")
+        prediction = scheduler.get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise BundleError(
                 f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported"
             )
+        _check_base(base, family)
         return (
             family,
             read_json(base, "unet/config.json"),
             read_shapes(base / "unet" / family.weights["unet"]),
+            train_steps(scheduler),
         )
     except BundleError as error:
         raise BundleError(f"{base}: {error}") from error
 
 
-def choose_times(
-    forward: Path,
-    reverse: Path,
-    encode_times: Sequence[int] | None,
-    decode_times: Sequence[int] | None,
-) -> tuple[list[int], list[int], list[str]]:
-    """(encode times, decode times, notes on what was assumed).
-
-    Raises BundleError where names and arguments differ.
-    """
-    encode = _agreed(forward, "forward", FORWARD_NAME, REVERSE_NAME, encode_times)
-    decode = _agreed(reverse, "reverse", REVERSE_NAME, FORWARD_NAME, decode_times)
-    notes: list[str] = []
-    if decode is None:
-        decode = [*CHAIN_A] if encode is None else [*encode[1:], END]
-        notes.append(
-            f"decode times assumed: {decode}, "
-            + ("chain A" if encode is None else "from the encode times")
-        )
-    if encode is None:
-        encode = [START, *decode[:-1]]
-        notes.append(f"encode times assumed: {encode}, from the decode times")
-    for name, times in (("encode", encode), ("decode", decode)):
-        if not times or sorted(set(times)) != times or times[0] < 0:
-            raise BundleError(f"{name} times must ascend, not {times}")
-    if encode[-1] >= decode[-1]:
-        raise BundleError(
-            f"encode times {encode} must end below {decode[-1]}, where decoding starts"
-        )
-    return encode, decode, notes
-
-
-def _agreed(
-    path: Path, role: str, own: re.Pattern[str], other: re.Pattern[str], given: Sequence[int] | None
-) -> list[int] | None:
-    match = own.search(path.stem)
-    if match is None and other.search(path.stem):
-        raise BundleError(
-            f"{path.name} is given as the {role} model, but its name has the other one's time steps"
-        )
-    named = [int(t) for t in re.split("[_-]", match[0])] if match else None
-    if named and role == "forward" and named[-1] == END:
-        named = named[:-1]
-    if named and given is not None and named != list(given):
-        raise BundleError(f"{path.name} says time steps {named}, but {list(given)} were asked for")
-    return named or (None if given is None else list(given))
+def _check_base(base: Path, family: Family) -> None:
+    """Raises BundleError where the configurations do not fit each other, before anything is
+    written."""
+    files = {part: f"{part}/{name}" for part, name in family.configs.items()}
+    files["unet_forward"] = files["unet"]  # a base has one network, which becomes both
+    check_configs({part: read_json(base, name) for part, name in files.items()}, files)
 
 
 def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, Any]:
@@ -284,15 +245,20 @@ def _new_vae_key(key: str) -> str:
 
 
 def _model_index(base: Path, family: Family) -> dict[str, Any]:
-    """The base's, without the parts a bundle has not (safety checker), so that stock diffusers
-    loads the bundle."""
+    """The base's, without the parts a bundle has not (safety checker) and for the family's own
+    pipeline, so that stock diffusers loads the bundle."""
     index = read_json(base, MODEL_INDEX)
     missing = {
         key: [None, None]
         for key, value in index.items()
         if isinstance(value, list) and key not in family.configs
     }
-    return {**index, **missing, "requires_safety_checker": False}
+    return {
+        **index,
+        **missing,
+        "_class_name": family.pipeline,
+        "requires_safety_checker": False,
+    }
 
 
 def _tokenizer(base: Path, part: str) -> Iterator[tuple[str, Any]]:

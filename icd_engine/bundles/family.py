@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icd_engine.bundles.files import read_json
-from icd_engine.errors import BundleError
+from icd_engine.errors import BundleError, shown
 
 MODEL_INDEX = "model_index.json"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
-DIFFERENCE = "unet_forward/difference.safetensors"  # from the reverse network, see lora.difference
+TEXT_TIME = "text_time"  # what SDXL's UNet adds to its time step
+DIFFERENCE = "unet_forward/difference.safetensors"  # from the decode network, see lora.difference
 
 
 @dataclass(frozen=True)
 class Family:
     """A family of models as the reference treats it.
 
-    pipeline: diffusers' class, by which a folder is known. text_encoders: how many.
+    pipeline: diffusers' class for such a model; has_safety_checker: whether that class asks for one,
+    and for its feature extractor, which nothing here uses. text_encoders: how many.
     samples_posterior: whether pictures become a sample of the VAE's posterior instead of its mean.
     rounds_lora: whether LoRA factors are rounded to fp16 before they are fused. guidance_scale: the
     reference's default w.
@@ -25,6 +27,7 @@ class Family:
 
     name: str
     pipeline: str
+    has_safety_checker: bool
     text_encoders: int
     samples_posterior: bool
     rounds_lora: bool
@@ -60,7 +63,8 @@ FAMILIES = {
         Family(
             "sd15",
             "StableDiffusionPipeline",
-            1,
+            has_safety_checker=True,
+            text_encoders=1,
             samples_posterior=False,
             rounds_lora=True,
             guidance_scale=19.0,
@@ -68,7 +72,8 @@ FAMILIES = {
         Family(
             "sdxl",
             "StableDiffusionXLPipeline",
-            2,
+            has_safety_checker=False,
+            text_encoders=2,
             samples_posterior=True,
             rounds_lora=False,
             guidance_scale=7.0,
@@ -78,13 +83,22 @@ FAMILIES = {
 
 
 def read_family(folder: Path) -> Family:
-    """The family by `_class_name` of model_index.json.
+    """The family by what the parts are, whichever pipeline the folder was saved from: SDXL's UNet
+    takes further conditions ("text_time"), beside a second text encoder.
 
-    Raises BundleError for one that is not supported.
+    Raises BundleError for what is neither family.
     """
     name = read_json(folder, MODEL_INDEX).get("_class_name")
-    for family in FAMILIES.values():
-        if family.pipeline == name:
-            return family
-    known = ", ".join(family.pipeline for family in FAMILIES.values())
-    raise BundleError(f"{MODEL_INDEX}: {name!r} is not supported (only {known})")
+    known = [family.pipeline for family in FAMILIES.values()]
+    if name not in known and not (folder / "unet").is_dir():
+        raise BundleError(
+            f"{MODEL_INDEX}: {shown(name)} has no unet: only Stable Diffusion 1.5 and XL are supported"
+        )
+    conditions = read_json(folder, "unet/config.json").get("addition_embed_type")
+    if conditions not in (None, TEXT_TIME):
+        raise BundleError(
+            f"unet/config.json: addition_embed_type {shown(conditions)} is not supported "
+            f"(only {TEXT_TIME!r}, or none)"
+        )
+    is_xl = conditions == TEXT_TIME or (folder / "text_encoder_2").is_dir()
+    return FAMILIES["sdxl" if is_xl else "sd15"]

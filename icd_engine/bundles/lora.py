@@ -127,10 +127,10 @@ def _rounded(path: Path, key: str, tensor: Tensor) -> Tensor:
 
 
 def difference(
-    reverse: Mapping[str, LoraPair], forward: Mapping[str, LoraPair], dtype: torch.dtype
+    decode: Mapping[str, LoraPair], encode: Mapping[str, LoraPair], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """What makes the forward network of the reverse one: W_forward = W_reverse + up @ down for
-    every module of either.
+    """What makes the encode network of the decode one: W_encode = W_decode + up @ down for every
+    module of either.
 
     `<module>.down` [R, in, (k, k)] and `<module>.up` [out, R, (1, 1)], scales in `up`, R the sum of
     both ranks.
@@ -138,11 +138,9 @@ def difference(
     import torch
 
     found = {}
-    for module in dict.fromkeys((*reverse, *forward)):
+    for module in dict.fromkeys((*decode, *encode)):
         pairs = [
-            (lora[module], sign)
-            for lora, sign in ((forward, 1.0), (reverse, -1.0))
-            if module in lora
+            (lora[module], sign) for lora, sign in ((encode, 1.0), (decode, -1.0)) if module in lora
         ]
         found[f"{module}.down"] = torch.cat([pair.down for pair, _ in pairs]).to(dtype)
         found[f"{module}.up"] = torch.cat(

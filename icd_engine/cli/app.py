@@ -11,11 +11,12 @@ import typer
 from icd_engine import __version__
 from icd_engine.cli.batch import batch
 from icd_engine.cli.bench import bench
+from icd_engine.cli.child import PASSED_ON
 from icd_engine.cli.convert import convert
 from icd_engine.cli.doctor import doctor
 from icd_engine.cli.edit import edit
 from icd_engine.cli.eval import evaluate
-from icd_engine.cli.export import SETTINGS, export
+from icd_engine.cli.export import export
 from icd_engine.cli.generate import generate
 from icd_engine.cli.invert import invert
 from icd_engine.cli.options import UsageError
@@ -30,10 +31,10 @@ INTERRUPTED = 130
 
 # Plain help: boxes would cut option names short in narrow terminals.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (edit, generate, invert, batch, serve, ui, convert, doctor, bench):
+for command in (edit, generate, invert, batch, serve, ui, convert, doctor):
     app.command()(command)
-app.command("eval")(evaluate)
-app.command(context_settings=SETTINGS)(export)
+for name, command in (("bench", bench), ("eval", evaluate), ("export", export)):
+    app.command(name, context_settings=PASSED_ON)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,38 +6,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import icd_engine
 from icd_engine.cli.terminal import print_error
 
 BAD_INPUT = 1
+# typer's settings of a command whose arguments, --help too, are the child's
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 ROOT = Path(icd_engine.__file__).resolve().parents[1]
 
 
-def run_from_checkout(
-    module: str,
-    what: str,
-    first: Sequence[str],
-    options: Mapping[str, object],
-    flags: Mapping[str, bool],
-) -> int:
+def run_from_checkout(module: str, what: str, arguments: Sequence[str]) -> int:
     """A program of the repository that is no part of the package: its exit code, 1 with an error
     where it is not here.
 
-    what: the program's name for people. options that are None and flags that are False are left
-    out.
+    what: the program's name for people.
     """
     if not ROOT.joinpath(*module.split("."), "__main__.py").is_file():
         print_error(
             f"{what} run from a checkout of the repository (pip install --editable .): none is here"
         )
         return BAD_INPUT
-    given = [
-        text for name, value in options.items() if value is not None for text in (name, str(value))
-    ]
-    return run_module(module, [*first, *given, *(flag for flag, wanted in flags.items() if wanted)])
+    return run_module(module, arguments)
 
 
 def run_module(module: str, arguments: Sequence[str]) -> int:

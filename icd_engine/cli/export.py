@@ -6,8 +6,6 @@ import typer
 
 from icd_engine.cli.child import run_module
 
-SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
 
 def export(context: typer.Context) -> None:
     """Write a model as ONNX graphs that edit pictures without torch."""

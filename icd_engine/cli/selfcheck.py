@@ -13,6 +13,7 @@ from PIL import Image
 from icd_engine.bundles.demo import PICTURE, Demo, read_demo
 from icd_engine.cli.terminal import open_engine
 from icd_engine.errors import ImageError, RunnerError
+from icd_engine.images import psnr
 from icd_engine.placement import PLAIN
 
 if TYPE_CHECKING:
@@ -53,9 +54,3 @@ def _demo(engine: Engine) -> Demo:
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     pixels = np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)
     return Demo(Image.fromarray(pixels), "a photo of a cat", "a photo of a dog", {})
-
-
-def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two RGB pictures of one size, dB."""
-    difference = np.asarray(one, dtype=np.float64) - np.asarray(other)
-    return float(10 * np.log10(255**2 / max(np.square(difference).mean(), 1e-9)))

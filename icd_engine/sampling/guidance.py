@@ -4,22 +4,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from icd_engine.errors import SettingsError
-
-TRAINING_STEPS = 1000
+from icd_engine.sampling.schedule import STEPS
 
 
 def dynamic_guidance(
-    t: int, guidance_scale: float, tau: float | tuple[float, float], tau_low: float = 0.0
+    t: int,
+    guidance_scale: float,
+    tau: float | tuple[float, float],
+    tau_low: float = 0.0,
+    steps: int = STEPS,
 ) -> float:
     """w(t): the full scale up to tau1, 0 from tau2 on, linear in between; one tau is a step
     function.
 
-    Works on t/1000 and tests tau1 first, so at tau1 = tau2 = t/1000 guidance is on. Interval form
+    Works on t / steps, `steps` those of the schedule, and tests tau1 first, so at tau1 = tau2 =
+    t / steps guidance is on. Interval form
     (figure 2 of the paper): off below tau_low as well. `guidance_scale` is w in code notation, 0 =
     unguided.
     """
     tau1, tau2 = tau if isinstance(tau, (tuple, list)) else (tau, tau)
-    share = t / TRAINING_STEPS
+    share = t / steps
     if share < tau_low:
         return 0.0
     if share <= tau1:

@@ -1,14 +1,23 @@
 """Noise schedule and hops: every network call becomes x_s = A x_t + B eps with two numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
-from icd_engine.errors import SettingsError
+from icd_engine.errors import SettingsError, shown
+
+STEPS = 1000  # of Stable Diffusion, where a scheduler's configuration does not say how many
+CHAIN = (
+    19,
+    259,
+    519,
+    779,
+)  # the published chain A: encoding ends and decoding starts at the last step
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class NoiseSchedule:
 
     @classmethod
     def scaled_linear(
-        cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000
+        cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = STEPS
     ) -> "NoiseSchedule":
         """The schedule of Stable Diffusion: sqrt(beta) rises linearly over `steps` time steps.
 
@@ -50,6 +59,26 @@ class NoiseSchedule:
         )
         products = np.cumprod(np.float32(1) - roots**2, dtype=np.float64)
         return cls(tuple(products.astype(np.float32).tolist()))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
+        """The schedule of a diffusers scheduler_config.json.
+
+        SettingsError unless it is a scaled linear one.
+        """
+        kind = config.get("beta_schedule")
+        if kind != "scaled_linear":
+            raise SettingsError(f"beta_schedule {shown(kind)} is not supported")
+        steps = config.get("num_train_timesteps", STEPS)
+        try:
+            return cls.scaled_linear(config["beta_start"], config["beta_end"], steps)
+        except (KeyError, TypeError, SettingsError) as error:
+            raise SettingsError(f"no schedule can be made of it: {error}") from None
+
+    @property
+    def steps(self) -> int:
+        """How many time steps there are: 0 to steps - 1."""
+        return len(self.alphas_cumprod)
 
     def a(self, t: int) -> float:
         """a_t = sqrt(alphas_cumprod[t]), the share of the picture at time step t.
@@ -76,31 +105,26 @@ class NoiseSchedule:
         A = a_s / self.a(t)
         return Hop(int(t), int(s), A, sigma_s - A * self.sigma(t))
 
-    def encode_hops(
-        self, times: Sequence[int] = (19, 259, 519, 779), end: int = 999
-    ) -> tuple[Hop, ...]:
-        """Upward hops times[0] -> times[1] -> ... -> end.
+    def encode_hops(self, times: Sequence[int] = CHAIN, end: int | None = None) -> tuple[Hop, ...]:
+        """Upward hops times[0] -> times[1] -> ... -> end; None is the last step.
 
         SettingsError if the steps do not rise.
         """
-        return tuple(self.hop(t, s) for t, s in pairwise(_rising((*times, end))))
+        last = self.steps - 1 if end is None else end
+        return tuple(self.hop(t, s) for t, s in pairwise(_rising((*times, last))))
 
-    def decode_hops(self, times: Sequence[int] = (259, 519, 779, 999)) -> tuple[Hop, ...]:
-        """Downward hops times[-1] -> ... -> times[0] -> 0; `times` rise here too.
+    def decode_hops(self, times: Sequence[int] | None = None) -> tuple[Hop, ...]:
+        """Downward hops times[-1] -> ... -> times[0] -> 0; `times` rise here too. None is the
+        published chain from the last step.
 
-        SettingsError if they do not.
+        SettingsError if they do not rise.
         """
+        times = (*CHAIN[1:], self.steps - 1) if times is None else times
         return tuple(self.hop(t, s) for s, t in reversed(list(pairwise(_rising((0, *times))))))
 
     def _known(self, t: int) -> int:
-        if (
-            isinstance(t, bool)
-            or not isinstance(t, Integral)
-            or not 0 <= t < len(self.alphas_cumprod)
-        ):
-            raise SettingsError(
-                f"time step {t!r} is not a whole number in 0..{len(self.alphas_cumprod) - 1}"
-            )
+        if isinstance(t, bool) or not isinstance(t, Integral) or not 0 <= t < self.steps:
+            raise SettingsError(f"time step {t!r} is not a whole number in 0..{self.steps - 1}")
         return int(t)
 
 

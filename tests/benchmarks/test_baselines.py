@@ -80,7 +80,7 @@ def test_the_compiled_way_equals_the_engine_without_control(subject, case, monke
 
 def test_the_reference_runs_twice_the_rows_and_decodes_three_pictures(reference, case, monkeypatch):
     rows: list[int] = []
-    for unet in (reference.forward, reference.reverse):
+    for unet in (reference.encode_unet, reference.decode_unet):
         unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     pictures: list[int] = []
     decode = reference.vae.decode

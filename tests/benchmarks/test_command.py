@@ -92,9 +92,29 @@ def test_outside_the_repository_it_says_so(tmp_path, monkeypatch, capsys, comman
     )
 
 
-def test_help_has_an_example(capsys):
+def test_help_has_an_example_and_every_option(capfd):
     assert main(["bench", "--help"]) == 0
-    assert "icd bench edit --model tiny --baseline reference --json" in capsys.readouterr().out
+    out = capfd.readouterr().out
+    assert "icd bench edit --model tiny --baseline reference --json" in out
+    assert "--architecture NAME" in out and "--record" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["bench"], "required: what"),
+        (["bench", "edit", "--repeats", "0"], "--repeats: '0' is not a whole number above 0"),
+        (["bench", "edit", "--colour"], "unrecognized arguments: --colour"),
+        (["eval", "--suite", "attic"], "--suite: invalid choice: 'attic'"),
+        (["eval", "--count", "x"], "--count: 'x' is not a whole number above 0"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_one_line(capfd, command, message):
+    assert main(command) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("benchmarks: error: ") and err.count("\n") == 1
+    assert message in err
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from training.networks import Students
 def test_a_stage_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("ICD_BENCHMARK_CACHE", str(tmp_path))
     latents, guidance = [], []
-    for row in distil.run(architecture="small", repeats=1, only="guidance"):
+    for row in distil.measure_stages(architecture="small", repeats=1, only="guidance"):
         (latents if row["stage"] == "latents" else guidance).append(row)
     assert not latents and len(guidance) == 1
     assert guidance[0]["step_s"] > 0 and guidance[0]["peak_memory_mib"] > 100
@@ -48,4 +48,4 @@ def test_counted_work_is_torchs_own(stage):
 def test_unknown_names_are_refused():
     for names in ({"architecture": "sd3"}, {"architecture": "small", "only": "sleep"}):
         with pytest.raises(Refused):
-            next(iter(distil.run(**names)))
+            next(iter(distil.measure_stages(**names)))

@@ -37,7 +37,7 @@ def options(bundle, dtype="float32") -> dict:
 
 
 def test_whole_edits(ready, small_bundle):
-    result = exports.run_edit(
+    result = exports.measure_onnx(
         model=str(small_bundle), device="cpu", runner="eager", repeats=1, warmup=0
     )
     assert result["provider"] == "cpu" and result["opset"] == 20 and result["graphs"] == 8
@@ -49,7 +49,7 @@ def test_whole_edits(ready, small_bundle):
 
 
 def test_one_hop_of_each(ready, small_bundle):
-    result = exports.run_export(**options(small_bundle))
+    result = exports.measure_export(**options(small_bundle))
     for hop in ("encode_hop", "decode_hop"):
         assert result[f"{hop}_ms"] > 0 and 0 < result[f"{hop}_error"] < 1e-3
     assert result["peak_memory_mib"] > 0
@@ -58,11 +58,13 @@ def test_one_hop_of_each(ready, small_bundle):
 def test_what_differs_is_refused(ready, small_bundle, monkeypatch):
     monkeypatch.setattr(exports, "EXACT", 1e-9)
     with pytest.raises(Refused, match="onnxruntime's edit is off by"):
-        exports.run_edit(model=str(small_bundle), device="cpu", runner="eager", repeats=1, warmup=0)
+        exports.measure_onnx(
+            model=str(small_bundle), device="cpu", runner="eager", repeats=1, warmup=0
+        )
     with pytest.raises(Refused, match="encode_hop is off by"):
-        exports.run_export(**options(small_bundle))
+        exports.measure_export(**options(small_bundle))
 
 
 def test_bfloat16_is_no_export(small_bundle):
     with pytest.raises(RunnerError, match="float32 or float16"):
-        exports.run_export(**options(small_bundle, dtype="bfloat16"))
+        exports.measure_export(**options(small_bundle, dtype="bfloat16"))

@@ -47,7 +47,7 @@ def test_the_others_are_timed_and_the_run_fails(monkeypatch, capsys):
         CASES[0], make=lambda shapes: replace(CASES[0].make(shapes), op=lambda x, *_: x + 1)
     )
     monkeypatch.setattr(ops, "CASES", [wrong, CASES[1]])
-    run = ops.run(device="cpu", quick=True, repeats=1, compiled=False)
+    run = ops.measure_ops(device="cpu", quick=True, repeats=1, compiled=False)
     assert next(run)["shape"].startswith("2x4x64x64 guided")
     with pytest.raises(Refused, match="1 of 2 are wrong: boundary_step 2x4x64x64"):
         next(run)
@@ -55,7 +55,9 @@ def test_the_others_are_timed_and_the_run_fails(monkeypatch, capsys):
 
 
 def test_results_hold_counts_and_shares():
-    results = list(ops.run(only="layer_norm", device="cpu", quick=True, repeats=2, compiled=False))
+    results = list(
+        ops.measure_ops(only="layer_norm", device="cpu", quick=True, repeats=2, compiled=False)
+    )
     assert len(results) == 2
     # x, residual, sum and norm of [2, 64, 320] in 4 bytes, weight and bias of 320.
     assert results[0]["bytes"] == 4 * (4 * 2 * 64 * 320 + 2 * 320)
@@ -68,4 +70,4 @@ def test_results_hold_counts_and_shares():
 
 def test_an_unknown_operation_is_named():
     with pytest.raises(Refused, match=r"no operation 'gelu'.*geglu"):
-        list(ops.run(only="gelu"))
+        list(ops.measure_ops(only="gelu"))

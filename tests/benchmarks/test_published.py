@@ -9,7 +9,9 @@ from benchmarks import published
 def test_every_step_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("ICD_BENCHMARK_CACHE", str(tmp_path))
     torch.set_num_threads(1)
-    results = list(published.run(architecture="small-xl", device="cpu", dtype="float32"))
+    results = list(
+        published.measure_published(architecture="small-xl", device="cpu", dtype="float32")
+    )
     assert [result["mode"] for result in results] == ["convert", *list(published.MODES)[:3]]
     assert results[0]["family"] == "sdxl" and results[0]["disk_mib"]["bundle"] > 0
     for result in results[1:]:

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.workload import further_cases, make_cases, without_control
-from training.tiny_text import vocabulary
+from training.tiny.text import vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ is the same hop."""
 import pytest
 import torch
 
-from export.graphs import Graph, hop_graphs, loop_graphs, pair_graph, standard_graphs
-from export.networks import Networks
+from export.graphs import GraphSpec, hop_graphs, loop_graphs, pair_graph, standard_graphs
+from export.networks import ExportNetworks
 from icd_engine.bundles.bundle import read_bundle
 
 NAMES = ["text_encoder", "vae_encoder", "vae_decoder", "unet_forward", "unet"]
@@ -13,8 +13,8 @@ NAMES += ["encode_hop", "decode_hop", "further_hop", "encode", "decode", "decode
 
 
 @pytest.fixture(scope="module")
-def graphs(small_bundle) -> dict[str, Graph]:
-    networks = Networks.load(read_bundle(small_bundle), "fp32")
+def graphs(small_bundle) -> dict[str, GraphSpec]:
+    networks = ExportNetworks.load(read_bundle(small_bundle), "fp32")
     made = (
         standard_graphs(networks)
         + hop_graphs(networks)
@@ -39,7 +39,7 @@ def test_outputs_have_the_promised_axes(graphs, name):
 
 
 def test_half_precision_keeps_latents_and_vae_in_float32(small_bundle):
-    networks = Networks.load(read_bundle(small_bundle), "fp16")
+    networks = ExportNetworks.load(read_bundle(small_bundle), "fp16")
     decode = hop_graphs(networks)[1]
     out = decode.run(decode.example(decode.sizes[0]))
     assert out["next_latents"].dtype == out["next_word_maps"].dtype == torch.float32
@@ -47,7 +47,7 @@ def test_half_precision_keeps_latents_and_vae_in_float32(small_bundle):
     assert networks.vae.decoder.conv_in.weight.dtype == torch.float32
 
 
-def at(inputs: dict, k: int, like: Graph) -> dict:
+def at(inputs: dict, k: int, like: GraphSpec) -> dict:
     """The inputs of hop k of a loop."""
     return {
         name: inputs[name][k] if inputs[name].ndim > len(port.axes) else inputs[name]

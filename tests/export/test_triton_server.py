@@ -2,7 +2,7 @@
 
 import torch
 
-from export.graphs import Graph
+from export.graphs import GraphSpec
 from export.ports import Port
 from export.triton_server import MOST_QUEUED, config
 
@@ -10,8 +10,8 @@ ROWS = {"latents": Port(("rows", 4, "height", "width")), "hop_a": Port(("rows",)
 EDIT = {"share_self": Port(("targets",), torch.bool), "timestep": Port(("rows",), torch.int64)}
 
 
-def graph(inputs: dict, outputs: dict | None = None) -> Graph:
-    return Graph(
+def graph(inputs: dict, outputs: dict | None = None) -> GraphSpec:
+    return GraphSpec(
         "hop",
         "models/hop/1/model.onnx",
         torch.nn.Identity(),

@@ -682,7 +682,7 @@ def test_doctor_wants_no_torch_for_an_exported_folder(exported, sound, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["edit", "generate", "invert", "batch", "serve", "ui", "convert", "doctor", "bench", "eval"],
+    ["edit", "generate", "invert", "batch", "serve", "ui", "convert", "doctor"],
 )
 def test_every_command_has_help_with_an_example(name, capsys):
     assert main([name, "--help"]) == 0
@@ -692,6 +692,14 @@ def test_every_command_has_help_with_an_example(name, capsys):
         and "Example:" in out
         and f"icd {name} " in out.split("Example:")[1]
     )
+
+
+@pytest.mark.parametrize("name", ["bench", "eval", "export"])
+def test_programs_of_their_own_have_help_with_an_example(name, capfd):
+    """In a child process."""
+    assert main([name, "--help"]) == 0
+    out = capfd.readouterr().out
+    assert f"sage: icd {name}" in out and f"icd {name} " in out.split("Example:")[1]
 
 
 def test_icd_alone_is_help(capsys):

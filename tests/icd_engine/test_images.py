@@ -17,7 +17,7 @@ from PIL import Image
 
 from icd_engine import images
 from icd_engine.errors import ImageError
-from icd_engine.images import load_image, load_mask, to_model_range, to_pil
+from icd_engine.images import load_image, load_mask, psnr, to_model_range, to_pil
 
 FORMATS = ["PNG", "JPEG", "WEBP"]
 
@@ -559,3 +559,18 @@ def test_an_enlarged_mask_is_bilinear_and_within_range(mask: np.ndarray):
 def test_masks_that_are_refused(value, text: str):
     with pytest.raises(ImageError, match=text):
         load_mask(value, (4, 4))
+
+
+def test_psnr_of_a_known_error():
+    a = np.zeros((4, 4, 3), np.uint8)
+    b = np.full_like(a, 51)  # a fifth of the range: 10 log10 25
+    assert psnr(a, b) == pytest.approx(13.9794, abs=1e-4)
+
+
+def test_psnr_looks_only_where_told():
+    a, b = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)
+    b[0] = 255
+    where = np.zeros((4, 4), bool)
+    where[0] = True
+    assert psnr(a, b, where) == pytest.approx(0.0, abs=1e-9)
+    assert psnr(a, b, ~where) > 100

@@ -22,7 +22,8 @@ from icd_engine.errors import BundleError, ImageError, RunnerError
 from icd_engine.networks.difference import share_weights
 from icd_engine.runners.compiled import can_compile
 from icd_engine.runners.memory import Residence, in_tiles, tile_starts, wants_tiles
-from training import world
+from training.world.drawing import draw
+from training.world.scenes import sample_scene
 
 DATA = Path(__file__).parents[1] / "data" / "golden"
 SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
@@ -202,7 +203,7 @@ def test_when_tiles_are_used(size, tiling, expected):
 
 def test_a_trained_vae_keeps_large_pictures_as_well_in_tiles():
     """Better, if anything: each tile is of the size that its norms have seen."""
-    scenes = [world.draw(world.sample_scene(np.random.default_rng(seed))) for seed in range(6)]
+    scenes = [draw(sample_scene(np.random.default_rng(seed))) for seed in range(6)]
     pixels = torch.from_numpy(
         np.concatenate([np.concatenate(scenes[i : i + 3], axis=1) for i in (0, 3)])
     )[None]

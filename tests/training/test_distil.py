@@ -12,20 +12,11 @@ from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.schedule import NoiseSchedule
 from training import losses
-from training.distil import (
-    Chain,
-    Guidance,
-    Preservation,
-    Sample,
-    cycle_loss,
-    decode,
-    encode,
-    guidance_loss,
-    icd_loss,
-    joined,
-    some,
-)
-from training.loop import Recipe, fit
+from training.batches import Sample, joined, some
+from training.choices import Chain, Guidance, Preservation
+from training.distil import cycle_loss, decode, encode, guidance_loss, icd_loss
+from training.loop import fit
+from training.recipe import Recipe
 
 ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 SCALES = (0.0, 7.0, 11.0)
@@ -313,14 +304,14 @@ def test_one_optimiser_step_of_the_loop(tmp_path):
 
 def test_encode_and_decode_are_the_engines_hops():
     """Exact inverses of one another where eps is constant, and dynamic guidance hop by hop."""
-    toy, chain = Toy(), Chain()
+    toy, schedule, chain = Toy(), NoiseSchedule.scaled_linear(), Chain()
     x, prompt = (
         torch.ones(1, 2, 3, 3, dtype=torch.float64),
         PromptFeatures(torch.ones(1, dtype=torch.float64)),
     )
     w = [dynamic_guidance(t, 7.0, 0.8) for t in reversed(chain.decode_times)]
-    noise = encode(toy, chain, x, prompt)
-    decode(toy, chain, noise, prompt, w)
+    noise = encode(toy, schedule, chain, x, prompt)
+    decode(toy, schedule, chain, noise, prompt, w)
     assert [call.t[0] for call in toy.calls] == [19, 259, 519, 779, 999, 779, 519, 259]
     assert [call.w[0] for call in toy.calls] == [0, 0, 0, 0, 0, 7.0, 7.0, 7.0]
 

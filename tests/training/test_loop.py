@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from icd_engine.errors import SettingsError
-from training.loop import Part, Recipe, fit, trained
+from training.checkpoint import trained
+from training.loop import fit
+from training.recipe import Part, Recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPE = Recipe(samples=80, batch=4, lr=0.1, warmup=3, ema=0.9, weight_decay=0.01)

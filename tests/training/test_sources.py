@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from icd_engine.errors import ImageError, SettingsError
-from training import world
 from training.sources import open_source, square
+from training.world.scenes import parse_caption
 
 
 def picture(shade: int, size=(20, 12)) -> Image.Image:
@@ -79,7 +79,7 @@ def test_the_world_is_the_same_every_time_and_not_the_evaluations():
     one, two = (list(open_source("world:5")) for _ in range(2))
     assert [row.caption for row in one] == [row.caption for row in two]
     assert all(np.array_equal(a.read(), b.read()) for a, b in zip(one, two, strict=True))
-    assert world.parse_caption(one[0].caption)
+    assert parse_caption(one[0].caption)
     assert np.asarray(one[0].read()).shape == (128, 128, 3)
 
 

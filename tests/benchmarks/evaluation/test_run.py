@@ -13,7 +13,8 @@ from benchmarks.evaluation import __main__ as command
 from benchmarks.evaluation import page
 from benchmarks.evaluation.features import FIGURES
 from benchmarks.evaluation.lpips import BACKBONES
-from benchmarks.evaluation.run import ROWS, generated, read_rows, run, summary
+from benchmarks.evaluation.options import parser
+from benchmarks.evaluation.run import ROWS, evaluate, generated, read_rows, summary
 from benchmarks.evaluation.suites import Edited, Item
 from icd_engine.engine import Engine
 
@@ -39,7 +40,7 @@ def inverting(calls: list[str]):
 
 def test_rows_and_their_means(tmp_path):
     calls: list[str] = []
-    rows = run(
+    rows = evaluate(
         items(), {"m": inverting(calls)}, tmp_path, [lambda item, made: {"edit_success": 1.0}]
     )
     table = summary(rows)["m"]
@@ -53,10 +54,10 @@ def test_rows_and_their_means(tmp_path):
 
 def test_an_interrupted_run_goes_on(tmp_path):
     calls: list[str] = []
-    run(items(2), {"m": inverting(calls)}, tmp_path)
+    evaluate(items(2), {"m": inverting(calls)}, tmp_path)
     with (tmp_path / ROWS).open("a") as file:
         file.write('{"method": "m", "item": "i')  # cut while it was written
-    rows = run(items(3), {"m": inverting(calls)}, tmp_path)
+    rows = evaluate(items(3), {"m": inverting(calls)}, tmp_path)
     assert calls == ["i0", "i1", "i2"] and [row["item"] for row in rows] == ["i0", "i1", "i2"]
     assert len(read_rows(tmp_path)) == 3
 
@@ -66,26 +67,26 @@ def test_rows_of_another_run_neither_count_nor_go(tmp_path):
     pictures."""
     calls: list[str] = []
     method = {"m": inverting(calls)}
-    first = run(items(1), method, tmp_path, about="w 4")
-    assert len(run(items(1), method, tmp_path, about="w 0")) == 1 and calls == ["i0", "i0"]
+    first = evaluate(items(1), method, tmp_path, about="w 4")
+    assert len(evaluate(items(1), method, tmp_path, about="w 0")) == 1 and calls == ["i0", "i0"]
     other = Item("i0", "color", "a", "another b", lambda: PICTURE)
-    assert len(run([other], method, tmp_path, about="w 4")) == 1 and calls == ["i0"] * 3
-    assert run(items(1), method, tmp_path, about="w 4") == first and calls == ["i0"] * 3
+    assert len(evaluate([other], method, tmp_path, about="w 4")) == 1 and calls == ["i0"] * 3
+    assert evaluate(items(1), method, tmp_path, about="w 4") == first and calls == ["i0"] * 3
     assert (
         len(read_rows(tmp_path)) == 3 and len({row["picture"] for row in read_rows(tmp_path)}) == 3
     )
 
 
 def test_the_table_is_of_the_items_asked_for_and_of_every_method_so_far(tmp_path):
-    run(items(3), {"one": inverting([])}, tmp_path)
-    table = summary(run(items(2), {"two": inverting([])}, tmp_path))
+    evaluate(items(3), {"one": inverting([])}, tmp_path)
+    table = summary(evaluate(items(2), {"two": inverting([])}, tmp_path))
     assert {name: row["items"] for name, row in table.items()} == {"one": 2, "two": 2}
 
 
 def test_an_edit_of_everything_has_no_background_and_still_counts(tmp_path):
     """PIE-Bench masks whole pictures where the style is to change."""
     everything = Item("i0", "change style", "a", "b", lambda: PICTURE, mask=np.ones((16, 16), bool))
-    row = summary(run([everything], {"m": inverting([])}, tmp_path))["m"]
+    row = summary(evaluate([everything], {"m": inverting([])}, tmp_path))["m"]
     assert (row["items"], row["skipped"]) == (1, 0) and row["inversion_psnr"] == pytest.approx(90)
     assert [row[f"background_{name}"] for name in ("psnr", "ssim", "mse")] == [None] * 3
 
@@ -100,7 +101,7 @@ def test_rows_with_nan_are_left_out_and_counted():
 
 
 def test_the_page_is_one_file(tmp_path):
-    rows = run(items(), {"icd": inverting([]), "other <x>": inverting([])}, tmp_path)
+    rows = evaluate(items(), {"icd": inverting([]), "other <x>": inverting([])}, tmp_path)
     for row in rows[::2]:
         row["seconds"] = 0.1
     pictures = {"icd": [tmp_path / row["picture"] for row in rows if row["method"] == "icd"]}
@@ -272,7 +273,7 @@ def test_generated_scenes_from_the_command_line(tmp_path, capsys):
         np.mean([success[kind] for kind in list(success)[1:]]), abs=1e-4
     )
     (kept,) = (tmp_path / "e" / "pictures" / "icd").glob("6-*.png")
-    item = command._items(command._parser().parse_args(arguments))[1]
+    item = command._items(parser().parse_args(arguments))[1]
     (own,) = Engine.from_pretrained("tiny", runner="eager").generate([item.target], seed=6)
     assert np.array_equal(np.asarray(Image.open(kept)), np.asarray(own))
 

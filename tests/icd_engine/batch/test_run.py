@@ -66,7 +66,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_pictures(runs, tmp_path, small_
 @pytest.mark.long
 def test_five_hundred_pictures_a_killed_worker_and_a_killed_driver(runs):
     """On the embedded model, about five minutes on two cores."""
-    result = runs.run(model="tiny", runner="eager", device="cpu", dtype="float32", pictures=500)
+    result = runs.measure_batch(
+        model="tiny", runner="eager", device="cpu", dtype="float32", pictures=500
+    )
     print(result)
     assert result["pictures"] == 495 and result["errors"] == {"ImageError": 5}
     assert 80 <= result["worker_killed_at"] < result["driver_killed_at"] < 500

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from icd_engine.bundles import write_bundle
+from icd_engine.bundles.bundle import write_bundle
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "sd15"
 

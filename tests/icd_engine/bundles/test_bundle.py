@@ -5,13 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from icd_engine.bundles import bundle as module
-from icd_engine.bundles import read_bundle, read_weights, write_bundle
+from icd_engine.bundles.bundle import read_bundle, write_bundle
+from icd_engine.bundles.family import read_family
+from icd_engine.bundles.files import read_weights
 from icd_engine.errors import BundleError
 from icd_engine.settings import EditSettings
 
@@ -25,7 +28,7 @@ def test_what_is_written_is_read(folder):
     assert bundle.defaults == EditSettings(
         guidance_scale=19.0, tau=0.8, cross_replace={"default": 0.3, "dog": (0, 0.5)}
     )
-    assert bundle.start_noise and bundle.guidance_embedded
+    assert bundle.guidance_embedded
     assert bundle.config("scheduler") == {"beta_start": 0.00085}
     assert torch.equal(
         read_weights(bundle.weights("unet"))["conv.weight"], torch.arange(24.0).reshape(2, 3, 4)
@@ -33,11 +36,14 @@ def test_what_is_written_is_read(folder):
     assert len(bundle.sha256) == 12
 
 
-def test_a_forward_model_from_zero_adds_no_noise(tmp_path, record, files):
-    bundle = write_bundle(
-        tmp_path / "b", {**record, "encode_times": [0, 259, 519, 779]}, files.items()
-    )
-    assert not bundle.start_noise
+def test_time_steps_are_those_of_the_scheduler(tmp_path, record, files):
+    assert write_bundle(tmp_path / "a", record, files.items()).train_steps == 1000
+    files["scheduler/scheduler_config.json"] = {"num_train_timesteps": 900}
+    with pytest.raises(BundleError, match=r"time step 999 is not a whole number in 0\.\.899"):
+        write_bundle(tmp_path / "b", record, files.items())
+    files["scheduler/scheduler_config.json"] = {"num_train_timesteps": 1200}
+    later = record | {"decode_times": [259, 519, 1199], "encode_end": 1199}
+    assert write_bundle(tmp_path / "c", later, files.items()).train_steps == 1200
 
 
 def test_settings_can_be_given_as_such(tmp_path, record, files):
@@ -61,7 +67,7 @@ def test_unknown_parts_are_refused(folder):
 
 def test_importing_and_reading_needs_no_torch(folder):
     code = (
-        "import sys; from icd_engine.bundles import read_bundle; import icd_engine.bundles.convert;"
+        "import sys; from icd_engine.bundles.bundle import read_bundle; import icd_engine.bundles.convert;"
         f"read_bundle({str(folder)!r}); print([m for m in ('torch', 'transformers', 'diffusers') if m in sys.modules])"
     )
     run = subprocess.run(
@@ -121,8 +127,26 @@ def test_the_embedded_model_is_found_by_name(folder, monkeypatch):
 @pytest.mark.parametrize("class_name", ["FluxPipeline", None, 3, ["a"]], ids=str)
 def test_other_families_are_refused(folder, class_name):
     (folder / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
-    with pytest.raises(BundleError, match=r"model_index\.json: .* is not supported"):
+    (folder / "unet").rename(folder / "transformer")
+    with pytest.raises(BundleError, match=r"model_index\.json: .* only .* are supported") as found:
         read_bundle(folder)
+    assert str(class_name) in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", ["image", "text", 3, ["text_time"]], ids=str)
+def test_networks_of_other_conditions_are_refused(folder, kind):
+    (folder / "unet" / "config.json").write_text(json.dumps({"addition_embed_type": kind}))
+    with pytest.raises(BundleError, match=r"unet/config\.json: addition_embed_type .* supported"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("class_name", ["StableDiffusionImg2ImgPipeline", ["my", "Own"], None])
+def test_the_family_is_what_the_parts_are(folder, class_name):
+    """Not the pipeline that the folder was saved from."""
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
+    assert read_family(folder).name == "sd15"
+    (folder / "unet" / "config.json").write_text(json.dumps({"addition_embed_type": "text_time"}))
+    assert read_family(folder).name == "sdxl"
 
 
 def test_a_family_against_the_model_index_is_refused(folder):
@@ -261,7 +285,7 @@ def test_existing_targets_are_refused(tmp_path, folder, record, files):
     [
         ({"unet/config.json": None}, r"unet/config\.json is missing"),
         ({UNET: {"conv.weight": torch.tensor([1.0, float("nan")])}}, "'conv.weight' holds NaN"),
-        ({"model_index.json": {"_class_name": "Other"}}, "'Other' is not supported"),
+        ({"unet/config.json": {"addition_embed_type": "image"}}, "'image' is not supported"),
     ],
     ids=["incomplete", "nan", "family"],
 )
@@ -270,3 +294,12 @@ def test_an_unsound_bundle_is_not_written(tmp_path, record, files, change, messa
     with pytest.raises(BundleError, match=message):
         write_bundle(tmp_path / "b", record, kept.items())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_card_is_no_part_of_the_fingerprint(small_bundle):
+    bundle = read_bundle(small_bundle)
+    digests = {**bundle.sha256, "README.md": "0" * 64, "demo.png": "1" * 64}
+    assert replace(bundle, sha256=digests).fingerprint == bundle.fingerprint
+    changed = {**bundle.sha256, "unet/config.json": "0" * 64}
+    assert replace(bundle, sha256=changed).fingerprint != bundle.fingerprint
+    assert replace(bundle, encode_end=899).fingerprint != bundle.fingerprint

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.architectures import CLIP_BIG_G, CLIP_L, UNET_SD15, UNET_SDXL, VAE_SD15
 from icd_engine.bundles.bundle import read_bundle
-from icd_engine.bundles.configs import Config, check_configs
+from icd_engine.bundles.configs import PartConfig, check_configs
 from icd_engine.errors import BundleError
 
 TOKENIZER = {"model_max_length": 77, "pad_token": {"content": "<|endoftext|>"}}
@@ -151,7 +151,7 @@ def test_what_cannot_be_is_named(part, change, message):
 
 
 def test_a_missing_field_is_for_who_reads_it():
-    config = Config({"here": 1}, "folder/vae/config.json")
+    config = PartConfig({"here": 1}, "folder/vae/config.json")
     assert config["here"] == 1 and config.get("elsewhere") is None
     with pytest.raises(BundleError, match=r"^folder/vae/config\.json: 'elsewhere' is missing$"):
         config["elsewhere"]

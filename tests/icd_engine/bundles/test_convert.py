@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from icd_engine.bundles import read_bundle, read_weights
-from icd_engine.bundles.convert import choose_times, convert
+from icd_engine.bundles.bundle import read_bundle
+from icd_engine.bundles.convert import convert
+from icd_engine.bundles.files import read_weights
 from icd_engine.errors import BundleError
 from icd_engine.settings import EditSettings
 
@@ -59,7 +60,7 @@ def test_the_record_of_a_conversion(converted):
         779,
         999,
     )
-    assert bundle.size == (512, 512) and bundle.guidance_embedded and bundle.start_noise
+    assert bundle.size == (512, 512) and bundle.guidance_embedded
     assert bundle.defaults == EditSettings(
         guidance_scale=19.0,
         tau=0.8,
@@ -144,95 +145,6 @@ def test_old_names_of_vae_attention_are_renamed(published, golden):
     assert old.keys() != new.keys()
     save_file(old, path)
     assert read_weights(convert(**published).weights("vae")).keys() == new.keys()
-
-
-NAMES = {
-    "4 steps, chain A": ("forward_19_259_519_779", "reverse_259_519_779_999"),
-    "4 steps, chain B": ("forward-19-249-499-699", "reverse-249-499-699-999"),
-    "3 steps": ("iCD-SD15-forward_19_339_699", "iCD-SD15-reverse_339_699_999"),
-    "3 + 4": ("forward_19_339_699", "reverse_259_519_779_999"),
-    "from zero": ("forward_0_259_519_779", "reverse_259_519_779_999"),
-}
-
-
-@pytest.mark.parametrize("case", NAMES)
-def test_time_steps_are_read_from_names(case):
-    forward, reverse = NAMES[case]
-    encode, decode, notes = choose_times(
-        Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), None, None
-    )
-    assert "_".join(map(str, encode)) in forward.replace("-", "_")
-    assert "_".join(map(str, decode)) in reverse.replace("-", "_")
-    assert notes == []
-
-
-@pytest.mark.parametrize(
-    ("forward", "reverse", "encode", "decode", "expected"),
-    [
-        ("f", "r", None, None, ([19, 259, 519, 779], [259, 519, 779, 999])),
-        ("f", "r", [19, 339, 699], [339, 699, 999], ([19, 339, 699], [339, 699, 999])),
-        ("f", "r", None, [339, 699, 999], ([19, 339, 699], [339, 699, 999])),
-        ("f_19_339_699", "r", None, None, ([19, 339, 699], [339, 699, 999])),
-        ("f_19_339_699_999", "r", None, None, ([19, 339, 699], [339, 699, 999])),
-        ("f_19_259_519_779", "r_259_519_779_999", (19, 259, 519, 779), (259, 519, 779, 999), None),
-        (
-            # Inverse-and-Edit's own name, which does not say that it starts at 0
-            "finetuned_forward_model",
-            "iCD-SD15-reverse_259_519_779_999",
-            [0, 259, 519, 779],
-            None,
-            ([0, 259, 519, 779], [259, 519, 779, 999]),
-        ),
-        ("model-2024-11-23", "run-3-1-2", None, None, ([19, 259, 519, 779], [259, 519, 779, 999])),
-    ],
-    ids=[
-        "chain A",
-        "arguments",
-        "from decode",
-        "from name",
-        "name with end",
-        "both agree",
-        "zero",
-        "other numbers",
-    ],
-)
-def test_time_steps_that_names_do_not_carry(forward, reverse, encode, decode, expected):
-    found = choose_times(
-        Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), encode, decode
-    )
-    assert found[:2] == (expected or ([19, 259, 519, 779], [259, 519, 779, 999]))
-
-
-@pytest.mark.parametrize(
-    ("forward", "reverse", "encode", "decode", "message"),
-    [
-        (
-            "f_19_339_699",
-            "r",
-            [19, 259, 519, 779],
-            None,
-            r"f_19_339_699\.safetensors says time steps \[19, 339, 699\]",
-        ),
-        ("f", "r_339_699_999", None, [259, 999], r"r_339_699_999\.safetensors says time steps"),
-        ("f_339_699_999", "r", None, None, "is given as the forward model"),
-        ("f", "r_19_339_699", None, None, "is given as the reverse model"),
-        ("f", "r", [519, 259], None, "encode times must ascend"),
-        ("f", "r", None, [], "decode times must ascend"),
-        ("f", "r", [19, 999], [259, 999], "must end below 999"),
-    ],
-    ids=[
-        "forward name",
-        "reverse name",
-        "swapped forward",
-        "swapped reverse",
-        "descending",
-        "empty",
-        "end",
-    ],
-)
-def test_time_steps_that_contradict(forward, reverse, encode, decode, message):
-    with pytest.raises(BundleError, match=message):
-        choose_times(Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), encode, decode)
 
 
 def test_tau_is_the_one_each_chain_was_tuned_with(published):
@@ -354,12 +266,13 @@ def test_pickled_base_weights_are_refused(published):
     ("name", "field", "value", "message"),
     [
         (
-            "model_index.json",
-            "_class_name",
-            "StableDiffusionXLPipeline",
+            "unet/config.json",
+            "addition_embed_type",
+            "text_time",
             "tokenizer_2/tokenizer_config.json is missing",
         ),
-        ("model_index.json", "_class_name", "FluxPipeline", "not supported"),
+        ("unet/config.json", "addition_embed_type", "image", "not supported"),
+        ("unet/config.json", "in_channels", 9, "in_channels is 9, but other parts make it 4"),
         (
             "scheduler/scheduler_config.json",
             "prediction_type",
@@ -368,12 +281,31 @@ def test_pickled_base_weights_are_refused(published):
         ),
         ("unet/config.json", "sample_size", "big", "sample_size"),
     ],
-    ids=["sdxl", "flux", "v prediction", "sample size"],
+    ids=["sdxl", "other conditions", "inpainting", "v prediction", "sample size"],
 )
 def test_a_base_of_another_kind_is_refused(published, name, field, value, message):
     path = published["base"] / name
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     refused(published, message)
+
+
+def test_a_base_without_a_unet_is_named_by_its_pipeline(published):
+    path = published["base"] / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "FluxPipeline"}))
+    (published["base"] / "unet").rename(published["base"] / "transformer")
+    refused(published, "'FluxPipeline' has no unet: only Stable Diffusion 1.5 and XL")
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionImg2ImgPipeline", ["pipeline_own", "OwnPipeline"], None], ids=str
+)
+def test_a_base_saved_from_another_pipeline_converts(published, name):
+    """The bundle names stock diffusers' own class."""
+    path = published["base"] / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": name}))
+    bundle = convert(**published)
+    index = json.loads((bundle.path / "model_index.json").read_text())
+    assert bundle.family == "sd15" and index["_class_name"] == "StableDiffusionPipeline"
 
 
 def test_precision_and_missing_files_are_named(published):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from icd_engine.bundles import read_bundle, read_weights
+from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.convert import convert
+from icd_engine.bundles.files import read_weights
 from icd_engine.errors import BundleError
 from icd_engine.settings import EditSettings
 

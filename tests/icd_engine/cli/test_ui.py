@@ -12,7 +12,7 @@ import pytest
 from icd_engine.bundles.demo import read_demo
 from icd_engine.cli import main, ui
 from icd_engine.cli.ui import SCENES
-from training.world import parse_caption
+from training.world.scenes import parse_caption
 
 
 def check_refused(capsys, arguments: list[str], code: int, *parts: str) -> None:

@@ -34,6 +34,11 @@ def test_tau1_is_tested_first():
     assert dynamic_guidance(500, 7.0, (0.5, 0.5), tau_low=0.5) == 7.0
 
 
+def test_shares_are_of_the_schedules_own_steps():
+    assert dynamic_guidance(400, 7.0, 0.5, steps=800) == 7.0
+    assert dynamic_guidance(401, 7.0, 0.5, steps=800) == 0.0
+
+
 @pytest.mark.parametrize("dim", [512, 256, 15])
 def test_embedding_against_float64(dim):
     """float32 rounds the exponent k rate (so exp by that much times its size), the frequency and

@@ -126,3 +126,32 @@ def test_table_is_the_one_published_models_were_trained_with():
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
     ).alphas_cumprod
     assert list(SCHEDULE.alphas_cumprod) == trained.double().tolist()
+
+
+def test_a_scheduler_s_configuration_says_the_steps():
+    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    assert NoiseSchedule.from_config(config) == SCHEDULE and SCHEDULE.steps == 1000
+    short = NoiseSchedule.from_config(config | {"num_train_timesteps": 800})
+    assert short.steps == 800
+    assert short.encode_hops()[-1].s == short.decode_hops()[0].t == 799
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta_schedule": "linear"}, "beta_schedule 'linear' is not supported"),
+        ({"beta_schedule": None}, "beta_schedule None is not supported"),
+        ({"beta_start": "x"}, "no schedule can be made of it"),
+        ({"beta_start": 0.5, "beta_end": 0.4}, "no schedule can be made of it: .*beta_start"),
+    ],
+    ids=str,
+)
+def test_other_configurations_are_refused(change, message):
+    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    with pytest.raises(SettingsError, match=message):
+        NoiseSchedule.from_config(config | change)
+
+
+def test_a_configuration_without_betas_is_refused():
+    with pytest.raises(SettingsError, match="'beta_start'"):
+        NoiseSchedule.from_config({"beta_schedule": "scaled_linear"})

@@ -1,4 +1,4 @@
-"""Where the new shape of an edit lies: `python -m training.placement --pairs 40 --seed 7 [--model
+"""Where the new shape of an edit lies: `python -m training.world.placement --pairs 40 --seed 7 [--model
 FOLDER]`.
 
 The true edit is moved, resized and turned until it fits the edited picture best: that is what the
@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icd_engine import Engine
-from training import world
-from training.quality import changed_share, run_edits
+from training.world.drawing import draw
+from training.world.pairs import Pair, pair_of
+from training.world.quality import changed_share, run_edits
+from training.world.scenes import SIZES, Scene, sample_edit
+from training.world.shapes import Array
 
 KIND = "shape"
 # Of the search, px; a turn by as many times TURN degrees moves a rim about as far
@@ -36,20 +39,20 @@ class Placement(NamedTuple):
     radius: float = 0.0
     rotation: float = 0.0
 
-    def of(self, scene: world.Scene) -> world.Scene:
-        jitter = scene.radius_jitter + self.radius / world.SIZES[scene.size][1]
+    def of(self, scene: Scene) -> Scene:
+        jitter = scene.radius_jitter + self.radius / SIZES[scene.size][1]
         x = scene.x + self.x
         y = scene.y + self.y
         rotation = scene.rotation + self.rotation
         return replace(scene, x=x, y=y, rotation=rotation, radius_jitter=jitter)
 
 
-def fit(picture: world.Array, scene: world.Scene) -> Placement:
+def fit(picture: Array, scene: Scene) -> Placement:
     """The placement of the scene's object that comes nearest to a picture, by descent along one
     axis at a time."""
 
     def error(placement: Placement) -> float:
-        return float(np.square(world.draw(placement.of(scene)).astype(np.float32) - picture).mean())
+        return float(np.square(draw(placement.of(scene)).astype(np.float32) - picture).mean())
 
     best = Placement()
     least = error(best)
@@ -70,8 +73,8 @@ def fit(picture: world.Array, scene: world.Scene) -> Placement:
 
 
 def displaced(
-    edited: Sequence[world.Scene],
-    pairs: Sequence[world.Pair],
+    edited: Sequence[Scene],
+    pairs: Sequence[Pair],
     offset: float,
     rng: np.random.Generator,
 ) -> float:
@@ -79,7 +82,7 @@ def displaced(
     deviation, px an axis."""
     placed = [Placement(*rng.normal(0.0, offset, 2).tolist()) for _ in edited]
     return _share(
-        [world.draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)], pairs
+        [draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)], pairs
     )
 
 
@@ -87,11 +90,11 @@ def study(engine: Engine, count: int, seed: int) -> dict[str, Any]:
     """How far off new shapes are and what that explains; `count` shape edits by default
     settings."""
     rng = np.random.default_rng(seed)
-    scenes, edited = zip(*(world.sample_edit(rng, KIND) for _ in range(count)), strict=True)
-    pairs = [world.pair_of(*both, KIND) for both in zip(scenes, edited, strict=True)]
+    scenes, edited = zip(*(sample_edit(rng, KIND) for _ in range(count)), strict=True)
+    pairs = [pair_of(*both, KIND) for both in zip(scenes, edited, strict=True)]
     pictures = [np.asarray(result.image) for result in run_edits(engine, pairs, {})]
     placed = [fit(picture, scene) for picture, scene in zip(pictures, edited, strict=True)]
-    drawn = [world.draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)]
+    drawn = [draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)]
     off = np.array(placed)
     return {
         "pairs": count,
@@ -112,7 +115,7 @@ def _named(values: np.ndarray) -> dict[str, float]:
     return dict(zip(Placement._fields, values.round(2).tolist(), strict=True))
 
 
-def _share(pictures: Sequence[world.Array], pairs: Sequence[world.Pair]) -> float:
+def _share(pictures: Sequence[Array], pairs: Sequence[Pair]) -> float:
     return round(
         float(np.mean([changed_share(*both) for both in zip(pictures, pairs, strict=True)])), 3
     )
@@ -120,7 +123,7 @@ def _share(pictures: Sequence[world.Array], pairs: Sequence[world.Pair]) -> floa
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.placement",
+        prog="python -m training.world.placement",
         description="Measure how far from its place the new shape of an edit lies.",
     )
     parser.add_argument("--pairs", type=int, default=40)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training import world
-from training.tiny_bundle import BUNDLE
+from training.tiny.bundle import BUNDLE
+from training.world.scenes import WORDS
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 
@@ -25,9 +25,9 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def card(report: Mapping[str, Any], machine: str, cost: str) -> str:
-    """The card of a report of `training.quality`."""
-    words = "\n".join(f"* {kind}: {', '.join(values)}" for kind, values in world.WORDS.items())
-    command = f"python -m training.quality --pairs {report['pairs']} --seed {report['seed']}"
+    """The card of a report of `training.world.quality`."""
+    words = "\n".join(f"* {kind}: {', '.join(values)}" for kind, values in WORDS.items())
+    command = f"python -m training.world.quality --pairs {report['pairs']} --seed {report['seed']}"
     return TEMPLATE.read_text(encoding="utf-8").format(
         words=words,
         machine=machine,
@@ -42,10 +42,10 @@ def card(report: Mapping[str, Any], machine: str, cost: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.tiny_card", description="Write the model card."
+        prog="python -m training.tiny.card", description="Write the model card."
     )
     parser.add_argument(
-        "--report", type=Path, required=True, help="what `python -m training.quality` printed"
+        "--report", type=Path, required=True, help="what `python -m training.world.quality` printed"
     )
     parser.add_argument("--machine", required=True)
     parser.add_argument("--cost", default="", help="a sentence on what the training cost")

@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training import placement, world
-from training.placement import Placement
+from training.world import placement
+from training.world.drawing import draw
+from training.world.pairs import pair_of
+from training.world.placement import Placement
+from training.world.scenes import sample_edit, sample_scene
 
-SCENE = replace(world.sample_scene(np.random.default_rng(5)), shape="cross", size="large")
+SCENE = replace(sample_scene(np.random.default_rng(5)), shape="cross", size="large")
 
 
 @pytest.mark.parametrize(
@@ -23,13 +26,13 @@ SCENE = replace(world.sample_scene(np.random.default_rng(5)), shape="cross", siz
     ids=str,
 )
 def test_fit_finds_the_placement(moved):
-    assert placement.fit(world.draw(moved.of(SCENE)), SCENE) == moved
+    assert placement.fit(draw(moved.of(SCENE)), SCENE) == moved
 
 
 def test_what_is_drawn_farther_off_scores_less():
     rng = np.random.default_rng(0)
-    scenes, edited = zip(*(world.sample_edit(rng, "shape") for _ in range(12)), strict=True)
-    pairs = [world.pair_of(*both, "shape") for both in zip(scenes, edited, strict=True)]
+    scenes, edited = zip(*(sample_edit(rng, "shape") for _ in range(12)), strict=True)
+    pairs = [pair_of(*both, "shape") for both in zip(scenes, edited, strict=True)]
     shares = [
         placement.displaced(edited, pairs, offset, np.random.default_rng(1))
         for offset in (0.0, 1.0, 4.0)

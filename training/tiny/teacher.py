@@ -15,10 +15,13 @@ from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.sampling.schedule import NoiseSchedule
-from training import tiny_text, world
 from training.latents import Latents, write_latents
-from training.loop import Part, Recipe, autocast, channels_last, device, fit
+from training.loop import fit
 from training.losses import Boundaries, denoising_loss
+from training.processes import autocast, channels_last, device
+from training.recipe import Part, Recipe
+from training.tiny import text
+from training.world.scenes import PICTURE_SIZE, parse_caption
 
 CONFIG = {
     "_class_name": "UNet2DConditionModel",
@@ -49,7 +52,7 @@ NO_CAPTION = 0.1
 PARTIAL_CAPTION = 0.08
 
 
-class Encoder:
+class TinyEncoder:
     """The tiny VAE's way in, for the cache."""
 
     downscale = 8
@@ -65,7 +68,7 @@ class Encoder:
 
 def make_latents(folder: Path, vae: VAE, count: int = SCENES) -> None:
     """Draws and encodes `count` scenes."""
-    write_latents(folder, Encoder(vae), f"world:{count}", world.PICTURE_SIZE, batch=64)
+    write_latents(folder, TinyEncoder(vae), f"world:{count}", PICTURE_SIZE, batch=64)
 
 
 def latent_scale(latents: Latents) -> float:
@@ -73,14 +76,14 @@ def latent_scale(latents: Latents) -> float:
     return 1.0 / float(latents.draw(np.random.default_rng(0), 4096)[0].std())
 
 
-class Pool:
+class LatentPool:
     """The cached latents, scaled to unit deviation, and their captions as the text encoder takes
     them."""
 
     def __init__(self, folder: Path):
         self.latents = Latents(folder)
         self.scale = latent_scale(self.latents)
-        self.tokenizer = PromptTokenizer(tiny_text.tokenizer(), tiny_text.LENGTH, tiny_text.END)
+        self.tokenizer = PromptTokenizer(text.tokenizer(), text.LENGTH, text.END)
         self._ids: dict[str, tuple[int, ...]] = {}
 
     def ids(self, captions: list[str]) -> Tensor:
@@ -100,7 +103,7 @@ def thinned(caption: str, rng: np.random.Generator) -> str:
     no_caption, no_size, no_texture = rng.random(3) < (NO_CAPTION, PARTIAL_CAPTION, PARTIAL_CAPTION)
     if no_caption:
         return ""
-    words = world.parse_caption(caption)
+    words = parse_caption(caption)
     for kind, dropped in (("size", no_size), ("texture", no_texture)):
         if dropped:
             caption = caption.replace(f"{words[kind]} ", "", 1)
@@ -112,21 +115,23 @@ class Teacher(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = TextEncoder(tiny_text.config())
+        self.text = TextEncoder(text.config())
         self.unet = UNet(CONFIG)
 
 
-def time_steps(rng: np.random.Generator, count: int) -> Tensor:
+def time_steps(rng: np.random.Generator, count: int, steps: int) -> Tensor:
     """Most around t = 430, where shapes are decided (swapping the shape word costs most there), the
     rest uniform."""
-    middle = np.clip(np.rint(rng.normal(430, 130, count)), 1, 999).astype(np.int64)
-    return torch.from_numpy(np.where(rng.random(count) < 0.6, middle, rng.integers(1, 1000, count)))
+    middle = np.clip(np.rint(rng.normal(430, 130, count)), 1, steps - 1).astype(np.int64)
+    return torch.from_numpy(
+        np.where(rng.random(count) < 0.6, middle, rng.integers(1, steps, count))
+    )
 
 
 def loss(
     teacher: Teacher,
     unet: Callable,
-    pool: Pool,
+    pool: LatentPool,
     tables: Boundaries,
     rng: np.random.Generator,
     count: int,
@@ -136,7 +141,7 @@ def loss(
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(
         latents.device
     )
-    t = time_steps(rng, count).to(latents.device)
+    t = time_steps(rng, count, tables.schedule.steps).to(latents.device)
     noised = tables.noised(latents, noise, t).contiguous(memory_format=torch.channels_last)
     with autocast():
         eps = unet(noised, t, teacher.text(ids)).eps.float()
@@ -148,7 +153,7 @@ def train(folder: Path, latents: Path, recipe: Recipe = RECIPE) -> Teacher:
     """The trained teacher (moving average); latents: the cache."""
     torch.manual_seed(recipe.seed)
     teacher = channels_last(Teacher().to(device()))
-    pool = Pool(latents)
+    pool = LatentPool(latents)
     tables = Boundaries(NoiseSchedule.scaled_linear(), device())
     unet = torch.compile(teacher.unet)
     return fit(

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from icd_engine.networks.vae import VAE
-from training import world
-from training.loop import Part, Recipe, autocast, channels_last, device, fit
+from training.loop import fit
+from training.processes import autocast, channels_last, device
+from training.recipe import Part, Recipe
+from training.world.drawing import draw_batch
+from training.world.scenes import sample_scene
 
 CONFIG = {
     "_class_name": "AutoencoderKL",
@@ -41,9 +44,7 @@ def to_pictures(pixels: np.ndarray) -> Tensor:
 
 def loss(vae: VAE, rng: np.random.Generator, count: int) -> Iterator[Part]:
     """Reconstruction (absolute and squared) plus a KL term that keeps the latent space smooth."""
-    pictures = to_pictures(world.draw_batch([world.sample_scene(rng) for _ in range(count)])).to(
-        device()
-    )
+    pictures = to_pictures(draw_batch([sample_scene(rng) for _ in range(count)])).to(device())
     noise = torch.from_numpy(rng.standard_normal((count, 4, 16, 16), dtype=np.float32)).to(
         pictures.device
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from training import world
+from training.world.scenes import WORDS
 
 BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -18,7 +18,7 @@ LENGTH = 77
 
 def vocabulary() -> list[str]:
     """Special tokens, the words between, and every attribute of the world."""
-    attributes = [word for words in world.WORDS.values() for word in words]
+    attributes = [word for words in WORDS.values() for word in words]
     return [BEGIN, END, UNKNOWN, "a", "an", "on", "background", *dict.fromkeys(attributes)]
 
 

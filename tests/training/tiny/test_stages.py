@@ -14,12 +14,14 @@ from icd_engine.bundles.bundle import read_bundle
 from icd_engine.engine import Engine
 from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.networks.vae import VAE
-from training import tiny_bundle, tiny_text, tiny_vae, world
 from training.base import Base
 from training.networks import predict
-from training.tiny_teacher import Encoder, Teacher, thinned
+from training.tiny import bundle, text
+from training.tiny.teacher import Teacher, TinyEncoder, thinned
+from training.tiny.vae import CONFIG
+from training.world.pairs import sample_pairs
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CAPTION = "a large purple heart on a striped orange background"
 
 
@@ -40,20 +42,20 @@ def test_the_base_is_the_trained_networks_in_diffusers_hands(tmp_path):
     """Text features, latents, predictions and pictures: stock modules on the written folder against
     our own."""
     torch.manual_seed(0)
-    teacher, vae = Teacher().eval(), VAE(tiny_vae.CONFIG).eval()
-    tiny_bundle.write_base(tmp_path, vae, 0.7, teacher)
+    teacher, vae = Teacher().eval(), VAE(CONFIG).eval()
+    bundle.write_base(tmp_path, vae, 0.7, teacher)
     base = Base(tmp_path)
-    assert base.scaling_factor == 0.7 and base.downscale == Encoder.downscale
-    ids = torch.tensor([tiny_text.tokenizer().encode(CAPTION).ids])
+    assert base.scaling_factor == 0.7 and base.downscale == TinyEncoder.downscale
+    ids = torch.tensor([text.tokenizer().encode(CAPTION).ids])
     picture = torch.rand(1, 3, 128, 128) * 2 - 1
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([500])
     with torch.no_grad():
         features = teacher.text(ids)
         stock = base.encode_prompts([CAPTION]).tokens
-        assert stock.shape[1] == tiny_text.LENGTH
+        assert stock.shape[1] == text.LENGTH
         torch.testing.assert_close(stock[:, : ids.shape[1]], features, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
-            base.moments(picture), Encoder(vae).moments(picture), rtol=1e-4, atol=1e-5
+            base.moments(picture), TinyEncoder(vae).moments(picture), rtol=1e-4, atol=1e-5
         )
         torch.testing.assert_close(
             base.to_pictures(x), vae.to_image(x * vae.scaling_factor / 0.7), rtol=1e-4, atol=1e-4
@@ -73,7 +75,7 @@ def test_the_base_is_the_trained_networks_in_diffusers_hands(tmp_path):
 
 def test_sealing_halves_weights_and_adds_the_demo(tmp_path):
     distilled = read_bundle("tiny")
-    sealed = tiny_bundle.write_tiny(tmp_path / "sealed", distilled)
+    sealed = bundle.write_tiny(tmp_path / "sealed", distilled)
     # The shipped bundle is its own sealing
     assert read_bundle(sealed.path, verify=True).sha256 == distilled.sha256
     assert sealed.decode_times == distilled.decode_times and sealed.defaults == distilled.defaults
@@ -125,6 +127,6 @@ def test_from_nothing_to_a_bundle(tmp_path):
     lines = [json.loads(line) for line in (run / "icd.jsonl").read_text().splitlines()]
     losses = [line["reverse"] + line["forward"] for line in lines if "reverse" in line]
     assert losses[-1] < 0.85 * losses[0] and lines[-1]["inversion_psnr_unguided"] > 15
-    pair = world.sample_pairs(1, 3)[0]
+    pair = sample_pairs(1, 3)[0]
     result = Engine.from_pretrained(run / "bundle").edit(pair.picture, pair.source, pair.target)
     assert result.network_calls == 8 and np.asarray(result.image).std() > 5

@@ -15,51 +15,52 @@ from pathlib import Path
 
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.networks.vae import VAE
-from training import stages, tiny_bundle, tiny_judge, tiny_teacher, tiny_vae
+from training import stages
+from training.checkpoint import trained
 from training.latents import Latents
-from training.loop import Recipe, channels_last, processes, rank, trained
+from training.processes import channels_last, processes, rank
+from training.recipe import Recipe
+from training.tiny import bundle, judge, teacher, vae
 
 
 def vae_of(folder: Path) -> VAE:
-    return channels_last(trained(folder / "vae.safetensors", VAE(tiny_vae.CONFIG)))
+    return channels_last(trained(folder / "vae.safetensors", VAE(vae.CONFIG)))
 
 
-def teacher_of(folder: Path) -> tiny_teacher.Teacher:
-    return trained(folder / "teacher.safetensors", tiny_teacher.Teacher())
+def teacher_of(folder: Path) -> teacher.Teacher:
+    return trained(folder / "teacher.safetensors", teacher.Teacher())
 
 
 def _vae(folder: Path, samples: int | None) -> None:
-    tiny_vae.train(folder, _sized(tiny_vae.RECIPE, samples))
+    vae.train(folder, _sized(vae.RECIPE, samples))
 
 
 def _judge(folder: Path, samples: int | None) -> None:
-    judge = tiny_judge.train(folder, _sized(tiny_judge.RECIPE, samples))
+    trained_judge = judge.train(folder, _sized(judge.RECIPE, samples))
     if rank() == 0:
-        tiny_judge.save(judge, folder / tiny_judge.WEIGHTS.name)
+        judge.write_judge(trained_judge, folder / judge.WEIGHTS.name)
 
 
 def _latents(folder: Path, samples: int | None) -> None:
-    tiny_teacher.make_latents(
-        folder / stages.LATENTS, vae_of(folder), samples or tiny_teacher.SCENES
-    )
+    teacher.make_latents(folder / stages.LATENTS, vae_of(folder), samples or teacher.SCENES)
 
 
 def _teacher(folder: Path, samples: int | None) -> None:
-    tiny_teacher.train(folder, folder / stages.LATENTS, _sized(tiny_teacher.RECIPE, samples))
+    teacher.train(folder, folder / stages.LATENTS, _sized(teacher.RECIPE, samples))
 
 
 def _base(folder: Path, _: int | None) -> None:
     if rank() == 0:
-        scale = tiny_teacher.latent_scale(Latents(folder / stages.LATENTS))
-        tiny_bundle.write_base(folder / "base", vae_of(folder), scale, teacher_of(folder))
+        scale = teacher.latent_scale(Latents(folder / stages.LATENTS))
+        bundle.write_base(folder / "base", vae_of(folder), scale, teacher_of(folder))
 
 
 def _bundle(folder: Path, _: int | None) -> None:
     if rank():
         return
-    tiny_bundle.write_tiny(tiny_bundle.BUNDLE, read_bundle(folder / stages.BUNDLE))
-    tiny_bundle.write_teacher(tiny_bundle.TEACHERS, teacher_of(folder).unet)
-    tiny_judge.save(tiny_judge.load(folder / tiny_judge.WEIGHTS.name))
+    bundle.write_tiny(bundle.BUNDLE, read_bundle(folder / stages.BUNDLE))
+    bundle.write_teacher(bundle.TEACHERS, teacher_of(folder).unet)
+    judge.write_judge(judge.read_judge(folder / judge.WEIGHTS.name))
 
 
 def _sized(recipe: Recipe, samples: int | None) -> Recipe:

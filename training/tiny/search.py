@@ -1,4 +1,4 @@
-"""Tries default settings for the embedded model: `python -m training.tiny_search --pairs 24 --seed
+"""Tries default settings for the embedded model: `python -m training.tiny.search --pairs 24 --seed
 100`.
 
 Every distinct combination of step counts and the guidance that matters, ranked by the worst margin
@@ -14,8 +14,8 @@ from itertools import product
 from pathlib import Path
 
 from icd_engine import Engine
-from training import world
-from training.quality import run_edits, summary
+from training.world.pairs import sample_pairs
+from training.world.quality import run_edits, summary
 
 CROSS = (0.0, 0.2, 0.4, 0.6, 0.8)  # 0, 1, 2, 3, 4 of four decode hops
 SELF = (0.0, 0.25, 0.5, 0.75)  # 0, 1, 2, 3
@@ -33,7 +33,7 @@ def margin(figures: dict[str, float]) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.tiny_search",
+        prog="python -m training.tiny.search",
         description="Try default settings for the embedded model.",
     )
     parser.add_argument("--pairs", type=int, default=24)
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/search.jsonl"))
     options = parser.parse_args(arguments)
     engine = Engine.from_pretrained(options.model)
-    pairs = world.sample_pairs(options.pairs, options.seed)
+    pairs = sample_pairs(options.pairs, options.seed)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for cross, own, tau, w in product(CROSS, SELF, TAU, GUIDANCE):

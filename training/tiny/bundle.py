@@ -19,13 +19,20 @@ from icd_engine.bundles.bundle import Bundle, write_bundle
 from icd_engine.bundles.files import read_json, read_weights, write_file
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
-from training import tiny_teacher, tiny_text, tiny_vae, world
+from icd_engine.sampling.schedule import STEPS
+from training.tiny import text
+from training.tiny.teacher import CONFIG as UNET_CONFIG
+from training.tiny.teacher import Teacher
+from training.tiny.vae import CONFIG as VAE_CONFIG
+from training.world.drawing import draw
+from training.world.scenes import parse_caption, sample_scene
 
-ROOT = Path(__file__).resolve().parents[1]
-# The grid of `python -m training.quality` that the card shows
-EDITS = ROOT / "training" / "tiny_edits.jpg"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+# The grid of `python -m training.world.quality` that the card shows
+EDITS = HERE / "edits.jpg"
 BUNDLE = ROOT / "icd_engine" / "bundles" / "tiny"
-TEACHERS = ROOT / "training" / "tiny_teacher_weights"
+TEACHERS = HERE / "teacher_weights"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
@@ -33,7 +40,7 @@ SCHEDULER = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "clip_sample": False,
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": STEPS,
     "prediction_type": "epsilon",
     "steps_offset": 1,
 }
@@ -62,29 +69,29 @@ def halves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def demo_picture() -> bytes:
     """The scene of the demo's source caption, hidden parameters from its seed, as PNG."""
-    scene = world.sample_scene(np.random.default_rng(DEMO["scene_seed"]))
-    scene = replace(scene, **world.parse_caption(DEMO["source"]))
+    scene = sample_scene(np.random.default_rng(DEMO["scene_seed"]))
+    scene = replace(scene, **parse_caption(DEMO["source"]))
     file = io.BytesIO()
-    Image.fromarray(world.draw(scene)).save(file, "PNG")
+    Image.fromarray(draw(scene)).save(file, "PNG")
     return file.getvalue()
 
 
-def write_base(folder: Path, vae: VAE, scale: float, teacher: tiny_teacher.Teacher) -> None:
+def write_base(folder: Path, vae: VAE, scale: float, teacher: Teacher) -> None:
     """The teacher as a diffusers folder, float32; `scale` brings the VAE's latents to unit
     deviation."""
     files: dict[str, Any] = {
         "model_index.json": MODEL_INDEX,
         "scheduler/scheduler_config.json": SCHEDULER,
-        "vae/config.json": tiny_vae.CONFIG | {"scaling_factor": scale},
+        "vae/config.json": VAE_CONFIG | {"scaling_factor": scale},
         f"vae/{WEIGHTS}": vae.state_dict(),
-        "text_encoder/config.json": tiny_text.config(),
+        "text_encoder/config.json": text.config(),
         "text_encoder/model.safetensors": teacher.text.model.state_dict(),
-        "unet/config.json": tiny_teacher.CONFIG,
+        "unet/config.json": UNET_CONFIG,
         f"unet/{WEIGHTS}": teacher.unet.state_dict(),
     }
     for name, content in files.items():
         write_file(folder, name, content)
-    tiny_text.write(folder / "tokenizer")
+    text.write(folder / "tokenizer")
 
 
 def write_tiny(out: Path, distilled: Bundle) -> Bundle:
@@ -111,7 +118,7 @@ def write_tiny(out: Path, distilled: Bundle) -> Bundle:
     }
     origin = {
         "trained_by": "python -m training.tiny, python -m training",
-        "world": "training/world.py",
+        "world": "training/world",
     }
     return write_bundle(out, record | {"origin": origin}, files.items(), overwrite=True)
 
@@ -120,7 +127,7 @@ def write_teacher(folder: Path, unet: UNet) -> None:
     """The teacher, half precision, as a diffusers UNet folder: for baselines, too large for the
     wheel."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(tiny_teacher.CONFIG, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(UNET_CONFIG, indent=2) + "\n")
     save_file(
         {key: value.contiguous() for key, value in halves(unet.state_dict()).items()},
         folder / WEIGHTS,

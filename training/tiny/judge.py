@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training import world
-from training.loop import Part, Recipe, device, fit
-from training.tiny_vae import to_pictures
+from training.loop import fit
+from training.processes import device
+from training.recipe import Part, Recipe
+from training.tiny.vae import to_pictures
+from training.world.drawing import draw_batch
+from training.world.scenes import WORDS, sample_scene
 
-# Half precision, written by the stage `judge`
+# Half precision, written by the stage `judge`; `judge.safetensors` of a run is its checkpoint
 WEIGHTS = Path(__file__).parent / "tiny_judge.safetensors"
 RECIPE = Recipe(samples=80_000, batch=32, lr=2e-3, ema=0.99)
 
@@ -33,7 +36,7 @@ class Judge(nn.Module):
             layers += [nn.Conv2d(a, b, 5, stride=2, padding=2), nn.BatchNorm2d(b), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.Conv2d(96, 96, 3, padding=1), nn.ReLU())
         self.heads = nn.ModuleDict(
-            {kind: nn.Linear(192, len(words)) for kind, words in world.WORDS.items()}
+            {kind: nn.Linear(192, len(words)) for kind, words in WORDS.items()}
         )
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
@@ -45,29 +48,26 @@ class Judge(nn.Module):
         """What each picture shows, by kind of word."""
         with torch.no_grad():
             best = {kind: scores.argmax(dim=1).tolist() for kind, scores in self(pictures).items()}
-        return [
-            {kind: world.WORDS[kind][best[kind][i]] for kind in world.WORDS}
-            for i in range(len(pictures))
-        ]
+        return [{kind: WORDS[kind][best[kind][i]] for kind in WORDS} for i in range(len(pictures))]
 
 
 def loss(judge: Judge, rng: np.random.Generator, count: int) -> Iterator[Part]:
     """Cross-entropy over all kinds of words, on slightly noisy renders: it must not lean on exact
     values."""
-    scenes = [world.sample_scene(rng) for _ in range(count)]
-    pictures = to_pictures(world.draw_batch(scenes)).to(device())
+    scenes = [sample_scene(rng) for _ in range(count)]
+    pictures = to_pictures(draw_batch(scenes)).to(device())
     pictures = pictures + 0.03 * torch.from_numpy(
         rng.standard_normal(pictures.shape, dtype=np.float32)
     ).to(device())
     scores = judge(pictures)
     total = torch.zeros((), device=device())
     right = 0.0
-    for kind, words in world.WORDS.items():
+    for kind, words in WORDS.items():
         wanted = torch.tensor(
             [words.index(getattr(scene, kind)) for scene in scenes], device=device()
         )
         total = total + F.cross_entropy(scores[kind], wanted)
-        right += float((scores[kind].argmax(1) == wanted).float().mean()) / len(world.WORDS)
+        right += float((scores[kind].argmax(1) == wanted).float().mean()) / len(WORDS)
     yield Part("loss", total)
     yield Part("right", torch.tensor(right), weight=0.0)
 
@@ -80,7 +80,7 @@ def train(folder: Path, recipe: Recipe = RECIPE) -> Judge:
     return judge.eval()
 
 
-def save(judge: Judge, path: Path = WEIGHTS) -> None:
+def write_judge(judge: Judge, path: Path = WEIGHTS) -> None:
     """Writes it in half precision."""
     state = {
         key: value.half() if value.is_floating_point() else value
@@ -89,7 +89,7 @@ def save(judge: Judge, path: Path = WEIGHTS) -> None:
     save_file(state, path)
 
 
-def load(path: Path = WEIGHTS) -> Judge:
+def read_judge(path: Path = WEIGHTS) -> Judge:
     """The judge that evaluations ask, on the CPU."""
     judge = Judge()
     judge.load_state_dict({key: value.float() for key, value in load_file(path).items()})

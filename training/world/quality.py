@@ -1,4 +1,4 @@
-"""How well a model edits the world: `python -m training.quality --pairs 40 --seed 7 [--model
+"""How well a model edits the world: `python -m training.world.quality --pairs 40 --seed 7 [--model
 FOLDER] [--grid FILE]`.
 
 Every edit of the world has an exact true picture, so no learned metric is needed.
@@ -16,22 +16,14 @@ import numpy as np
 from PIL import Image
 
 from icd_engine import EditSettings, Engine
+from icd_engine.images import psnr
 from icd_engine.results import EditRequest, EditResult
-from training import world
+from training.world.pairs import CHANGE_THRESHOLD, Pair, sample_pairs
 
 Array = np.ndarray
 
 
-def psnr(a: Array, b: Array, where: Array | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 pictures, over the pixels `where` is true (default:
-    all)."""
-    error = (a.astype(np.float64) - b.astype(np.float64)) ** 2
-    if where is not None:
-        error = error[where]
-    return float(-10 * np.log10(max(error.mean(), 1e-9) / 255**2))
-
-
-def changed_share(edited: Array, pair: world.Pair) -> float:
+def changed_share(edited: Array, pair: Pair) -> float:
     """Share of the pixels that should change that end nearer to the truth than to the source
     picture."""
     return nearer_share(edited, pair.picture, pair.truth)
@@ -40,12 +32,12 @@ def changed_share(edited: Array, pair: world.Pair) -> float:
 def nearer_share(edited: Array, picture: Array, truth: Array) -> float:
     """The same of any three uint8 pictures of one size."""
     picture, truth, got = (x.astype(np.float64) for x in (picture, truth, edited))
-    should = np.abs(picture - truth).max(axis=-1) > world.CHANGE_THRESHOLD
+    should = np.abs(picture - truth).max(axis=-1) > CHANGE_THRESHOLD
     nearer = np.linalg.norm(got - truth, axis=-1) < np.linalg.norm(got - picture, axis=-1)
     return float(nearer[should].mean())
 
 
-def figures_of(pair: world.Pair, result: EditResult) -> dict[str, float]:
+def figures_of(pair: Pair, result: EditResult) -> dict[str, float]:
     """The figures of one edit, all against pictures of the world."""
     edited = np.asarray(result.image)
     kept = np.asarray(result.reconstruction)
@@ -58,7 +50,7 @@ def figures_of(pair: world.Pair, result: EditResult) -> dict[str, float]:
 
 
 def run_edits(
-    engine: Engine, pairs: Sequence[world.Pair], settings: Mapping[str, Any]
+    engine: Engine, pairs: Sequence[Pair], settings: Mapping[str, Any]
 ) -> list[EditResult]:
     """One edit for each pair; the seed of the encode noise is the pair's number."""
     requests = [
@@ -68,9 +60,7 @@ def run_edits(
     return engine.edit_many(requests)
 
 
-def summary(
-    pairs: Sequence[world.Pair], results: Sequence[EditResult]
-) -> dict[str, dict[str, float]]:
+def summary(pairs: Sequence[Pair], results: Sequence[EditResult]) -> dict[str, dict[str, float]]:
     """Mean figures by kind of edit, and "all": the mean of the kinds."""
     rows = [
         (pair.kind, figures_of(pair, result)) for pair, result in zip(pairs, results, strict=True)
@@ -84,7 +74,7 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
 
 
-def inversion_psnr(engine: Engine, pairs: Sequence[world.Pair], **settings: Any) -> float:
+def inversion_psnr(engine: Engine, pairs: Sequence[Pair], **settings: Any) -> float:
     """Mean PSNR of pictures encoded and decoded with their own prompt under the given guidance (no
     control)."""
     requests = [
@@ -99,9 +89,7 @@ def inversion_psnr(engine: Engine, pairs: Sequence[world.Pair], **settings: Any)
     )
 
 
-def grid(
-    pairs: Sequence[world.Pair], results: Sequence[EditResult], columns: int = 3
-) -> Image.Image:
+def grid(pairs: Sequence[Pair], results: Sequence[EditResult], columns: int = 3) -> Image.Image:
     """Source | reconstruction | edit | truth of every pair, `columns` pairs in a row."""
     cells = [
         np.concatenate(
@@ -117,7 +105,8 @@ def grid(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.quality", description="Measure how well a model edits the world."
+        prog="python -m training.world.quality",
+        description="Measure how well a model edits the world.",
     )
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=7)
@@ -131,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     engine = Engine.from_pretrained(options.model)
-    pairs = world.sample_pairs(options.pairs, options.seed, options.kinds.split(","))
+    pairs = sample_pairs(options.pairs, options.seed, options.kinds.split(","))
     results = run_edits(engine, pairs, options.settings)
     w = engine.default_settings.guidance_scale
     dynamic = {"tau": engine.default_settings.tau}

@@ -1,0 +1,117 @@
+"""The command line of `icd eval`: what is edited, by which methods, and what looks at it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.command import CommandLine, count
+from benchmarks.evaluation.features import FIGURES
+from benchmarks.evaluation.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+TEACHER = ROOT / "training" / "tiny" / "teacher_weights"
+SUITES = ("tiny", "pie", "pairs", "generate")
+EXAMPLES = (
+    "icd eval --suite tiny --json",
+    "icd eval --suite tiny --count 24 --methods all --out out/methods",
+    "icd eval --suite pie --path PIE-Bench_v1 --model icd-sd15 --clip clip-vit-large-patch14 "
+    "--dino dino-vitb8",
+    "icd eval --suite generate --path prompts.txt",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.evaluation`."""
+    parser = CommandLine(
+        "icd eval",
+        "Edit a suite of pictures, measure the edits, compare with other methods. Writes a table,\n"
+        "results.json and one self-contained page. An interrupted run goes on where it stopped;\n"
+        "another run in the same folder starts anew. Weights of metrics are never downloaded:\n"
+        "those not given leave n/a. The same as `python -m benchmarks.evaluation`.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "--suite",
+        choices=SUITES,
+        default="tiny",
+        help="what is edited or generated (default: tiny)",
+    )
+    parser.add_argument(
+        "--path",
+        type=Path,
+        help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts, or one a line",
+    )
+    parser.add_argument(
+        "--count", type=count, default=100, metavar="N", help="items at most (default: 100)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=2025,
+        metavar="N",
+        help="seed of drawn scenes and generated pictures (default: 2025)",
+    )
+    _add_methods(parser)
+    _add_weights(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/eval"),
+        metavar="FOLDER",
+        help="rows, results.json and report.html go here; resumed (default: out/eval)",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument(
+        "--dtype", default="auto", help="float32, float16 or bfloat16 (default: auto)"
+    )
+    parser.add_argument(
+        "--runner", default="auto", help="how network calls are executed (default: auto)"
+    )
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="threads of the CPU (default: torch's choice)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    return parser
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    """What edits, and how."""
+    parser.add_argument(
+        "--model", default="tiny", help="the embedded model tiny, or a model folder (default: tiny)"
+    )
+    parser.add_argument(
+        "--methods",
+        default="icd",
+        metavar="NAME,...",
+        help=f"icd, icd-auto, {', '.join(METHODS)}, or all (default: icd)",
+    )
+    parser.add_argument(
+        "--settings",
+        default="{}",
+        metavar="JSON",
+        help="settings of icd (default: the model's own)",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        default=TEACHER,
+        metavar="FOLDER",
+        help="undistilled UNet of the other methods (default: tiny's)",
+    )
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    """What metrics look through, and the studies a claim is looked up in."""
+    for name, figures in FIGURES.items():
+        kind = "backbone file of torchvision" if name == "lpips" else "model folder"
+        parser.add_argument(
+            f"--{name}", type=Path, metavar="PATH", help=f"{kind}, for {', '.join(figures)}"
+        )
+    parser.add_argument(
+        "--studies",
+        type=Path,
+        metavar="FILE",
+        help="JSON of benchmarks.evaluation.studies, in place of the recorded",
+    )
