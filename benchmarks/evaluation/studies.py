@@ -61,7 +61,7 @@ def encoding(engine: Engine, items: Sequence[Item]) -> Rows:
 def _encoded(engine: Engine, item: Item, w: float) -> torch.Tensor:
     """The encode hops with guidance, which the engine itself never uses."""
     runner: Any = engine.runner  # of torch: it has the networks
-    unet = runner.forward
+    unet = runner.encode_network
     prompts = engine._encoded([engine.tokenizer.encode(item.source)])
     latents = runner.to_latents(runner.tensor(item.picture()[None]))
     start = engine._encode_hops[0].t
