@@ -26,8 +26,9 @@ from icd_engine.networks.vae import VAE
 from icd_engine.placement import DTYPES, PLAIN, Placement, check_name
 from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.contract import Runner
-from icd_engine.runners.eager import EagerRunner, Networks
+from icd_engine.runners.eager import EagerRunner
 from icd_engine.runners.graph import GraphRunner
+from icd_engine.runners.stages import TorchNetworks
 from icd_engine.shortage import is_short
 
 RUNNERS = {runner.name: runner for runner in (EagerRunner, CompiledRunner, GraphRunner)}
@@ -51,15 +52,15 @@ def load_runner(bundle: Bundle, placement: Placement = PLAIN) -> Runner:
     text_encoder = load_text_encoder(bundle, device, precision)
     vae = load_network(bundle, "vae", VAE, device, vae_precision)
     make_unet = partial(UNet, **levels)
-    reverse = load_network(bundle, "unet", make_unet, device, precision)
+    decode = load_network(bundle, "unet", make_unet, device, precision)
     if placement.weights == "switch":
-        forward = load_forward_by_difference(bundle, make_unet, reverse)
+        encode = load_encode_network_by_difference(bundle, make_unet, decode)
     else:
-        forward = load_network(bundle, "unet_forward", make_unet, device, precision)
+        encode = load_network(bundle, "unet_forward", make_unet, device, precision)
     name = placement.runner
     if name == "auto":
         name = _best_runner(device, bundle.guidance_embedded, placement.offload)
-    return RUNNERS[name](Networks(text_encoder, vae, forward, reverse), placement)
+    return RUNNERS[name](TorchNetworks(text_encoder, vae, encode, decode), placement)
 
 
 def _best_runner(device: torch.device, guidance_embedded: bool, offload: bool) -> str:
@@ -68,10 +69,10 @@ def _best_runner(device: torch.device, guidance_embedded: bool, offload: bool) -
     return "graph" if guidance_embedded and not offload else "eager"
 
 
-def load_forward_by_difference(
-    bundle: Bundle, make: Callable[[dict[str, Any]], UNet], reverse: UNet
+def load_encode_network_by_difference(
+    bundle: Bundle, make: Callable[[dict[str, Any]], UNet], decode: UNet
 ) -> UNet:
-    """The forward network in the memory of the reverse one.
+    """The encode network in the memory of the decode network.
 
     BundleError where the bundle has not what it takes.
     """
@@ -81,14 +82,14 @@ def load_forward_by_difference(
             f"{bundle.path}: weights 'switch' needs {DIFFERENCE}, which `icd convert` writes"
         )
     with torch.device("meta"):
-        forward = make(bundle.config("unet_forward"))
+        encode = make(bundle.config("unet_forward"))
     try:
-        share_weights(forward, reverse, read_weights(path))
+        share_weights(encode, decode, read_weights(path))
     except (RuntimeError, KeyError) as error:
         raise BundleError(
             f"{path} does not fit the networks: {' '.join(str(error).split())[:300]}"
         ) from None
-    return forward.eval()
+    return encode.eval()
 
 
 def load_text_encoder(

@@ -61,7 +61,7 @@ def encoding(engine: Engine, items: Sequence[Item]) -> Rows:
 def _encoded(engine: Engine, item: Item, w: float) -> torch.Tensor:
     """The encode hops with guidance, which the engine itself never uses."""
     runner: Any = engine.runner  # of torch: it has the networks
-    unet = runner.forward
+    unet = runner.encode_network
     model = engine.model
     prompts = model.encode_prompts([model.tokens(item.source)])
     latents = runner.to_latents(runner.tensor(item.picture()[None]))

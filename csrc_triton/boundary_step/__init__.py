@@ -3,11 +3,14 @@ eps."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from csrc_triton import fused
 from csrc_triton.boundary_step.reference import boundary_step_reference
+from csrc_triton.checks import FLOATING, check_tensors
 
 __all__ = ["boundary_step"]
 
@@ -50,19 +53,16 @@ def _check(
     if (eps_uncond is None) != (w is None):
         raise ValueError("eps_uncond and w are given together or not at all")
     rows = latents.shape[:1]
-    float32 = {"latents": (latents, latents.shape), "A": (A, rows), "B": (B, rows), "w": (w, rows)}
-    floating = {"eps": (eps, latents.shape), "eps_uncond": (eps_uncond, latents.shape)}
-    for name, (tensor, shape) in (float32 | floating).items():
-        if tensor is None:
-            continue
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-        if tensor.device != latents.device:
-            raise ValueError(f"{name} is on {tensor.device}, latents on {latents.device}")
-        if not tensor.is_floating_point() or (name in float32 and tensor.dtype != torch.float32):
-            raise TypeError(
-                f"{name} must be {'float32' if name in float32 else 'floating'}, got {tensor.dtype}"
-            )
+    float32 = (torch.float32,)
+    expected = {
+        "latents": (latents, latents.shape, float32),
+        "A": (A, rows, float32),
+        "B": (B, rows, float32),
+        "w": (w, rows, float32),
+        "eps": (eps, latents.shape, FLOATING),
+        "eps_uncond": (eps_uncond, latents.shape, FLOATING),
+    }
+    check_tensors(expected)
 
 
 _op = torch.library.custom_op(
@@ -71,26 +71,12 @@ _op = torch.library.custom_op(
 
 
 @_op.register_kernel("cuda")
-def _cuda(
-    latents: Tensor,
-    eps: Tensor,
-    A: Tensor,
-    B: Tensor,
-    eps_uncond: Tensor | None = None,
-    w: Tensor | None = None,
-) -> Tensor:
+def _cuda(*arguments: Any) -> Tensor:
     from csrc_triton.boundary_step.kernel import launch  # Triton exists on GPU builds only
 
-    return launch(latents, eps, A, B, eps_uncond, w)
+    return launch(*arguments)
 
 
 @_op.register_fake
-def _fake(
-    latents: Tensor,
-    eps: Tensor,
-    A: Tensor,
-    B: Tensor,
-    eps_uncond: Tensor | None = None,
-    w: Tensor | None = None,
-) -> Tensor:
+def _fake(latents: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(latents, memory_format=torch.contiguous_format)

@@ -3,15 +3,16 @@ they multiply."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from csrc_triton import fused
+from csrc_triton.checks import NETWORK_DTYPES, check_tensors, listed
 from csrc_triton.edited_attention.reference import edited_attention_reference
 
 __all__ = ["edited_attention"]
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def edited_attention(
@@ -52,14 +53,11 @@ def edited_attention(
     over 256 tokens plain PyTorch computes it. Differentiable where gradients are on: then it is
     `edited_attention_reference`.
     """
-    _check(q, k, gained, source_q, source_k, mixed, source_row, source_v, columns)
+    arguments = (q, k, gained, source_q, source_k, mixed, source_row, source_v, columns)
+    _check(*arguments)
     if not fused(q):
-        return edited_attention_reference(
-            q, k, gained, source_q, source_k, mixed, source_row, source_v, columns
-        )
-    out, maps = torch.ops.icd.edited_attention(
-        q, k, gained, source_q, source_k, mixed, source_row, source_v, columns
-    )
+        return edited_attention_reference(*arguments)
+    out, maps = torch.ops.icd.edited_attention(*arguments)
     return out, None if columns is None else maps
 
 
@@ -82,30 +80,23 @@ def _check(
     sources = source_q.shape[0]
     if not (heads and tokens and head):
         raise ValueError(f"k must have heads, tokens and channels, got {list(k.shape)}")
-    if q.dtype not in DTYPES:
-        raise TypeError(f"q must be float32, float16 or bfloat16, got {q.dtype}")
+    if q.dtype not in NETWORK_DTYPES:
+        raise TypeError(f"q must be {listed(NETWORK_DTYPES)}, got {q.dtype}")
+    own = (q.dtype,)
     values = (targets, heads, tokens, head)
     source_values = (sources, heads, tokens, head)
     expected = {
-        "q": (q, q.shape, q.dtype),
-        "k": (k, values, q.dtype),
-        "gained": (gained, values, q.dtype),
-        "source_q": (source_q, (sources, heads, positions, head), q.dtype),
-        "source_k": (source_k, source_values, q.dtype),
-        "mixed": (mixed, values, q.dtype),
-        "source_row": (source_row, (targets,), torch.int64),
-        "source_v": (source_v, source_values, q.dtype),
-        "columns": (columns, (3, targets, tokens), torch.float32),
+        "q": (q, q.shape, own),
+        "k": (k, values, own),
+        "gained": (gained, values, own),
+        "source_q": (source_q, (sources, heads, positions, head), own),
+        "source_k": (source_k, source_values, own),
+        "mixed": (mixed, values, own),
+        "source_row": (source_row, (targets,), (torch.int64,)),
+        "source_v": (source_v, source_values, own),
+        "columns": (columns, (3, targets, tokens), (torch.float32,)),
     }
-    for name, (tensor, shape, dtype) in expected.items():
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != tuple(shape):
-            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-        if tensor.device != q.device:
-            raise ValueError(f"{name} is on {tensor.device}, q on {q.device}")
-        if tensor.dtype != dtype:
-            raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+    check_tensors(expected)
 
 
 def _plain(
@@ -130,35 +121,14 @@ _op = torch.library.custom_op("icd::edited_attention", _plain, mutates_args=(), 
 
 
 @_op.register_kernel("cuda")
-def _cuda(
-    q: Tensor,
-    k: Tensor,
-    gained: Tensor,
-    source_q: Tensor,
-    source_k: Tensor,
-    mixed: Tensor,
-    source_row: Tensor,
-    source_v: Tensor | None = None,
-    columns: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def _cuda(q: Tensor, k: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     from csrc_triton.edited_attention.kernel import fits, launch  # Triton exists on GPU builds only
 
-    run = launch if fits(q, k) else _plain
-    return run(q, k, gained, source_q, source_k, mixed, source_row, source_v, columns)
+    return (launch if fits(q, k) else _plain)(q, k, *others)
 
 
 @_op.register_fake
-def _fake(
-    q: Tensor,
-    k: Tensor,
-    gained: Tensor,
-    source_q: Tensor,
-    source_k: Tensor,
-    mixed: Tensor,
-    source_row: Tensor,
-    source_v: Tensor | None = None,
-    columns: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def _fake(q, k, gained, source_q, source_k, mixed, source_row, source_v=None, columns=None):
     targets, heads, positions, head = q.shape
     rows = targets if source_v is None else source_v.shape[0] + targets
     out = q.new_empty(rows, positions, heads, head).transpose(1, 2)

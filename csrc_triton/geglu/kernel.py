@@ -10,14 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# 256 divides the widths in use (256 to 5120), so no lane idles; 8 rows share a bias once loaded
-ROWS, BLOCK = 8, 256
+ROWS = 8
+BLOCK = 256  # divides the widths in use (256 to 5120), so no lane idles
 
 
 @triton.jit
 def geglu_kernel(
     hidden,
-    bias,
     out,
     rows,
     hidden_row,
@@ -29,26 +28,22 @@ def geglu_kernel(
     neighbours.
 
     hidden_row is a stride, in elements; columns are adjacent, the gate WIDTH after the value, out
-    contiguous. bias may be None, which compiles it away.
+    contiguous.
     """
     blocks: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
     row = tl.program_id(0) // blocks * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)[None, :]
-    present = column < WIDTH
-    inside = (row < rows) & present
+    inside = (row < rows) & (column < WIDTH)
     row = row.to(tl.int64)
 
     offset = row * hidden_row + column
     value = tl.load(hidden + offset, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(hidden + offset + WIDTH, mask=inside, other=0.0).to(tl.float32)
-    if bias is not None:
-        value += tl.load(bias + column, mask=present, other=0.0).to(tl.float32)
-        gate += tl.load(bias + WIDTH + column, mask=present, other=0.0).to(tl.float32)
     result = value * (gate * (0.5 + 0.5 * tl.erf(gate * 0.7071067811865476)))
     tl.store(out + row * WIDTH + column, result.to(out.dtype.element_ty), mask=inside)
 
 
-def launch(hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+def launch(hidden: Tensor) -> Tensor:
     """Run the kernel; arguments as `geglu`, already checked.
 
     CPU tensors need Triton's interpreter.
@@ -61,10 +56,9 @@ def launch(hidden: Tensor, bias: Tensor | None = None) -> Tensor:
     lines = hidden.reshape(-1, 2 * width)
     if lines.stride(-1) != 1:
         lines = lines.contiguous()
-    bias = None if bias is None else bias.contiguous()
     with torch.cuda.device_of(hidden):  # Triton launches on the current device
         geglu_kernel[triton.cdiv(len(lines), ROWS) * triton.cdiv(width, BLOCK),](
-            lines, bias, out, len(lines), lines.stride(0), width, ROWS, BLOCK,
+            lines, out, len(lines), lines.stride(0), width, ROWS, BLOCK,
             enable_fp_fusion=True,  # said aloud because Triton 3.10 changes the default
         )  # fmt: skip
     return out

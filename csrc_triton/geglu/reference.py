@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def geglu_reference(hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+def geglu_reference(hidden: Tensor) -> Tensor:
     """value * gelu(gate) in float32, as `csrc_triton.geglu.geglu`, unchecked."""
-    projected = hidden.float() if bias is None else hidden.float() + bias.float()
-    value, gate = projected.chunk(2, dim=-1)
+    value, gate = hidden.float().chunk(2, dim=-1)
     return (value * F.gelu(gate)).to(hidden.dtype)

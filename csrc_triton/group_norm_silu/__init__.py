@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from csrc_triton import fused
+from csrc_triton.checks import NETWORK_DTYPES, check_tensors, listed
 from csrc_triton.group_norm_silu.reference import group_norm_silu_reference
 
 __all__ = ["group_norm_silu"]
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def group_norm_silu(
@@ -45,14 +46,14 @@ def group_norm_silu(
     _check(x, weight, bias, groups, skip)
     if fused(x):
         return torch.ops.icd.group_norm_silu(x, weight, bias, groups, eps, skip, silu)
-    return group_norm_silu_reference(x, weight, bias, groups, eps, skip=skip, silu=silu)
+    return group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | None) -> None:
     if x.ndim != 4:
         raise ValueError(f"x must be [B, C, H, W], got {list(x.shape)}")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
+    if x.dtype not in NETWORK_DTYPES:
+        raise TypeError(f"x must be {listed(NETWORK_DTYPES)}, got {x.dtype}")
     if skip is not None and (
         skip.ndim != 4 or skip.shape[:1] + skip.shape[2:] != x.shape[:1] + x.shape[2:]
     ):
@@ -62,20 +63,16 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | 
     channels = x.shape[1] + (0 if skip is None else skip.shape[1])
     if groups < 1 or channels < 1 or channels % groups:
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
-    for name, tensor in (("skip", skip), ("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if name != "skip" and tensor.shape != (channels,):
-            raise ValueError(f"{name} must be [{channels}], got {list(tensor.shape)}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}")
-        if tensor.dtype != x.dtype and (name == "skip" or tensor.dtype != torch.float32):
-            raise TypeError(
-                f"{name} must be of x's {x.dtype}{' or float32' * (name != 'skip')}, got {tensor.dtype}"
-            )
+    parameters = (torch.float32, x.dtype)
+    expected = {
+        "x": (x, x.shape, (x.dtype,)),
+        "skip": (skip, () if skip is None else skip.shape, (x.dtype,)),
+        "weight": (weight, (channels,), parameters),
+        "bias": (bias, (channels,), parameters),
+    }
+    check_tensors(expected)
 
 
-# The operator's skip and silu are positional: custom operators take no keyword-only tensors.
 @torch.library.custom_op("icd::group_norm_silu", mutates_args=(), device_types="cpu")
 def _op(
     x: Tensor,
@@ -86,36 +83,19 @@ def _op(
     skip: Tensor | None,
     silu: bool,
 ) -> Tensor:
-    y = group_norm_silu_reference(x, weight, bias, groups, eps, skip=skip, silu=silu)
+    y = group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu)
     # The operator has one memory format on every device
     return y.contiguous(memory_format=torch.channels_last)
 
 
 @_op.register_kernel("cuda")
-def _cuda(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    groups: int,
-    eps: float,
-    skip: Tensor | None,
-    silu: bool,
-) -> Tensor:
+def _cuda(*arguments: Any) -> Tensor:
     from csrc_triton.group_norm_silu.kernel import launch  # Triton exists on GPU builds only
 
-    return launch(x, weight, bias, groups, eps, skip=skip, silu=silu)
+    return launch(*arguments)
 
 
 @_op.register_fake
-def _fake(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    groups: int,
-    eps: float,
-    skip: Tensor | None,
-    silu: bool,
-) -> Tensor:
-    rows, channels, height, width = x.shape
-    shape = (rows, channels + (0 if skip is None else skip.shape[1]), height, width)
+def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -14,7 +14,6 @@ def group_norm_silu_reference(
     bias: Tensor,
     groups: int,
     eps: float,
-    *,
     skip: Tensor | None = None,
     silu: bool = True,
 ) -> Tensor:

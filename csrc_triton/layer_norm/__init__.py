@@ -3,15 +3,16 @@ the tokens."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from csrc_triton import fused
+from csrc_triton.checks import NETWORK_DTYPES, check_tensors, listed
 from csrc_triton.layer_norm.reference import layer_norm_reference
 
 __all__ = ["layer_norm"]
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def layer_norm(
@@ -43,26 +44,17 @@ def layer_norm(
 def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> None:
     if x.ndim < 1:
         raise ValueError("x must be [..., C], got a scalar")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
+    if x.dtype not in NETWORK_DTYPES:
+        raise TypeError(f"x must be {listed(NETWORK_DTYPES)}, got {x.dtype}")
     channels = x.shape[-1:]
     parameters = (torch.float32, x.dtype)
     expected = {
+        "x": (x, x.shape, (x.dtype,)),
         "weight": (weight, channels, parameters),
         "bias": (bias, channels, parameters),
         "residual": (residual, x.shape, (x.dtype,)),
     }
-    for name, (tensor, shape, dtypes) in expected.items():
-        if tensor is None:
-            continue
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}")
-        if tensor.dtype not in dtypes:
-            raise TypeError(
-                f"{name} must be {' or '.join(map(str, dict.fromkeys(dtypes)))}, got {tensor.dtype}"
-            )
+    check_tensors(expected)
 
 
 # Two operators, because one that hands its input back would alias it. Both return contiguous
@@ -81,28 +73,24 @@ def _add_norm(
 
 
 @_norm.register_kernel("cuda")
-def _norm_cuda(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _norm_cuda(*arguments: Any) -> Tensor:
     from csrc_triton.layer_norm.kernel import launch  # Triton exists on GPU builds only
 
-    return launch(x, weight, bias, eps)[1]
+    return launch(*arguments)[1]
 
 
 @_add_norm.register_kernel("cuda")
-def _add_norm_cuda(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def _add_norm_cuda(x: Tensor, residual: Tensor, *parameters: Any) -> tuple[Tensor, Tensor]:
     from csrc_triton.layer_norm.kernel import launch
 
-    return launch(x, weight, bias, eps, residual=residual)
+    return launch(x, *parameters, residual=residual)
 
 
 @_norm.register_fake
-def _norm_fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _norm_fake(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @_add_norm.register_fake
-def _add_norm_fake(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    return _norm_fake(x, weight, bias, eps), _norm_fake(x, weight, bias, eps)
+def _add_norm_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _norm_fake(x), _norm_fake(x)

@@ -3,10 +3,13 @@ change."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from csrc_triton import fused
+from csrc_triton.checks import check_tensors
 from csrc_triton.local_blend.reference import local_blend_reference
 
 __all__ = ["local_blend"]
@@ -44,27 +47,11 @@ def local_blend(
 
     Both results are new and contiguous. Raises ValueError or TypeError, naming the argument.
     """
-    _check(
-        latents,
-        maps_source,
-        maps_target,
-        source_row,
-        use_blend,
-        user_mask,
-        threshold,
-        source_latents,
-    )
-    run = torch.ops.icd.local_blend if fused(latents) else local_blend_reference
-    return run(
-        latents,
-        maps_source,
-        maps_target,
-        source_row,
-        use_blend,
-        user_mask,
-        threshold,
-        source_latents,
-    )
+    maps = (maps_source, maps_target)
+    arguments = (latents, *maps, source_row, use_blend, user_mask, threshold, source_latents)
+    _check(*arguments)
+    blend = torch.ops.icd.local_blend if fused(latents) else local_blend_reference
+    return blend(*arguments)
 
 
 def _check(
@@ -106,24 +93,17 @@ def _check(
         raise ValueError(f"threshold must be at least 0, got {threshold}")
     maps_shape = (targets, h, w)
     sources = 0 if source_latents is None else source_latents.shape[0]
+    float32 = (torch.float32,)
     expected = {
-        "latents": (latents, latents.shape, torch.float32),
-        "maps_source": (maps_source, maps_shape, torch.float32),
-        "maps_target": (maps_target, maps_shape, torch.float32),
-        "source_row": (source_row, (targets,), torch.int64),
-        "use_blend": (use_blend, (targets,), torch.bool),
-        "user_mask": (user_mask, (targets, height, width), torch.float32),
-        "source_latents": (source_latents, (sources, *latents.shape[1:]), torch.float32),
+        "latents": (latents, latents.shape, float32),
+        "maps_source": (maps_source, maps_shape, float32),
+        "maps_target": (maps_target, maps_shape, float32),
+        "source_row": (source_row, (targets,), (torch.int64,)),
+        "use_blend": (use_blend, (targets,), (torch.bool,)),
+        "user_mask": (user_mask, (targets, height, width), float32),
+        "source_latents": (source_latents, (sources, *latents.shape[1:]), float32),
     }
-    for name, (tensor, shape, dtype) in expected.items():
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != tuple(shape):
-            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-        if tensor.device != latents.device:
-            raise ValueError(f"{name} is on {tensor.device}, latents on {latents.device}")
-        if tensor.dtype != dtype:
-            raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+    check_tensors(expected)
 
 
 _op = torch.library.custom_op(
@@ -132,34 +112,15 @@ _op = torch.library.custom_op(
 
 
 @_op.register_kernel("cuda")
-def _cuda(
-    latents: Tensor,
-    maps_source: Tensor,
-    maps_target: Tensor,
-    source_row: Tensor,
-    use_blend: Tensor,
-    user_mask: Tensor | None = None,
-    threshold: float = 0.3,
-    source_latents: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def _cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
     from csrc_triton.local_blend.kernel import launch  # Triton exists on GPU builds only
 
-    return launch(
-        latents, maps_source, maps_target, source_row,
-        use_blend=use_blend, threshold=threshold, user_mask=user_mask, source_latents=source_latents,
-    )  # fmt: skip
+    return launch(*arguments)
 
 
 @_op.register_fake
 def _fake(
-    latents: Tensor,
-    maps_source: Tensor,
-    maps_target: Tensor,
-    source_row: Tensor,
-    use_blend: Tensor,
-    user_mask: Tensor | None = None,
-    threshold: float = 0.3,
-    source_latents: Tensor | None = None,
+    latents: Tensor, maps_source: Tensor, maps_target: Tensor, source_row: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     mask = latents.new_empty((source_row.shape[0], *latents.shape[2:]))
     return torch.empty_like(latents, memory_format=torch.contiguous_format), mask

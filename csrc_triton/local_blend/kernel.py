@@ -123,10 +123,9 @@ def launch(
     maps_source: Tensor,
     maps_target: Tensor,
     source_row: Tensor,
-    *,
     use_blend: Tensor,
-    threshold: float = 0.3,
     user_mask: Tensor | None = None,
+    threshold: float = 0.3,
     source_latents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the kernel; arguments as `local_blend`, already checked.

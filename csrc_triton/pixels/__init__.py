@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from csrc_triton import fused
+from csrc_triton.checks import FLOATING, listed
 from csrc_triton.pixels.reference import from_pixels_reference, to_pixels_reference
 
 __all__ = ["from_pixels", "to_pixels"]
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def from_pixels(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -29,8 +28,8 @@ def from_pixels(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         raise ValueError(f"pixels must be [B, H, W, 3], got {list(pixels.shape)}")
     if pixels.dtype != torch.uint8:
         raise TypeError(f"pixels must be torch.uint8, got {pixels.dtype}")
-    if dtype not in DTYPES:
-        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
+    if dtype not in FLOATING:
+        raise TypeError(f"dtype must be {listed(FLOATING)}, got {dtype}")
     return (torch.ops.icd.from_pixels if fused(pixels) else from_pixels_reference)(pixels, dtype)
 
 
@@ -48,10 +47,8 @@ def to_pixels(pictures: Tensor) -> Tensor:
     """
     if pictures.ndim != 4 or pictures.shape[1] != 3:
         raise ValueError(f"pictures must be [B, 3, H, W], got {list(pictures.shape)}")
-    if pictures.dtype not in DTYPES:
-        raise TypeError(
-            f"pictures must be one of {', '.join(map(str, DTYPES))}, got {pictures.dtype}"
-        )
+    if pictures.dtype not in FLOATING:
+        raise TypeError(f"pictures must be {listed(FLOATING)}, got {pictures.dtype}")
     return (torch.ops.icd.to_pixels if fused(pictures) else to_pixels_reference)(pictures)
 
 

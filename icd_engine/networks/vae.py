@@ -212,6 +212,10 @@ class VAE(nn.Module):
             else nn.Identity()
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.conv_in.weight.dtype
+
     def moments(self, pictures: Tensor) -> Tensor:
         """Mean, then log-variance of the unscaled posterior, [B, 2 latent, H / f, W / f], of
         pictures [B, 3, H, W]."""

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
-from types import FunctionType, MethodType
-from typing import Any
 
 import torch
-import torch._inductor.config
 from torch import Tensor
 
 from icd_engine.errors import RunnerError
-from icd_engine.networks.unet import UNet, UNetOutput
 from icd_engine.placement import PLAIN, Placement
+from icd_engine.runners import inductor
 from icd_engine.runners.buckets import Padded, filled, of_rows, take, take_prompts
 from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
-from icd_engine.runners.eager import EagerRunner, Networks
+from icd_engine.runners.eager import EagerRunner
+from icd_engine.runners.stages import Stages, TorchNetworks
 from icd_engine.sampling.schedule import Hop
 
-# Programs of one network: picture sizes x batch sizes x (first edit, further edit, no edit). torch
-# stops at 8.
-MOST_PROGRAMS = 256
-# On the CPU kernels are called from C++: small networks are mostly calls, and from Python they take
-# a fifth longer. On CUDA kernels are tuned, as by mode "max-autotune-no-cudagraphs"; capturing
-# graphs is left to GraphRunner.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {"options": {"cpp_wrapper": True}},
-    "cuda": {"options": {"max_autotune": True, "coordinate_descent_tuning": True}},
-}
-# Of UNets whose matrix products inductor writes itself on the CPU: oneDNN takes some 30 us to begin
+# Networks whose matrix products inductor writes itself on the CPU: oneDNN takes some 30 us to begin
 # one.
 SMALL = 30_000_000  # parameters
+
+
+def compiled_stages(stages: Stages, networks: TorchNetworks) -> Stages:
+    """The networks' passes and the VAE's stages compiled; hops and prompts run as they are."""
+    weights = sum(weights.numel() for weights in networks.decode_network.parameters())
+    compiled = partial(
+        inductor.compile_stage,
+        device=networks.device,
+        shortcuts=inductor.is_tested(),
+        own_products=networks.device.type == "cpu" and weights <= SMALL,
+    )
+    return stages._replace(
+        to_moments=compiled(stages.to_moments),
+        to_image=compiled(stages.to_image),
+        to_pixels=compiled(stages.to_pixels),
+        encode_pass=compiled(stages.encode_pass),
+        decode_pass=compiled(stages.decode_pass),
+    )
 
 
 class CompiledRunner(EagerRunner):
@@ -48,136 +54,41 @@ class CompiledRunner(EagerRunner):
     warms_up = True
     reference = False
 
-    def __init__(self, networks: Networks, placement: Placement = PLAIN):
-        super().__init__(networks, placement)
-        if not can_compile(self.device):
-            needed = (
-                "triton" if self.device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
-            )
+    def __init__(self, networks: TorchNetworks, placement: Placement = PLAIN):
+        device = networks.device
+        if not can_compile(device):
+            needed = "triton" if device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
             raise RunnerError(f"runner {self.name!r} needs {needed}: none was found")
-        self._small = sum(weights.numel() for weights in self.reverse.parameters()) <= SMALL
-        self._programs: dict[int, Callable[..., UNetOutput]] = {
-            id(unet): self._compile(unet.predict) for unet in (self.forward, self.reverse)
-        }
-        self._to_moments = self._compile(self._to_moments)
-        self._to_image = self._compile(self._to_image)
-        self._to_pixels = self._compile(self._to_pixels)
+        super().__init__(networks, placement)
 
-    def _compile(self, function: Any) -> Callable:
-        chosen: dict[str, Any] = dict(OPTIONS[self.device.type])
-        chosen["options"] = {**chosen.get("options", {}), "guard_filter_fn": _on_arguments}
-        program = torch.compile(with_own_code(function), fullgraph=True, dynamic=False, **chosen)
-        limits = {"recompile_limit": MOST_PROGRAMS, "accumulated_recompile_limit": MOST_PROGRAMS}
-        # On the CPU weights become constants of the program, laid out for its convolutions. An
-        # option of torch.compile would come too late: tracing already has to know.
-        freezing = self.device.type == "cpu"
-        products = own_products if self.device.type == "cpu" and self._small else nullcontext
-        seen = set()
+    def _make_stages(self, networks: TorchNetworks) -> Stages:
+        return compiled_stages(super()._make_stages(networks), networks)
 
-        def run(*arguments: Any) -> Any:
-            # Settings are patched where something is compiled, not at every call: that takes .3 ms.
-            layout = _layout(arguments)
-            if layout in seen:
-                return program(*arguments)
-            with (
-                torch._dynamo.config.patch(limits),
-                torch._inductor.config.patch(freezing=freezing),
-                products(),
-            ):
-                result = program(*arguments)
-            seen.add(layout)
-            return result
-
-        return run
-
-    def _predict(self, unet: UNet, latents: Tensor, *tables: Any) -> UNetOutput:
-        return self._programs[id(unet)](latents.to(self.dtype), *tables)
-
-    @torch.no_grad()
     def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         rows = filled(len(pixels))
-        return super().to_latents(take(pixels, rows), None if noise is None else take(noise, rows))[
-            : len(pixels)
-        ]
+        noise = None if noise is None else take(noise, rows)
+        return super().to_latents(take(pixels, rows), noise)[: len(pixels)]
 
-    @torch.no_grad()
     def to_image(self, latents: Tensor) -> Tensor:
         return super().to_image(take(latents, filled(len(latents))))[: len(latents)]
 
-    @torch.no_grad()
     def to_pixels(self, latents: Tensor) -> Tensor:
         return super().to_pixels(take(latents, filled(len(latents))))[: len(latents)]
 
-    @torch.no_grad()
     def encode(
         self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
     ) -> Tensor:
         count = len(latents)
-        rows = filled(len(latents))
+        rows = filled(count)
         shown = of_rows(callback, range(count))
         return super().encode(take(latents, rows), take_prompts(prompts, rows), hops, shown)[:count]
 
-    @torch.no_grad()
     def decode(
         self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
     ) -> Decoded:
         padded = Padded(inputs)
-        return padded.result(
-            super().decode(padded.inputs, hops, of_rows(callback, padded.rows)), inputs
-        )
-
-
-def with_own_code(method: MethodType) -> MethodType:
-    """The method on a copy of its code.
-
-    Dynamo keeps programs by code object, so a network never gets another's.
-    """
-    function: Any = method.__func__
-    code = function.__code__.replace()
-    own = function.__globals__
-    copied = FunctionType(code, own, function.__name__, function.__defaults__, function.__closure__)
-    copied.__kwdefaults__ = function.__kwdefaults__
-    return MethodType(copied, method.__self__)
-
-
-def _on_arguments(guards: Sequence[Any]) -> list[bool]:
-    """Which of dynamo's guards are asked at every call: not those on a network, thousands, and on
-    functions it calls.
-
-    Networks are not changed once they are loaded, and `with_own_code` keeps them apart.
-    """
-    return ["._modules[" not in guard.name and "G[" not in guard.name for guard in guards]
-
-
-def _layout(value: Any) -> Any:
-    """Shapes and strides of tensors, everything else as it is: what a program is compiled for."""
-    if isinstance(value, Tensor):
-        return value.dtype, value.shape, value.stride()
-    return tuple(map(_layout, value)) if isinstance(value, (tuple, list)) else value
-
-
-@contextmanager
-def own_products() -> Iterator[None]:
-    """Inside, inductor writes a matrix product itself wherever it can, untimed: timing the ways
-    takes minutes."""
-    # Takes a second to import
-    from torch._inductor.select_algorithm import get_algorithm_selector_cache
-
-    with torch._inductor.config.patch(
-        max_autotune_gemm=True, max_autotune_gemm_backends="ATEN,CPP"
-    ):
-        cache = get_algorithm_selector_cache()
-        cache.add_preprocessing_fn(_own_product)
-        try:
-            yield
-        finally:
-            cache.preprocessing_fns.remove(_own_product)
-
-
-def _own_product(choices: list[Any]) -> list[Any]:
-    if any(choice.name == "bmm" for choice in choices):
-        return [choice for choice in choices if choice.name == "bmm"]
-    return [choice for choice in choices if choice.name.startswith("cpp_")][:1] or choices
+        shown = of_rows(callback, padded.rows)
+        return padded.result(super().decode(padded.inputs, hops, shown), inputs)
 
 
 def can_compile(device: torch.device) -> bool:

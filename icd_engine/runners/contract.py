@@ -45,7 +45,7 @@ class Blend(NamedTuple):
 
 
 class SourceBranch(NamedTuple):
-    """What the source rows of a decoding leave for further edits of the same pictures; K hops."""
+    """What the source rows of a decoding leave for re-edits of the same pictures; K hops."""
 
     latents: list[Tensor]  # [K] of [S, 4, h, w] float32, after each hop
     features: list[list[Tensor]]  # [K] of UNetOutput.kept
@@ -139,11 +139,11 @@ class Runner(Protocol):
     def encode(
         self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
     ) -> Tensor:
-        """The forward network up its hops, unguided: latents [B, 4, h, w] float32 in and out."""
+        """The encode network up its hops, unguided: latents [B, 4, h, w] float32 in and out."""
         ...
 
     def decode(
         self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
     ) -> Decoded:
-        """The reverse network down its hops."""
+        """The decode network down its hops."""
         ...

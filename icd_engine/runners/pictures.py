@@ -6,116 +6,90 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from threading import Lock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from csrc_triton.pixels import from_pixels, to_pixels
 from icd_engine.errors import ImageError
-from icd_engine.networks.text_encoder import DualTextEncoder, TextEncoder
 from icd_engine.networks.vae import VAE
-from icd_engine.placement import Placement
-from icd_engine.runners.memory import Residence, in_tiles, wants_tiles
+from icd_engine.runners.memory import in_tiles, wants_tiles
+from icd_engine.runners.stages import PictureStages, Stages, pixels_of
+
+# Inside, the network is on the device
+Resident = Callable[[nn.Module], AbstractContextManager[None]]
 
 
-class PictureRunner:
-    """The VAE's part of every torch runner. What it computes in half precision and is not finite,
-    it computes again in
-    float32: `vae_retries` counts these calls.
+class PictureCoder:
+    """What every torch runner does with its VAE's stages.
+
+    What the VAE computes in half precision and is not finite, it computes again in float32:
+    `retries` counts these calls.
     """
 
-    def __init__(
-        self,
-        vae: VAE,
-        text_encoder: TextEncoder | DualTextEncoder,
-        device: torch.device,
-        placement: Placement,
-    ):
+    def __init__(self, vae: VAE, stages: Stages, tiling: bool | None, resident: Resident):
         self.vae = vae
-        self.device = device
-        self.vae_dtype = vae.decoder.conv_in.weight.dtype
-        self.vae_retries = 0
-        self._tiling = placement.vae_tiling
+        self.retries = 0
+        self._stages = stages
+        self._tiling = tiling
+        self._resident = resident
         self._lock = Lock()
-        self._exact = None
-        residence = Residence(device, text_encoder, vae) if placement.offload else None
-        self._resident = residence.of if residence else lambda network: nullcontext()
+        self._exact: PictureStages | None = None
 
-    @torch.no_grad()
-    def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self.vae.sample(self._finite(self._moments, pixels.to(self.device)), noise)
+    def to_latents(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
+        return self.vae.sample(self._finite(self._moments, pixels), noise)
 
-    @torch.no_grad()
     def to_image(self, latents: Tensor) -> Tensor:
-        return self._finite(self._image, latents.to(self.device))
+        return self._finite(self._image, latents)
 
-    @torch.no_grad()
     def to_pixels(self, latents: Tensor) -> Tensor:
-        latents = latents.to(self.device)
-        if not wants_tiles(
-            latents.shape[-2:], self.vae.sample_size // self.vae.downscale, self._tiling
-        ):
+        if not self._wants_tiles(latents, self.vae.sample_size // self.vae.downscale):
             with self._resident(self.vae):
-                pixels, finite = self._to_pixels(latents)
-            if finite or self.vae_dtype == torch.float32:
+                pixels, finite = self._stages.to_pixels(latents)
+            if finite or self.vae.dtype == torch.float32:
                 return checked(pixels, finite)
-        return checked(*_pixels_of(self.to_image(latents)))
-
-    # --- what compiled and graph runners replace --------------------------------------------------
-
-    def _to_moments(self, pixels: Tensor) -> Tensor:
-        return self.vae.moments(from_pixels(pixels, self.vae_dtype)).float()
-
-    def _to_image(self, latents: Tensor) -> Tensor:
-        return self.vae.to_image(latents.to(self.vae_dtype)).float()
-
-    def _to_pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        return _pixels_of(self.vae.to_image(latents.to(self.vae_dtype)))
+        return checked(*pixels_of(self.to_image(latents)))
 
     # --- whole or in tiles, in float32 where it must be -------------------------------------------
 
-    def _moments(self, pixels: Tensor, exact: VAE | None = None) -> Tensor:
+    def _moments(self, stages: Stages | PictureStages, pixels: Tensor) -> Tensor:
         def encode(channels_first: Tensor) -> Tensor:
-            tile = channels_first.movedim(1, -1).contiguous()
-            return (
-                exact.moments(from_pixels(tile, torch.float32)) if exact else self._to_moments(tile)
-            )
+            return stages.to_moments(channels_first.movedim(1, -1).contiguous())
 
-        return self._by_tiles(
-            encode, pixels.movedim(-1, 1), self.vae.sample_size, (1, self.vae.downscale)
-        )
+        scale = (1, self.vae.downscale)
+        return self._by_tiles(encode, pixels.movedim(-1, 1), self.vae.sample_size, scale)
 
-    def _image(self, latents: Tensor, exact: VAE | None = None) -> Tensor:
+    def _image(self, stages: Stages | PictureStages, latents: Tensor) -> Tensor:
         tile = self.vae.sample_size // self.vae.downscale
-        return self._by_tiles(
-            exact.to_image if exact else self._to_image, latents, tile, (self.vae.downscale, 1)
-        )
+        return self._by_tiles(stages.to_image, latents, tile, (self.vae.downscale, 1))
 
     def _by_tiles(
-        self, function: Callable[[Tensor], Tensor], x: Tensor, tile: int, scale: tuple[int, int]
+        self, stage: Callable[[Tensor], Tensor], x: Tensor, tile: int, scale: tuple[int, int]
     ) -> Tensor:
         with self._resident(self.vae):
-            if wants_tiles(x.shape[-2:], tile, self._tiling):
-                return in_tiles(function, x, tile, scale)
-            return function(x)
+            return in_tiles(stage, x, tile, scale) if self._wants_tiles(x, tile) else stage(x)
 
-    def _finite(self, stage: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """stage(x), by the VAE in float32 where the half-precision one gave NaN or infinity.
+    def _wants_tiles(self, x: Tensor, tile: int) -> bool:
+        return wants_tiles(x.shape[-2:], tile, self._tiling)
+
+    def _finite(self, compute: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """compute(stages, x), by the VAE in float32 where the half-precision one gave NaN or
+        infinity.
 
         ImageError if both do.
         """
-        result = stage(x)
-        if self.vae_dtype != torch.float32 and not result.isfinite().all():
+        result = compute(self._stages, x)
+        if self.vae.dtype != torch.float32 and not result.isfinite().all():
             with self._lock:
-                self.vae_retries += 1
+                self.retries += 1
                 if self._exact is None:
                     warnings.warn(
-                        "the VAE overflowed in half precision: repeated in float32", stacklevel=4
+                        "the VAE overflowed in half precision: repeated in float32", stacklevel=5
                     )
-                    self._exact = copy.deepcopy(self.vae).to(self.device, torch.float32)
-            result = stage(x, self._exact)
+                    exact = copy.deepcopy(self.vae).to(x.device, torch.float32)
+                    self._exact = PictureStages(exact)
+            result = compute(self._exact, x)
         return checked(result, result.isfinite().all())
 
 
@@ -124,7 +98,3 @@ def checked(values: Tensor, finite: Tensor) -> Tensor:
     if not finite:
         raise ImageError("the picture holds NaN or infinite values")
     return values
-
-
-def _pixels_of(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    return to_pixels(pictures), pictures.isfinite().all()

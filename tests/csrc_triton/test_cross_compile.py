@@ -80,10 +80,10 @@ def norm(dtype: str, channels: int, *, residual: bool, weight: str | None = None
     )
 
 
-def gated(dtype: str, width: int, *, bias: str | None = None) -> Build:
-    types = f"*{dtype} {f'*{bias}' if bias else '-'} *{dtype} i32 - 3x-"
+def gated(dtype: str, width: int) -> Build:
+    types = f"2x*{dtype} i32 - 3x-"
     constants = {"hidden_row": 2 * width, "WIDTH": width, "ROWS": 8, "BLOCK": 256}
-    return Build("geglu.kernel:geglu_kernel", types, constants | ({} if bias else {"bias": None}))
+    return Build("geglu.kernel:geglu_kernel", types, constants)
 
 
 def blend(channels: int, *, user_mask: bool, cells: int = 16 * 16) -> Build:
@@ -201,7 +201,6 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "geglu-fp32": gated("fp32", 256),
     "geglu-fp16": gated("fp16", 1280),
     "geglu-bf16": gated("bf16", 5120),
-    "geglu-bf16-bias": gated("bf16", 5120, bias="bf16"),
     "group_norm-statistics-bf16-64x64x320": group_norm("statistics", "bf16", 64, 320),
     "group_norm-statistics-bf16-64x64x320-gaps": group_norm(
         "statistics", "bf16", 64, 320, dense=False

@@ -289,7 +289,8 @@ def test_inputs_are_left_alone_and_results_repeat(attend):
 
 def test_parts_cover_the_prompt_and_waste_little():
     pytest.importorskip("triton")
-    from csrc_triton.edited_attention.kernel import LARGEST_PROMPT, part, rest
+    from csrc_triton.edited_attention.kernel import LARGEST_PROMPT
+    from csrc_triton.edited_attention.tiles import part, rest
 
     assert [(part(n), rest(n)) for n in (8, 77, 128, 154)] == [
         (16, 0),

@@ -81,7 +81,7 @@ def plain_decode(
     engine: Engine, x: Tensor, prompt: str, w: float = 0.0, tau: float | tuple = 1.0
 ) -> Tensor:
     for t, s in pairwise(DECODE):
-        x = hop(engine, engine.runner.reverse, x, t, s, prompt, dynamic_guidance(t, w, tau))
+        x = hop(engine, engine.runner.decode_network, x, t, s, prompt, dynamic_guidance(t, w, tau))
     return x
 
 
@@ -129,7 +129,7 @@ def test_inversion_is_noise_then_upward_hops(small_engine, inversion):
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
     x = schedule.a(19) * x + schedule.sigma(19) * noise
     for t, s in pairwise(ENCODE):
-        x = hop(small_engine, small_engine.runner.forward, x, t, s, SOURCE, w=0.0)
+        x = hop(small_engine, small_engine.runner.encode_network, x, t, s, SOURCE, w=0.0)
     assert_close(inversion.latents, x)
 
 
@@ -245,7 +245,7 @@ def test_generation_takes_the_models_seed(small_engine):
     ids=["step", "constant", "ramp", "interval"],
 )
 def test_dynamic_guidance_reaches_the_network(small_engine, tau, tau_low, expected):
-    times, unet = [999.0, 779.0, 519.0, 259.0], small_engine.runner.reverse
+    times, unet = [999.0, 779.0, 519.0, 259.0], small_engine.runner.decode_network
     with recorded(small_engine) as seen:
         result = small_engine.edit(
             picture(), SOURCE, [TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low
@@ -546,7 +546,7 @@ def test_callback_may_replace_latents(small_engine, inversion):
         TARGET, callback_on_step_end=lambda step, t, x: x.clone().fill_(0.5) if t == 259 else None
     )
     start = torch.full((1, 4, 8, 8), 0.5)
-    expected = hop(small_engine, small_engine.runner.reverse, start, 259, 0, SOURCE, w=0.0)
+    expected = hop(small_engine, small_engine.runner.decode_network, start, 259, 0, SOURCE, w=0.0)
     assert_close(result.source_latents, expected)
 
 

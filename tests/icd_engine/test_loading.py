@@ -29,15 +29,17 @@ def unsealed(small_bundle, tmp_path):
 def test_every_weight_of_the_files_arrives(small_bundle):
     runner = load_runner(read_bundle(small_bundle), Placement(device="cpu"))
     for part, network in (
-        ("unet", runner.reverse),
-        ("unet_forward", runner.forward),
+        ("unet", runner.decode_network),
+        ("unet_forward", runner.encode_network),
         ("vae", runner.vae),
     ):
         stored = load_file(small_bundle / part / "diffusion_pytorch_model.safetensors")
         loaded = network.state_dict()
         assert stored.keys() == loaded.keys()
         assert all(torch.equal(stored[key], loaded[key]) for key in stored)
-    assert not torch.equal(runner.reverse.conv_in.weight, runner.forward.conv_in.weight)
+    assert not torch.equal(
+        runner.decode_network.conv_in.weight, runner.encode_network.conv_in.weight
+    )
 
 
 def test_networks_are_ready_to_run(small_bundle):
@@ -63,7 +65,7 @@ def test_precision(small_bundle, dtype, unet, vae):
     assert {name: {p.dtype for p in getattr(runner, name).parameters()} for name in NETWORKS} == {
         name: {precision} for name, precision in wanted.items()
     }
-    assert (runner.dtype, runner.vae_dtype) == (unet, vae)
+    assert (runner.dtype, runner.vae.dtype) == (unet, vae)
 
 
 def test_half_precision_files_load_as_float32(unsealed):
@@ -71,7 +73,7 @@ def test_half_precision_files_load_as_float32(unsealed):
     weights = {key: value.half() for key, value in load_file(path).items()}
     save_file(weights, path)
     runner = load_runner(read_bundle(unsealed), Placement(device="cpu"))
-    assert torch.equal(runner.reverse.conv_in.weight, weights["conv_in.weight"].float())
+    assert torch.equal(runner.decode_network.conv_in.weight, weights["conv_in.weight"].float())
 
 
 def change_weights(folder, part, change):
@@ -121,7 +123,9 @@ def test_weights_beyond_half_precision_are_named(unsealed):
         lambda w: w.update({"conv_in.bias": torch.full_like(w["conv_in.bias"], 1e5)}),
     )
     assert (
-        load_runner(read_bundle(unsealed), Placement(device="cpu")).reverse.conv_in.bias.max()
+        load_runner(
+            read_bundle(unsealed), Placement(device="cpu")
+        ).decode_network.conv_in.bias.max()
         == 1e5
     )
     with pytest.raises(BundleError, match=r"in float16: 'conv_in\.bias' holds NaN or infinity"):

@@ -83,10 +83,10 @@ def test_the_difference_makes_the_forward_weights(published):
 
 
 def test_both_networks_share_one_base(fused, switched):
-    forward, reverse = switched.runner.forward, switched.runner.reverse
-    whole = kept_bytes(fused.runner.forward)
-    updates = kept_bytes(forward, reverse) - whole
-    assert forward.conv_in.weight.data_ptr() == reverse.conv_in.weight.data_ptr()
+    encode, decode = switched.runner.encode_network, switched.runner.decode_network
+    whole = kept_bytes(fused.runner.encode_network)
+    updates = kept_bytes(encode, decode) - whole
+    assert encode.conv_in.weight.data_ptr() == decode.conv_in.weight.data_ptr()
     # Rank 4 + 4 beside 16 to 32 channels; 64 + 64 beside 320 to 1280: 16 %
     assert 0 < updates < 0.4 * whole
 
@@ -96,16 +96,18 @@ def test_switched_edits_equal_fused_ones(fused, switched, tmp_path):
     expected = fused.edit(PICTURE, SOURCE, TARGET, size=(128, 128))
     got = switched.edit(PICTURE, SOURCE, TARGET, size=(128, 128))
     generator = torch.Generator().manual_seed(0)
-    weights = {key: value.clone() for key, value in fused.runner.forward.state_dict().items()}
+    weights = {
+        key: value.clone() for key, value in fused.runner.encode_network.state_dict().items()
+    }
     noise = {
         key: 1 + 6e-8 * torch.randn(value.shape, generator=generator)
         for key, value in weights.items()
     }
-    fused.runner.forward.load_state_dict(
+    fused.runner.encode_network.load_state_dict(
         {key: value * noise[key] for key, value in weights.items()}
     )
     moved = fused.edit(PICTURE, SOURCE, TARGET, size=(128, 128))
-    fused.runner.forward.load_state_dict(weights)
+    fused.runner.encode_network.load_state_dict(weights)
     limit = 10 * error(moved.inversion.latents, expected.inversion.latents)
     assert 0.0 < error(got.inversion.latents, expected.inversion.latents) <= limit <= 1e-1
     # The decode network is the bundle's own: from the same latents the same edit, bit for bit.
@@ -242,7 +244,6 @@ def overflowing(small_bundle) -> Iterator[Engine]:
         for layer in (vae.encoder.conv_in, vae.decoder.conv_in):
             layer.weight *= 3e5
     vae.half()
-    engine.runner.vae_dtype = torch.float16
     yield engine
 
 
@@ -255,11 +256,11 @@ def test_what_overflows_is_computed_again_in_float32(overflowing):
     )
     pixels = torch.from_numpy(np.asarray(picture()).copy())[None]
     latents = exact.to_latents(pixels)
-    assert not runner._to_moments(pixels).isfinite().all()
+    assert not runner.stages.to_moments(pixels).isfinite().all()
     assert torch.equal(runner.to_latents(pixels), latents)
     assert torch.equal(runner.to_pixels(latents), exact.to_pixels(latents))
     assert torch.equal(runner.to_image(latents), exact.to_image(latents))
-    assert runner.vae_retries == 3 and exact.vae_retries == 0
+    assert runner.pictures.retries == 3 and exact.pictures.retries == 0
     # And not black
     assert len(overflowing.edit(picture(), SOURCE, TARGET).image.getcolors(10_000)) > 10
 
@@ -276,7 +277,7 @@ def test_what_is_not_finite_in_float32_either_is_an_error(overflowing):
     for decode in (overflowing.runner.to_pixels, overflowing.runner.to_image):
         with pytest.raises(ImageError, match="NaN"):
             decode(torch.full((1, 4, 8, 8), torch.nan))
-    assert overflowing.runner.vae_retries == 2
+    assert overflowing.runner.pictures.retries == 2
 
 
 @pytest.mark.parametrize("kind", ["pil", "np", "pt"])

@@ -87,10 +87,10 @@ def test_agreement_is_the_difference_of_noise_errors(small_engine, inversion):
         from icd_engine.sampling.guidance import guidance_embedding
 
         unguided = torch.from_numpy(
-            guidance_embedding([0.0, 0.0], runner.reverse.guidance_channels)
+            guidance_embedding([0.0, 0.0], runner.decode_network.guidance_channels)
         )
         with torch.no_grad():
-            eps = runner.reverse(
+            eps = runner.decode_network(
                 noised, torch.full((2,), float(t)), features.expand(2, -1, -1), unguided
             ).eps
         errors.append(float((eps - noise).square().mean()))

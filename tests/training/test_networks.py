@@ -116,7 +116,9 @@ def test_lora_files_are_read_alike_everywhere(bases, teachers, family, tmp_path,
             )
             pipeline.load_lora_weights(path)
             by_diffusers = predict(pipeline.unet, x, t, prompt, w, "fp32")
-            network = engine.runner.forward if role == "forward" else engine.runner.reverse
+            network = (
+                engine.runner.encode_network if role == "forward" else engine.runner.decode_network
+            )
             by_engine = network(x, t, prompt.tokens, embedded, **_added(prompt)).eps
             by_pair = networks.eps(role, x, t, prompt, w)
             assert difference(by_diffusers, untrained) > 0.01

@@ -19,7 +19,7 @@ def loaded(two_pass_bundle) -> Engine:
 
 @pytest.fixture
 def model(loaded) -> Diffusion:
-    return Diffusion(loaded, loaded.runner.reverse)
+    return Diffusion(loaded, loaded.runner.decode_network)
 
 
 @pytest.fixture(autouse=True)

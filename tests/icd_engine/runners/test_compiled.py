@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from icd_engine import Engine
 from icd_engine.errors import RunnerError
 from icd_engine.model import Model
 from icd_engine.results import EditRequest
-from icd_engine.runners import compiled
+from icd_engine.runners import compiled, inductor
 from icd_engine.runners.buckets import SIZES, bucket, filled
 from icd_engine.runners.compiled import CompiledRunner, can_compile
-from icd_engine.runners.eager import EagerRunner, Networks
+from icd_engine.runners.eager import EagerRunner
 from icd_engine.runners.graph import Captured, GraphRunner, Graphs
+from icd_engine.runners.nested import leaves, map_tensors
+from icd_engine.runners.stages import TorchNetworks
 
 SOURCE = "a cat sits on the mat"
 TARGETS = ["a dog sits on the mat", "a red bird sits on the mat", "a cat sits on the chair"]
@@ -47,9 +48,11 @@ def picture(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def networks(engine: Engine) -> Networks:
+def networks(engine: Engine) -> TorchNetworks:
     runner = engine.runner
-    return Networks(runner.text_encoder, runner.vae, runner.forward, runner.reverse)
+    return TorchNetworks(
+        runner.text_encoder, runner.vae, runner.encode_network, runner.decode_network
+    )
 
 
 class CalledAgain(Graphs):
@@ -66,28 +69,25 @@ class CalledAgain(Graphs):
         monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
         super().__init__(torch.device("cpu"))
 
-    def _capture(self, function, tensors, structure):
-        held = [
-            t.clone(memory_format=torch.contiguous_format) if isinstance(t, Tensor) else t
-            for t in tensors
-        ]
-        arguments = pytree.tree_unflatten(held, structure)
-        outputs = pytree.tree_map_only(Tensor, torch.zeros_like, function(*arguments))
+    def _capture(self, function, arguments):
+        held = map_tensors(
+            lambda tensor: tensor.clone(memory_format=torch.contiguous_format), arguments
+        )
+        outputs = map_tensors(torch.zeros_like, function(*held))
 
         def replay() -> None:
-            new = pytree.tree_leaves(function(*arguments))
-            for old, value in zip(pytree.tree_leaves(outputs), new, strict=True):
+            for old, new in zip(leaves(outputs), leaves(function(*held)), strict=True):
                 if isinstance(old, Tensor):
-                    old.copy_(value)
+                    old.copy_(new)
 
         self.captures += 1
-        return Captured(SimpleNamespace(replay=replay), held, outputs)
+        return Captured(SimpleNamespace(replay=replay), leaves(held), outputs)
 
 
 class GraphRunnerOnCpu(GraphRunner):
     def __init__(self, monkeypatch, own):
+        self.graphs = CalledAgain(monkeypatch)
         CompiledRunner.__init__(self, own)
-        self._replay_by(CalledAgain(monkeypatch))
 
 
 @pytest.fixture(
@@ -102,7 +102,7 @@ def engine(request, small_engine, small_bundle) -> Iterator[Engine]:
         yield Engine.from_pretrained(small_bundle, device="cuda", dtype="float32", runner="graph")
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compiled.OPTIONS, "cpu", {"backend": "eager"})
+        patch.setitem(inductor.OPTIONS, "cpu", {"backend": "eager"})
         patch.setattr(compiled, "can_compile", lambda device: True)
         own = networks(small_engine)
         runner = (
@@ -129,7 +129,7 @@ def assert_same(ours, theirs) -> None:
 
 
 def test_settings_compile_and_capture_nothing_anew(engine):
-    """After one first and one further edit, every setting and prompt is an input.
+    """After one first and one re-edit, every setting and prompt is an input.
 
     First here: nothing else has run.
     """
@@ -146,11 +146,14 @@ def test_settings_compile_and_capture_nothing_anew(engine):
 
 def test_programs_of_one_model_are_never_anothers(small_engine, monkeypatch):
     """Guards do not look into networks, so only their code tells dynamo two of a kind apart."""
-    monkeypatch.setitem(compiled.OPTIONS, "cpu", {"backend": "eager"})
+    monkeypatch.setitem(inductor.OPTIONS, "cpu", {"backend": "eager"})
     monkeypatch.setattr(compiled, "can_compile", lambda device: True)
     own = networks(small_engine)
-    other = own._replace(forward=copy.deepcopy(own.forward), reverse=copy.deepcopy(own.reverse))
-    for network in (other.forward, other.reverse):
+    other = own._replace(
+        encode_network=copy.deepcopy(own.encode_network),
+        decode_network=copy.deepcopy(own.decode_network),
+    )
+    for network in (other.encode_network, other.decode_network):
         for weights in network.parameters():
             weights.data.mul_(1.05)
     pairs = [(CompiledRunner(of), EagerRunner(of)) for of in (own, other)]
@@ -259,10 +262,10 @@ def test_graphs_are_bounded_and_the_least_used_go(monkeypatch):
     graphs = CalledAgain(monkeypatch)
     graphs._most = 2
     for name in ("a", "b", "a", "c", "a", "b"):  # c pushes out b, b pushes out c
-        out = graphs.run(name, lambda x: {"y": (x + 1, None)}, torch.ones(2))
+        out = graphs.replay(name, lambda x: {"y": (x + 1, None)}, torch.ones(2))
         assert torch.equal(out["y"][0], torch.full((2,), 2.0)) and out["y"][1] is None
     assert graphs.captures == 4
-    graphs.run("b", lambda x: x, torch.ones(3))  # another shape is another graph
+    graphs.replay("b", lambda x: x, torch.ones(3))  # another shape is another graph
     assert graphs.captures == 5
 
 
@@ -288,7 +291,7 @@ def test_auto_on_the_cpu_is_eager(small_bundle):
 @pytest.mark.long
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
 def test_inductor_answers_as_the_eager_runner():
-    """The embedded model through real compiled code: first and further edit."""
+    """The embedded model through real compiled code: first edit and re-edit."""
     scene = np.asarray(
         Engine.from_pretrained("tiny", device="cpu").generate("a large red circle", seed=1)[0]
     )

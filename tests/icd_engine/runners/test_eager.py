@@ -51,7 +51,7 @@ def test_one_hop_is_A_x_plus_B_eps(runner):
     x, prompt, hop = draw(2, 4, 8, 8), prompts(runner, 2), Hop(t=519, s=259, A=1.5, B=-0.25)
     embedding = torch.from_numpy(guidance_embedding([0.0, 7.0], 64))
     with torch.no_grad():
-        eps = runner.reverse(x, torch.full((2,), 519.0), prompt.features, embedding).eps
+        eps = runner.decode_network(x, torch.full((2,), 519.0), prompt.features, embedding).eps
     decoded = runner.decode(DecodeInputs(x, prompt, [[0.0, 7.0]]), [hop], None)
     assert decoded.masks is None
     assert close(decoded.latents, 1.5 * x - 0.25 * eps)
@@ -61,7 +61,7 @@ def test_encode_uses_the_forward_network_unguided(runner):
     x, prompt, hop = draw(2, 4, 8, 8), prompts(runner, 2), Hop(t=19, s=259, A=0.8, B=0.5)
     with torch.no_grad():
         unguided = torch.from_numpy(guidance_embedding([0, 0], 64))
-        eps = runner.forward(x, torch.full((2,), 19.0), prompt.features, unguided).eps
+        eps = runner.encode_network(x, torch.full((2,), 19.0), prompt.features, unguided).eps
     assert close(runner.encode(x, prompt, [hop], None), 0.8 * x + 0.5 * eps)
 
 
@@ -107,14 +107,13 @@ def test_word_maps_add_up_over_the_hops(runner, monkeypatch):
         blend=Blend(source_row, torch.tensor([True])),
     )
     maps, seen = [], []
-    predict = runner.reverse.predict
 
     def watched(*arguments):
-        out = predict(*arguments)
+        out = runner.decode_network.predict(*arguments)
         maps.append(out.word_maps)
         return out
 
-    monkeypatch.setattr(runner.reverse, "predict", watched)
+    monkeypatch.setattr(runner, "stages", runner.stages._replace(decode_pass=watched))
     whole = runner.decode(inputs, HOPS, lambda k, t, latents: seen.append(latents.clone()))
     assert whole.masks.shape == (4, 1, 8, 8)
     for k in range(len(HOPS)):

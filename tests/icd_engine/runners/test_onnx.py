@@ -84,7 +84,7 @@ def test_an_edit(engine, small_engine, picture, edit, size):
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_a_further_edit_runs_targets_alone(engine, picture, edit):
+def test_a_re_edit_runs_targets_alone(engine, picture, edit):
     """It takes what the first edit of the inversion kept, and equals an edit that did not."""
     fresh = engine.edit(picture, SOURCE, seed=3, **edit)
     inversion = engine.invert(picture, SOURCE, seed=3)

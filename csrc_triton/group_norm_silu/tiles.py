@@ -1,0 +1,66 @@
+"""What both kernels of group_norm_silu do with a tile of pixels x channels: load it, and take the
+moments of its groups."""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_tile(
+    x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT: tl.constexpr
+):
+    """The elements of [x, skip] at pixel [P, 1] and channel [1, C]; x and skip point at the first
+    pixel of a channel.
+
+    A map whose pixels are evenly spaced has None for its stride between lines.
+    """
+    tile = x + _pixel_offset(pixel, width, x_y, x_x)
+    if skip is not None:  # chosen by address: each element is one load
+        tile = tl.where(channel < SPLIT, tile, skip + _pixel_offset(pixel, width, skip_y, skip_x))
+    return tl.load(tile, mask=inside, other=0.0)
+
+
+@triton.jit
+def _pixel_offset(pixel, width, y_stride, x_stride):
+    if y_stride is None:
+        offset = pixel.to(tl.int64) * x_stride
+    else:  # divided in 32 bits: 64-bit division is slow
+        offset = (pixel // width).to(tl.int64) * y_stride + (pixel % width).to(tl.int64) * x_stride
+    return offset
+
+
+@triton.jit
+def tile_mean(tile, inside, count):
+    """The mean [1, C] of each channel's `count` pixels inside."""
+    return tl.sum(tl.where(inside, tile.to(tl.float32), 0.0), axis=0, keep_dims=True) / count
+
+
+@triton.jit
+def group_moments(shift, total, squares, count, member):
+    """(mean, M2) [G, 1] of groups from sums of v - shift and (v - shift)^2 over the `count` pixels
+    of each channel."""
+    mean = shift + total / count
+    M2 = tl.maximum(squares - total * (total / count), 0.0)
+    return merge(tl.where(member, count, 0.0), mean, M2)
+
+
+@triton.jit
+def merge(count, mean, M2):
+    """(mean, M2) [G, 1] of the union along axis 1 of sets with these moments; M2 is the sum of
+    squared deviations.
+
+    Sets with count 0 are absent and may hold anything. The mean is corrected once, so that of equal
+    means it is exact.
+    """
+    there = count > 0
+    n = tl.maximum(tl.sum(count, axis=1, keep_dims=True), 1.0)
+    rough = tl.sum(tl.where(there, count * mean, 0.0), axis=1, keep_dims=True) / n
+    merged = (
+        rough + tl.sum(tl.where(there, count * (mean - rough), 0.0), axis=1, keep_dims=True) / n
+    )
+    apart = mean - merged
+    return merged, tl.sum(tl.where(there, M2 + count * apart * apart, 0.0), axis=1, keep_dims=True)

@@ -1,0 +1,145 @@
+"""All that the engine uses of torch.compile's private parts, and the releases it is known to be right
+in.
+
+Elsewhere compiled code is only slower: the two shortcuts that lean on private names are left off
+(guards that are not asked, matrix products that inductor writes itself), and settings that a release
+does not have are not made.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+import torch._inductor.config
+
+from icd_engine.runners.nested import layout
+
+TESTED = ("2.11", "2.13")  # the first and the last release of torch; pyproject.toml has them too
+# Programs of one network: picture sizes x batch sizes x (first edit, re-edit, no edit). torch stops
+# at 8.
+MOST_PROGRAMS = 256
+LIMITS = {"recompile_limit": MOST_PROGRAMS, "accumulated_recompile_limit": MOST_PROGRAMS}
+# On the CPU kernels are called from C++: small networks are mostly calls, and from Python they take
+# a fifth longer. On CUDA kernels are tuned, as by mode "max-autotune-no-cudagraphs"; capturing
+# graphs is left to GraphRunner.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {"options": {"cpp_wrapper": True}},
+    "cuda": {"options": {"max_autotune": True, "coordinate_descent_tuning": True}},
+}
+OWN_PRODUCTS = {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,CPP"}
+
+
+def is_tested(version: str = torch.__version__) -> bool:
+    """Whether the shortcuts are known to be right in this release of torch; a warning where not."""
+    first, last = (_release(known) for known in TESTED)
+    if first <= _release(version) <= last:
+        return True
+    warnings.warn(
+        f"torch {version} was not tested ({' to '.join(TESTED)} were): compiled code runs without "
+        "two shortcuts and may be slower",
+        stacklevel=2,
+    )
+    return False
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def compile_stage(
+    stage: MethodType, device: torch.device, *, shortcuts: bool, own_products: bool
+) -> Callable[..., Any]:
+    """The stage as compiled code, a program for every layout of its arguments, compiled when first
+    called.
+
+    The network behind the method must not change once it has run. own_products: inductor writes
+    matrix products itself.
+    """
+    chosen: dict[str, Any] = dict(OPTIONS[device.type])
+    options = dict(chosen.get("options", {}))
+    if shortcuts:
+        options["guard_filter_fn"] = on_arguments
+        stage = with_own_code(stage)
+    else:
+        options = {name: options[name] for name in options if hasattr(torch._inductor.config, name)}
+    chosen["options"] = options
+    program = torch.compile(stage, fullgraph=True, dynamic=False, **chosen)
+    from torch._dynamo import config as dynamo_config  # torch.compile has imported it; seconds
+
+    # On the CPU weights become constants of the program, laid out for its convolutions. An option
+    # of torch.compile would come too late: tracing already has to know.
+    freezing = {"freezing": device.type == "cpu"}
+    products = _products_written if own_products and shortcuts else nullcontext
+    seen = set()
+
+    def compiled(*arguments: Any) -> Any:
+        # Settings are patched where something is compiled, not at every call: that takes .3 ms.
+        wanted = layout(arguments)
+        if wanted in seen:
+            return program(*arguments)
+        with (
+            _patched(dynamo_config, LIMITS),
+            _patched(torch._inductor.config, freezing),
+            products(),
+        ):
+            result = program(*arguments)
+        seen.add(wanted)
+        return result
+
+    return compiled
+
+
+def _patched(config: ModuleType, settings: Mapping[str, Any]) -> Any:
+    """The settings that this release has, inside."""
+    known = {name: value for name, value in settings.items() if hasattr(config, name)}
+    return config.patch(known) if known else nullcontext()
+
+
+def with_own_code(method: MethodType) -> MethodType:
+    """The method on a copy of its code.
+
+    Dynamo keeps programs by code object, so a network never gets another's.
+    """
+    function: Any = method.__func__
+    code = function.__code__.replace()
+    own = function.__globals__
+    copied = FunctionType(code, own, function.__name__, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return MethodType(copied, method.__self__)
+
+
+def on_arguments(guards: Sequence[Any]) -> list[bool]:
+    """Which of dynamo's guards are asked at every call: not those on a network, thousands, and on
+    functions it calls.
+
+    Networks are not changed once they are loaded, and `with_own_code` keeps them apart.
+    """
+    return ["._modules[" not in guard.name and "G[" not in guard.name for guard in guards]
+
+
+@contextmanager
+def _products_written() -> Iterator[None]:
+    """Inside, inductor writes a matrix product itself wherever it can, untimed: timing the ways
+    takes minutes."""
+    # Takes a second to import
+    from torch._inductor.select_algorithm import get_algorithm_selector_cache
+
+    with torch._inductor.config.patch(OWN_PRODUCTS):
+        cache = get_algorithm_selector_cache()  # the process's
+        cache.add_preprocessing_fn(_own_product)
+        try:
+            yield
+        finally:
+            cache.preprocessing_fns.remove(_own_product)
+
+
+def _own_product(choices: list[Any]) -> list[Any]:
+    if any(choice.name == "bmm" for choice in choices):
+        return [choice for choice in choices if choice.name == "bmm"]
+    return [choice for choice in choices if choice.name.startswith("cpp_")][:1] or choices
