@@ -176,27 +176,29 @@ def _parser() -> argparse.ArgumentParser:
     only.add_argument(
         "--baseline",
         choices=("reference", "lean", "compiled"),
-        help="edit: diffusers' modules to measure beside the engine, in the same run",
+        help="diffusers' modules that edit measures beside the engine, in the same run",
     )
     only.add_argument(
         "--batches",
         type=counts,
         default=(1, 2, 4, 8, 16),
         metavar="N,...",
-        help="throughput: edits a call (default: 1,2,4,8,16)",
+        help="batch sizes that throughput measures (default: 1,2,4,8,16)",
     )
-    only.add_argument("--only", metavar="NAME", help="ops: one operation; distil: one stage")
-    only.add_argument("--quick", action="store_true", help="ops: small shapes, to see that it runs")
-    only.add_argument("--no-compile", action="store_true", help="ops: leave torch.compile out")
+    only.add_argument("--only", metavar="NAME", help="one operation (ops) or one stage (distil)")
     only.add_argument(
-        "--seconds", type=float, default=20.0, help="load: how long the flood is (default: 20)"
+        "--quick", action="store_true", help="small shapes for ops, to see that it runs"
+    )
+    only.add_argument("--no-compile", action="store_true", help="leave torch.compile out of ops")
+    only.add_argument(
+        "--seconds", type=float, default=20.0, help="length of load's flood, s (default: 20)"
     )
     only.add_argument(
         "--pictures",
         type=count,
         default=500,
         metavar="N",
-        help="batch: rows of the manifest (default: 500)",
+        help="rows of batch's manifest (default: 500)",
     )
     return parser
 
@@ -243,7 +245,7 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
         "--warmup",
         type=int,
         metavar="N",
-        help="unmeasured calls before (default: 2 on the CPU, 5 on CUDA)",
+        help="unmeasured calls before the measured ones (default: 2 on the CPU, 5 on CUDA)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     parser.add_argument(

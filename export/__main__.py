@@ -27,10 +27,14 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="FOLDER")],
     opset: Annotated[
-        int, typer.Option(help="20, or 23 with Attention and GroupNormalization.", metavar="N")
+        int,
+        typer.Option(
+            help="ONNX opset: 20, or 23 with its Attention and GroupNormalization nodes.",
+            metavar="N",
+        ),
     ] = 20,
     precision: Annotated[
-        Literal["fp32", "fp16"], typer.Option(help="Of UNets and text encoder.")
+        Literal["fp32", "fp16"], typer.Option(help="Precision of UNets and text encoder.")
     ] = "fp32",
     layout: Annotated[
         Literal["optimum", "triton"],

@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name in ("icd", "cycle"):
             command.add_argument(
-                "--teacher", type=Path, help="guidance-distilled UNet folder (default: of the run)"
+                "--teacher",
+                type=Path,
+                help="guidance-distilled UNet folder (default: the run's own)",
             )
     return parser
 

@@ -43,14 +43,14 @@ def parser() -> argparse.ArgumentParser:
         help="PIE-Bench's folder; a CSV of pairs; a CSV of prompts, or one a line",
     )
     parser.add_argument(
-        "--count", type=count, default=100, metavar="N", help="items at most (default: 100)"
+        "--count", type=count, default=100, metavar="N", help="most items (default: 100)"
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=2025,
         metavar="N",
-        help="seed of drawn scenes and generated pictures (default: 2025)",
+        help="seed of the drawn scenes and generated pictures (default: 2025)",
     )
     _add_methods(parser)
     _add_weights(parser)
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("out/eval"),
         metavar="FOLDER",
-        help="rows, results.json and report.html go here; resumed (default: out/eval)",
+        help="folder of rows, results.json and report.html; an unfinished run there goes on (default: out/eval)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument(
@@ -85,7 +85,7 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         "--methods",
         default="icd",
         metavar="NAME,...",
-        help=f"icd, icd-auto, {', '.join(METHODS)}, or all (default: icd)",
+        help=f"comma-separated: icd, icd-auto, {', '.join(METHODS)}, or all (default: icd)",
     )
     parser.add_argument(
         "--settings",
@@ -98,7 +98,7 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=TEACHER,
         metavar="FOLDER",
-        help="undistilled UNet of the other methods (default: tiny's)",
+        help="undistilled UNet that the other methods use (default: tiny's)",
     )
 
 
@@ -113,5 +113,5 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         "--studies",
         type=Path,
         metavar="FILE",
-        help="JSON of benchmarks.evaluation.studies, in place of the recorded",
+        help="JSON that benchmarks.evaluation.studies printed, in place of the recorded one",
     )

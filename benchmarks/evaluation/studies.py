@@ -132,7 +132,7 @@ STUDIES: dict[str, Callable[[Engine, Sequence[Item]], Rows]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation.studies")
     parser.add_argument("study", choices=[*STUDIES, "all"])
-    parser.add_argument("--count", type=int, default=24, help="scenes of the world")
+    parser.add_argument("--count", type=int, default=24, help="number of scenes")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument(
         "--models", nargs="+", default=["tiny"], metavar="MODEL", help="each is studied in turn"

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "stages",
         nargs="*",
         metavar="STAGE",
-        help=f"of {', '.join(STAGES)}; default: all but bundle",
+        help=f"stages to run: {', '.join(STAGES)} (default: all but bundle)",
     )
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/tiny"), help="checkpoints, logs, cache and base"
