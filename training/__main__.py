@@ -15,8 +15,8 @@ from training.processes import rank
 STAGES = {
     "latents": "captioned pictures into the cache of latents: --data",
     "guidance": "guidance distillation: the base's UNet takes w as an input",
-    "icd": "forward and reverse consistency distillation: LoRA files and a bundle",
-    "cycle": "cycle fine-tuning of the forward network, after icd: a second bundle",
+    "icd": "consistency distillation of the encode and decode network: LoRA files and a model folder",
+    "cycle": "cycle fine-tuning of the encode network, after icd: a second model folder",
 }
 
 
