@@ -51,8 +51,9 @@ class Model:
     """The networks of one model folder behind a runner, and the numbers that come with them.
 
     encode_hops, decode_hops: one network call each, up to the noisiest time step and down from it.
-    default_settings: the folder's, with every field that has a value filled in. Nothing of an edit
-    is kept here, so all methods may be called from several threads at once.
+    steps: time steps of the noise schedule, 1000 of Stable Diffusion. default_settings: the
+    folder's, with every field that has a value filled in. Nothing of an edit is kept here, so all
+    methods may be called from several threads at once.
     """
 
     def __init__(self, bundle: Bundle, runner: Runner, tokenizer: PromptTokenizer):
@@ -85,6 +86,7 @@ class Model:
             self.decode_hops = self.schedule.decode_hops(bundle.decode_times)
         except SettingsError as error:
             raise BundleError(f"{bundle.path}: {error}") from None
+        self.steps = self.schedule.steps
         self._a = self.schedule.a(self.encode_hops[0].t)
         self._sigma = self.schedule.sigma(self.encode_hops[0].t)
 
@@ -153,8 +155,7 @@ class Model:
         tau = settings.tau
         tau_low = settings.tau_low
         assert w is not None and tau is not None and tau_low is not None  # PLAIN_EDIT has them all
-        steps = self.schedule.steps
-        return [dynamic_guidance(hop.t, w, tau, tau_low, steps) for hop in self.decode_hops]
+        return [dynamic_guidance(hop.t, w, tau, tau_low, self.steps) for hop in self.decode_hops]
 
     def decode_calls(self, settings: EditSettings) -> int:
         """Network calls of one decoding: a model without embedded guidance predicts twice on guided

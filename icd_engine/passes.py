@@ -209,7 +209,7 @@ def _hop_prompts(model: Model, tasks: Sequence[Task], owner: Sequence[int]) -> l
         tau = task.settings.tau
         low = tau[0] if isinstance(tau, tuple) else tau
         assert low is not None  # settled settings have it
-        switched = task.settings.control == "switch" and t > model.schedule.steps * low
+        switched = task.settings.control == "switch" and t > model.steps * low
         return task.source if switched else targets[row]
 
     sources = [task.source for task in tasks]

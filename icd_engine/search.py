@@ -76,7 +76,7 @@ def search(
     for settings in _shares(base, fixed, len(model.decode_hops)):
         attempt(settings)
     best = ranked(list(tried.values()))[0].settings
-    for settings in _guidances(best, fixed, model.bundle.decode_times, model.schedule.steps):
+    for settings in _guidances(best, fixed, model.bundle.decode_times, model.steps):
         attempt(settings)
     candidates = ranked(list(tried.values()))
     chosen = {name: getattr(candidates[0].settings, name) for name in SEARCHED}

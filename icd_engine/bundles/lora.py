@@ -61,9 +61,8 @@ def read_lora(
     (peft's own saver), `unet.<module>.lora_A.weight` or `.lora.down.weight` (diffusers),
     `lora_unet_<module with underscores>.lora_down.weight` (kohya). Scale is alpha / rank with the
     file's own `alpha` tensors, else alpha 8.
-    rounds: A and B to fp16, as the reference does for SD1.5.
-    Raises BundleError naming the key: unknown style, no such module, no partner, wrong shape, not
-    finite.
+    rounds: A and B to fp16, as the reference does for SD1.5. Raises BundleError naming the key:
+    unknown style, no such module, no partner, wrong shape, not finite.
     """
     tensors = read_weights(path)
     modules: dict[str, dict[str, str]] = {}

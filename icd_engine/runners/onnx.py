@@ -255,8 +255,8 @@ class OnnxRunner:
 class GraphedOnnxRunner(OnnxRunner):
     """Hops replayed as CUDA graphs: each of the sizes used last has a session of its own.
 
-    Their buffers are overwritten by the next call, so no source branch is kept and re-edits
-    run source rows again.
+    Their buffers are overwritten by the next call, so no source branch is kept and re-edits run
+    source rows again.
     """
 
     name = "onnx-graph"

@@ -17,10 +17,9 @@ def dynamic_guidance(
     """w(t): the full scale up to tau1, 0 from tau2 on, linear in between; one tau is a step
     function.
 
-    Works on t / steps, `steps` those of the schedule, and tests tau1 first, so at tau1 = tau2 =
-    t / steps guidance is on. Interval form
-    (figure 2 of the paper): off below tau_low as well. `guidance_scale` is w in code notation, 0 =
-    unguided.
+    Works on t / steps, `steps` those of the schedule, and tests tau1 first, so at tau1 = tau2 = t /
+    steps guidance is on. Interval form (figure 2 of the paper): off below tau_low as well.
+    `guidance_scale` is w in code notation, 0 = unguided.
     """
     tau1, tau2 = tau if isinstance(tau, (tuple, list)) else (tau, tau)
     share = t / steps

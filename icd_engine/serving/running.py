@@ -28,8 +28,8 @@ def start(
 ) -> None:
     """Returns when the service answers; its replicas go on loading.
 
-    Raises RunnerError where Ray is not installed, the
-    port is taken or there are fewer GPUs than replicas.
+    Raises RunnerError where Ray is not installed, the port is taken or there are fewer GPUs than
+    replicas.
     """
     _check_port(host, port)
     _keep_to_ourselves()
