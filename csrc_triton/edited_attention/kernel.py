@@ -3,6 +3,15 @@ of values they have.
 
 A whole prompt fits a tile, so the softmax needs one pass over it and no rescaling; the loops run
 over channels.
+
+Roles below `targets` are the target rows; the first target of a source also writes the source's
+output, from the same P_s. Further roles are the `sources`: they return at once, except where a
+source has no target. Without source_v, `sources` is 0 and out has no source rows.
+
+The names from q_row on are strides in elements, multiples of VECTOR; channels are adjacent. out
+[sources + targets, positions, heads, HEAD], maps [2, targets, heads, positions], columns [3,
+targets, PROMPT] and source_row are contiguous. source_v and columns may be None, which compiles
+their part away. TARGETS is a power of two and at least `targets`; scale is log2(e) / sqrt(HEAD).
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
@@ -20,14 +29,12 @@ import triton.language as tl
 from torch import Tensor
 
 from csrc_triton.edited_attention.tiles import (
-    add_product,
-    add_scores,
+    both_maps,
     head_of,
-    part,
-    rest,
-    softmax,
-    store_tile,
-    word_map,
+    source_of,
+    store_edited,
+    store_own,
+    store_word_maps,
 )
 
 LARGEST_PROMPT = 256  # tokens
@@ -36,55 +43,28 @@ LARGEST_PROMPT = 256  # tokens
 @triton.jit
 def edited_attention_kernel(
     q, k, gained, source_q, source_k, mixed, source_v, columns, source_row, out, maps,
-    q_row, q_head, q_token,
-    k_row, k_head, k_token,
-    gained_row, gained_head, gained_token,
-    source_q_row, source_q_head, source_q_token,
-    source_k_row, source_k_head, source_k_token,
-    mixed_row, mixed_head, mixed_token,
-    source_v_row, source_v_head, source_v_token,
-    positions, targets, sources, scale,
-    TARGETS: tl.constexpr, PROMPT: tl.constexpr, HEAD: tl.constexpr, VECTOR: tl.constexpr, BLOCK: tl.constexpr,
-    WIDTH: tl.constexpr,
+    q_row, q_head, q_token, k_row, k_head, k_token, gained_row, gained_head, gained_token,
+    source_q_row, source_q_head, source_q_token, source_k_row, source_k_head, source_k_token,
+    mixed_row, mixed_head, mixed_token, source_v_row, source_v_head, source_v_token,
+    positions, targets, sources, scale, TARGETS: tl.constexpr, PROMPT: tl.constexpr,
+    HEAD: tl.constexpr, VECTOR: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Program (block, head, role): BLOCK positions of one head of one target row, and of its
-    source's own output.
-
-    Roles below `targets` are the target rows; the first target of a source also writes the source's
-    output, from the same P_s. Further roles are the `sources`: they return at once, except where a
-    source has no target. Without source_v, `sources` is 0 and out has no source rows.
-
-    The names from q_row on are strides in elements, multiples of VECTOR; channels are adjacent. out
-    [sources + targets, positions, heads, HEAD], maps [2, targets, heads, positions], columns [3,
-    targets, PROMPT] and source_row are contiguous. source_v and columns may be None, which compiles
-    their part away. TARGETS is a power of two and at least `targets`; scale is log2(e) /
-    sqrt(HEAD).
-    """
+    source's own output; the module says more."""
     head = tl.program_id(1)
     heads = tl.num_programs(1)
     role = tl.program_id(2).to(tl.int64)
-    is_target = role < targets
-    source = tl.load(source_row + role, mask=is_target, other=0)
+    source, taken = source_of(role, source_row, targets, TARGETS, source_v is not None)
+    if taken & (role >= targets):
+        return
     # These limits close the masks of what a program has no part in: zeros are read for it, and
     # nothing is stored.
     target_positions = positions
     target_tokens = PROMPT
-    source_positions = positions
-    source_tokens = PROMPT
     if source_v is not None:
-        source = tl.where(is_target, source, role - targets)
-        other = tl.arange(0, TARGETS)
-        others = tl.load(source_row + other, mask=other < targets, other=-1)
-        # An earlier role writes the source
-        taken = tl.max(((others == source) & (other < role)).to(tl.int32), 0) == 1
-        if taken & (role >= targets):
-            return
-        target_positions = tl.where(is_target, positions, 0)
-        target_tokens = tl.where(is_target, PROMPT, 0)
-        source_positions = tl.where(taken, 0, positions)
-        source_tokens = tl.where(taken, 0, PROMPT)
+        target_positions = tl.where(role < targets, positions, 0)
+        target_tokens = tl.where(role < targets, PROMPT, 0)
         source_v = head_of(source_v, source, source_v_row, head, source_v_head, VECTOR)
-
     q = head_of(q, role, q_row, head, q_head, VECTOR)
     k = head_of(k, role, k_row, head, k_head, VECTOR)
     gained = head_of(gained, role, gained_row, head, gained_head, VECTOR)
@@ -92,79 +72,30 @@ def edited_attention_kernel(
     source_k = head_of(source_k, source, source_k_row, head, source_k_head, VECTOR)
     mixed = head_of(mixed, role, mixed_row, head, mixed_head, VECTOR)
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-
-    s = tl.zeros([BLOCK, part(PROMPT)], tl.float32)
-    s_rest = tl.zeros([BLOCK, max(rest(PROMPT), 1)], tl.float32)
-    t, t_rest = s, s_rest
-    for first in range(0, HEAD, WIDTH):
-        s, s_rest = add_scores(
-            s, s_rest, source_q, source_q_token, rows, positions, source_k, source_k_token, PROMPT, first,
-            WIDTH, PROMPT, HEAD, VECTOR,
-        )  # fmt: skip
-        t, t_rest = add_scores(
-            t, t_rest, q, q_token, rows, target_positions, k, k_token, target_tokens, first,
-            WIDTH, PROMPT, HEAD, VECTOR,
-        )  # fmt: skip
-    s, s_rest = softmax(s, s_rest, scale, PROMPT)
-    t, t_rest = softmax(t, t_rest, scale, PROMPT)
-
+    s, s_rest, t, t_rest = both_maps(
+        source_q, source_q_token, source_k, source_k_token, positions, PROMPT,
+        q, q_token, k, k_token, target_positions, target_tokens,
+        rows, scale, BLOCK, WIDTH, PROMPT, HEAD, VECTOR,
+    )  # fmt: skip
     if columns is not None:
-        column = columns + role * PROMPT
-        target_columns = targets * PROMPT
-        source_map = word_map(s, s_rest, column, target_tokens, PROMPT)
-        target_map = word_map(s, s_rest, column + target_columns, target_tokens, PROMPT)
-        target_map += word_map(t, t_rest, column + 2 * target_columns, target_tokens, PROMPT)
-        source_maps = maps + (role * heads + head) * positions
-        target_maps = maps + ((targets + role) * heads + head) * positions
-        tl.store(source_maps + rows, source_map, mask=rows < target_positions)
-        tl.store(target_maps + rows, target_map, mask=rows < target_positions)
-
+        store_word_maps(
+            maps + (role * heads + head) * positions,
+            maps + ((targets + role) * heads + head) * positions,
+            s, s_rest, t, t_rest, columns + role * PROMPT, targets * PROMPT,
+            rows, target_positions, target_tokens, PROMPT,
+        )  # fmt: skip
     source_out = out + (source * positions * heads + head) * HEAD
     target_out = out + ((sources + role) * positions * heads + head) * HEAD
     for first in range(0, HEAD, WIDTH):
-        nothing = tl.zeros([BLOCK, WIDTH], tl.float32)
         if source_v is not None:
-            own = add_product(
-                nothing,
-                s,
-                s_rest,
-                source_v,
-                source_v_token,
-                source_tokens,
-                first,
-                WIDTH,
-                PROMPT,
-                HEAD,
-                VECTOR,
-            )
-            store_tile(own, source_out, heads * HEAD, rows, source_positions, first, WIDTH, HEAD)
-        edited = add_product(
-            nothing,
-            s,
-            s_rest,
-            mixed,
-            mixed_token,
-            target_tokens,
-            first,
-            WIDTH,
-            PROMPT,
-            HEAD,
-            VECTOR,
-        )
-        edited = add_product(
-            edited,
-            t,
-            t_rest,
-            gained,
-            gained_token,
-            target_tokens,
-            first,
-            WIDTH,
-            PROMPT,
-            HEAD,
-            VECTOR,
-        )
-        store_tile(edited, target_out, heads * HEAD, rows, target_positions, first, WIDTH, HEAD)
+            store_own(
+                source_out, heads * HEAD, s, s_rest, source_v, source_v_token,
+                rows, positions, taken, first, BLOCK, WIDTH, PROMPT, HEAD, VECTOR,
+            )  # fmt: skip
+        store_edited(
+            target_out, heads * HEAD, s, s_rest, mixed, mixed_token, t, t_rest, gained, gained_token,
+            rows, target_positions, target_tokens, first, BLOCK, WIDTH, PROMPT, HEAD, VECTOR,
+        )  # fmt: skip
 
 
 def fits(q: Tensor, k: Tensor) -> bool:

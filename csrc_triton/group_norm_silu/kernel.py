@@ -24,36 +24,24 @@ import triton.language as tl
 from torch import Tensor
 
 from csrc_triton.group_norm_silu.plan import Plan, plan
-from csrc_triton.group_norm_silu.tiles import group_moments, load_tile, merge, tile_mean
+from csrc_triton.group_norm_silu.tiles import (
+    group_moments,
+    load_tile,
+    merged_chunks,
+    share_of_program,
+    tile_mean,
+)
 
 DEEPEST = 8192
 
 
 @triton.jit
 def statistics_kernel(
-    x,
-    skip,
-    means,
-    squares,
-    pixels,
-    width,
-    x_row,
-    x_channel,
-    x_y,
-    x_x,
-    skip_row,
-    skip_channel,
-    skip_y,
-    skip_x,
-    CHANNELS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    DEPTH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_GROUPS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    TILES: tl.constexpr,
-):
+    x, skip, means, squares, pixels, width,
+    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x,
+    CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
     """Program p takes the moments of TILES tiles of PIXELS x WIDTH elements of a row: [B, chunks,
     groups].
 
@@ -61,14 +49,7 @@ def statistics_kernel(
     BLOCK and BLOCK_GROUPS are the powers of 2 that hold WIDTH and its groups. The names after width
     are strides, in elements.
     """
-    blocks: tl.constexpr = (CHANNELS + WIDTH - 1) // WIDTH
-    chunk: tl.constexpr = TILES * PIXELS
-    chunks = tl.cdiv(pixels, chunk)
-    block = tl.program_id(0) % blocks
-    first = tl.program_id(0) // blocks % chunks * chunk
-    row = (tl.program_id(0) // blocks // chunks).to(tl.int64)
-    stop = tl.minimum(first + chunk, pixels)
-
+    block, row, first, stop = share_of_program(pixels, TILES * PIXELS, CHANNELS, WIDTH)
     column = tl.arange(0, BLOCK)[None, :]
     channel = block * WIDTH + column
     present = (column < WIDTH) & (channel < CHANNELS)
@@ -105,57 +86,26 @@ def statistics_kernel(
 
     group = block * (WIDTH // DEPTH) + lane
     known = (lane < WIDTH // DEPTH) & (group < CHANNELS // DEPTH)
-    offset = (row * chunks + first // chunk) * (CHANNELS // DEPTH) + group
+    chunk: tl.constexpr = TILES * PIXELS
+    offset = (row * tl.cdiv(pixels, chunk) + first // chunk) * (CHANNELS // DEPTH) + group
     tl.store(means + offset, mean, mask=known)
     tl.store(squares + offset, M2, mask=known)
 
 
 @triton.jit
 def norm_kernel(
-    x,
-    skip,
-    weight,
-    bias,
-    means,
-    squares,
-    out,
-    pixels,
-    chunk,
-    width,
-    eps,
-    x_row,
-    x_channel,
-    x_y,
-    x_x,
-    skip_row,
-    skip_channel,
-    skip_y,
-    skip_x,
-    CHANNELS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    DEPTH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_GROUPS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    TILES: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    SILU: tl.constexpr,
-):
-    """Program p norms TILES tiles of PIXELS x WIDTH elements of a row; out is [B, H, W, C]. Names
-    as above.
+    x, skip, weight, bias, means, squares, out, pixels, chunk, width, eps,
+    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x,
+    CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
+    CHUNKS: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
+    """Program p norms TILES tiles of a row, names as above; out is [B, H, W, C].
 
     means and squares have the moments of chunks of `chunk` pixels; CHUNKS is the power of 2 that
     holds a row's. Both may be None: then a map is one tile, which gives its own moments.
     """
-    blocks: tl.constexpr = (CHANNELS + WIDTH - 1) // WIDTH
-    share: tl.constexpr = TILES * PIXELS
-    shares = tl.cdiv(pixels, share)
-    block = tl.program_id(0) % blocks
-    first = tl.program_id(0) // blocks % shares * share
-    row = (tl.program_id(0) // blocks // shares).to(tl.int64)
-    stop = tl.minimum(first + share, pixels)
-
+    block, row, first, stop = share_of_program(pixels, TILES * PIXELS, CHANNELS, WIDTH)
     column = tl.arange(0, BLOCK)[None, :]
     channel = block * WIDTH + column
     present = (column < WIDTH) & (channel < CHANNELS)
@@ -164,8 +114,7 @@ def norm_kernel(
         skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
     out += row * pixels * CHANNELS + channel
 
-    # What can be loaded is, before the barriers of the sums below: no load could be moved above
-    # them.
+    # Loaded before the barriers of the sums below: no load could be moved above them.
     pixel = first + tl.arange(0, PIXELS)[:, None]
     inside = (pixel < stop) & present
     tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
@@ -183,12 +132,9 @@ def norm_kernel(
     else:
         group = block * (WIDTH // DEPTH) + lane
         known = (lane < WIDTH // DEPTH) & (group < CHANNELS // DEPTH)
-        part = tl.arange(0, CHUNKS)[None, :]
-        count = tl.where(known, tl.minimum(pixels - part * chunk, chunk), 0)
-        offset = (row * tl.cdiv(pixels, chunk) + part) * (CHANNELS // DEPTH) + group
-        part_mean = tl.load(means + offset, mask=count > 0, other=0.0)
-        part_M2 = tl.load(squares + offset, mask=count > 0, other=0.0)
-        mean, M2 = merge(tl.maximum(count, 0) * (1.0 * DEPTH), part_mean, part_M2)
+        mean, M2 = merged_chunks(
+            means, squares, row, group, known, pixels, chunk, CHANNELS // DEPTH, DEPTH, CHUNKS
+        )
     scale = tl.rsqrt(M2 / (pixels * (1.0 * DEPTH)) + eps)
     # Of its group to each channel
     mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True)
@@ -242,17 +188,7 @@ def launch(
 
     p = planned or plan(rows, channels, groups, pixels, x.element_size(), skip is not None)
     strides = *_strides(x), *((0, 0, None, 0) if skip is None else _strides(skip))
-    constants = {
-        "CHANNELS": channels,
-        "SPLIT": split,
-        "DEPTH": depth,
-        "WIDTH": p.width,
-        "BLOCK": p.block,
-        "BLOCK_GROUPS": triton.next_power_of_2(p.width // depth),
-        "PIXELS": p.tile,
-        "num_warps": p.warps,
-        "enable_fp_fusion": True,  # said aloud because Triton 3.10 changes the default
-    }
+    constants = _constants(p, channels, split, depth)
     means = squares = None
     chunk = p.chunk * p.tile
     share = p.share * p.tile
@@ -272,6 +208,21 @@ def launch(
             TILES=p.share, CHUNKS=triton.next_power_of_2(chunks), SILU=silu, **constants,
         )  # fmt: skip
     return out
+
+
+def _constants(p: Plan, channels: int, split: int, depth: int) -> dict[str, int | bool]:
+    """What both kernels are compiled for."""
+    return {
+        "CHANNELS": channels,
+        "SPLIT": split,
+        "DEPTH": depth,
+        "WIDTH": p.width,
+        "BLOCK": p.block,
+        "BLOCK_GROUPS": triton.next_power_of_2(p.width // depth),
+        "PIXELS": p.tile,
+        "num_warps": p.warps,
+        "enable_fp_fusion": True,  # said aloud because Triton 3.10 changes the default
+    }
 
 
 def _strides(x: Tensor) -> tuple[int, int, int | None, int]:

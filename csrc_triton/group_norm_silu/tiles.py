@@ -64,3 +64,29 @@ def merge(count, mean, M2):
     )
     apart = mean - merged
     return merged, tl.sum(tl.where(there, M2 + count * apart * apart, 0.0), axis=1, keep_dims=True)
+
+
+@triton.jit
+def share_of_program(pixels, SHARE: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
+    """(block of channels, row, first pixel, end) of this program; channels are the fast axis of the
+    grid, then shares of SHARE pixels, then rows."""
+    blocks: tl.constexpr = (CHANNELS + WIDTH - 1) // WIDTH
+    shares = tl.cdiv(pixels, SHARE)
+    block = tl.program_id(0) % blocks
+    first = tl.program_id(0) // blocks % shares * SHARE
+    row = (tl.program_id(0) // blocks // shares).to(tl.int64)
+    return block, row, first, tl.minimum(first + SHARE, pixels)
+
+
+@triton.jit
+def merged_chunks(
+    means, squares, row, group, known, pixels, chunk,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """Mean and sum of squared deviations of whole groups, from those of a row's chunks."""
+    part = tl.arange(0, CHUNKS)[None, :]
+    count = tl.where(known, tl.minimum(pixels - part * chunk, chunk), 0)
+    offset = (row * tl.cdiv(pixels, chunk) + part) * GROUPS + group
+    part_mean = tl.load(means + offset, mask=count > 0, other=0.0)
+    part_M2 = tl.load(squares + offset, mask=count > 0, other=0.0)
+    return merge(tl.maximum(count, 0) * (1.0 * DEPTH), part_mean, part_M2)

@@ -41,28 +41,10 @@ def word_mask(word_map, inside, cell_y, cell_x, h, w, threshold, CELLS: tl.const
 
 @triton.jit
 def local_blend_kernel(
-    latents,
-    sources,
-    maps_source,
-    maps_target,
-    source_row,
-    use_blend,
-    user_mask,
-    out,
-    mask_out,
-    copied,
-    channels,
-    plane_size,
-    width,
-    h,
-    w,
-    scale_y,
-    scale_x,
-    threshold,
-    CHANNELS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    CELLS: tl.constexpr,
-):
+    latents, sources, maps_source, maps_target, source_row, use_blend, user_mask, out, mask_out,
+    copied, channels, plane_size, width, h, w, scale_y, scale_x, threshold,
+    CHANNELS: tl.constexpr, BLOCK: tl.constexpr, CELLS: tl.constexpr,
+):  # fmt: skip
     """Program p handles BLOCK pixels, all channels, of one row of latents: rows are the slow axis
     of the grid.
 
@@ -93,12 +75,10 @@ def local_blend_kernel(
             cell_y = tl.minimum(((pixel // width).to(tl.float32) * scale_y).to(tl.int32), h - 1)
             cell_x = tl.minimum(((pixel % width).to(tl.float32) * scale_x).to(tl.int32), w - 1)
             map_first = target * h * w
-            opened = word_mask(
-                maps_source + map_first, inside, cell_y, cell_x, h, w, threshold, CELLS
-            )
-            opened |= word_mask(
-                maps_target + map_first, inside, cell_y, cell_x, h, w, threshold, CELLS
-            )
+            source_map = maps_source + map_first
+            target_map = maps_target + map_first
+            opened = word_mask(source_map, inside, cell_y, cell_x, h, w, threshold, CELLS)
+            opened |= word_mask(target_map, inside, cell_y, cell_x, h, w, threshold, CELLS)
         mask = opened.to(tl.float32)
         mask_place = target * plane_size + pixel
         if user_mask is not None:
