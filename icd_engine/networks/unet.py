@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from icd_engine.editing.plan import EditStep
 from icd_engine.errors import BundleError, shown
-from icd_engine.networks.attention import (
-    PassState,
-    SpatialTransformer,
-    TransformerBlock,
-    word_columns,
-)
+from icd_engine.networks.attention import PassState, TransformerBlock, word_columns
 from icd_engine.networks.blocks import Downsample, GroupNormSiLU, ResidualBlock, Upsample, sinusoid
+from icd_engine.networks.levels import (
+    DownLevel,
+    MidLevel,
+    UpLevel,
+    down_channels,
+    per_level,
+    up_channels,
+)
 
 SUPPORTED = {
     "act_fn": "silu",
@@ -73,114 +76,12 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
-class UNetLevel(nn.Module):
-    """One size of the UNet: residual blocks, each followed by a transformer where the level has
-    text attention."""
-
-    def __init__(
-        self,
-        widths: list[tuple[int, int]],
-        *,
-        transformer: dict | None,
-        time_channels: int,
-        groups: int,
-        eps: float,
-    ):
-        super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock(a, b, groups=groups, eps=eps, time_channels=time_channels)
-            for a, b in widths
-        )
-        if transformer:
-            self.attentions = nn.ModuleList(
-                SpatialTransformer(b, groups=groups, **transformer) for _, b in widths
+def check_supported(config: Mapping[str, Any]) -> None:
+    for key, value in SUPPORTED.items():
+        if key in config and config[key] != value:
+            raise BundleError(
+                f"unet/config.json: {key} = {shown(config[key])} is not supported (only {value!r})"
             )
-        self.shares_self = False
-        self.feeds_blend = False
-
-    def layer(self, i: int, x: Tensor, skip: Tensor | None, state: PassState) -> Tensor:
-        x = self.resnets[i](x, skip, state.shifts.pop())
-        if hasattr(self, "attentions"):
-            x = self.attentions[i](x, state, self.shares_self, self.feeds_blend)
-        return x
-
-
-class DownLevel(UNetLevel):
-    """A level of the way down; keeps every output for the way up."""
-
-    downsamplers: nn.ModuleList  # not on the lowest level
-
-    def forward(self, x: Tensor, state: PassState, skips: list[Tensor]) -> Tensor:
-        for i in range(len(self.resnets)):
-            x = self.layer(i, x, None, state)
-            skips.append(x)
-        if hasattr(self, "downsamplers"):
-            x = self.downsamplers[0](x)
-            skips.append(x)
-        return x
-
-
-class UpLevel(UNetLevel):
-    """A level of the way up; takes the kept outputs back, last first."""
-
-    upsamplers: nn.ModuleList  # not on the highest level
-
-    def forward(self, x: Tensor, state: PassState, skips: list[Tensor]) -> Tensor:
-        for i in range(len(self.resnets)):
-            x = self.layer(i, x, skips.pop(), state)
-        return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
-
-
-class MidLevel(nn.Module):
-    """Residual block, transformer, residual block at the smallest size."""
-
-    def __init__(
-        self, channels: int, *, transformer: dict, time_channels: int, groups: int, eps: float
-    ):
-        super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock(channels, channels, groups=groups, eps=eps, time_channels=time_channels)
-            for _ in range(2)
-        )
-        self.attentions = nn.ModuleList(
-            [SpatialTransformer(channels, groups=groups, **transformer)]
-        )
-        self.shares_self = False
-
-    def forward(self, x: Tensor, state: PassState) -> Tensor:
-        x = self.resnets[0](x, None, state.shifts.pop())
-        x = self.attentions[0](x, state, self.shares_self, False)
-        return self.resnets[1](x, None, state.shifts.pop())
-
-
-def per_level(value: int | list, levels: int) -> list:
-    return list(value) if isinstance(value, list | tuple) else [value] * levels
-
-
-def down_channels(widths: list[int], layers: int) -> list[list[tuple[int, int]]]:
-    """(in, out) of every residual block of every level on the way down."""
-    entries = [widths[0], *widths[:-1]]
-    return [
-        [(entry, width)] + [(width, width)] * (layers - 1)
-        for entry, width in zip(entries, widths, strict=True)
-    ]
-
-
-def up_channels(widths: list[int], layers: int) -> list[list[tuple[int, int]]]:
-    """The same on the way up, lowest level first: each block also takes one output kept on the way
-    down."""
-    kept = [widths[0]]
-    for level, width in enumerate(widths):
-        kept += [width] * (layers + (level + 1 < len(widths)))
-    channels = widths[-1]
-    result = []
-    for width in reversed(widths):
-        pairs = []
-        for _ in range(layers + 1):
-            pairs.append((channels + kept.pop(), width))
-            channels = width
-        result.append(pairs)
-    return result
 
 
 class UNet(nn.Module):
@@ -196,11 +97,7 @@ class UNet(nn.Module):
         self, config: Mapping[str, Any], *, blend_downscale: int = 4, share_downscale: int = 2
     ):
         super().__init__()
-        for key, value in SUPPORTED.items():
-            if key in config and config[key] != value:
-                raise BundleError(
-                    f"unet/config.json: {key} = {shown(config[key])} is not supported (only {value!r})"
-                )
+        check_supported(config)
         widths: list[int] = config["block_out_channels"]
         levels = len(widths)
         layers = config["layers_per_block"]
@@ -249,14 +146,18 @@ class UNet(nn.Module):
         self.conv_norm_out = GroupNormSiLU(groups, widths[0], config["norm_eps"])
         self.conv_out = nn.Conv2d(widths[0], config["out_channels"], 3, padding=1)
 
+        self._choose_levels(blend_downscale, share_downscale)
+        self._shift_widths = [block.out_channels for block in self.residual_blocks()]
+        self._value_widths = [2 * block.channels for block in self.transformer_blocks()]
+
+    def _choose_levels(self, blend_downscale: int, share_downscale: int) -> None:
+        """Which of them local blend reads, and which may share self-attention."""
+        levels = len(self.down_blocks)
         for level in range(levels):
             for block in (self.down_blocks[level], self.up_blocks[levels - 1 - level]):
                 block.shares_self = 2**level >= share_downscale
                 block.feeds_blend = 2**level == blend_downscale
         self.mid_block.shares_self = 2 ** (levels - 1) >= share_downscale
-
-        self._shift_widths = [block.out_channels for block in self.residual_blocks()]
-        self._value_widths = [2 * block.channels for block in self.transformer_blocks()]
 
     def residual_blocks(self) -> list[ResidualBlock]:
         """In the order they run in."""
