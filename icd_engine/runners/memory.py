@@ -4,7 +4,7 @@ by tile."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from threading import Lock
@@ -12,7 +12,6 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
-AUTO_TILING = 4.0  # tiles are used for more than so many times the pixels of one tile
 OVERLAP = 4  # tiles share this part of their side, 1 / OVERLAP
 
 
@@ -43,14 +42,6 @@ class Residence:
                 self._users[id(network)] -= 1
                 if not self._users[id(network)]:
                     network.to("cpu")
-
-
-def wants_tiles(size: Sequence[int], tile: int, tiling: bool | None) -> bool:
-    """Whether a picture of `size` = (height, width), in the units of `tile`, passes the VAE in
-    tiles."""
-    height, width = size
-    larger = height > tile or width > tile
-    return larger and (height * width > AUTO_TILING * tile * tile if tiling is None else tiling)
 
 
 def in_tiles(

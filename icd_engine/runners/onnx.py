@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from icd_engine.bundles.bundle import Bundle
-from icd_engine.bundles.exported import Exported, ExportedGraph
+from icd_engine.bundles.exported import Exported
 from icd_engine.errors import ImageError, RunnerError
 from icd_engine.images import to_model_range, to_pil
 from icd_engine.placement import PLAIN, Placement
@@ -27,13 +26,7 @@ from icd_engine.runners.contract import (
     StepCallback,
 )
 from icd_engine.runners.filling import filled_inputs
-from icd_engine.runners.onnx_session import (
-    KEPT,
-    FixedSession,
-    GraphSession,
-    OnnxDevice,
-    choose_onnx_device,
-)
+from icd_engine.runners.onnx_session import KEPT, OnnxDevice, Sessions, choose_onnx_device
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
 from icd_engine.sampling.trajectory import run_trajectory
@@ -61,9 +54,7 @@ class OnnxRunner:
     def __init__(self, bundle: Bundle, exported: Exported, device: OnnxDevice):
         self.device = device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}"
         self.dtype = DTYPES[exported.precision]
-        self._folder = bundle.path
-        self._graphs = exported.graphs
-        self._onnx_device = device
+        self._sessions = Sessions(bundle.path, exported.graphs, device)
         self._scaling: float = bundle.config("vae")["scaling_factor"]
         self._guidance = {
             part: bundle.config(part)["time_cond_proj_dim"] for part in ("unet", "unet_forward")
@@ -78,21 +69,12 @@ class OnnxRunner:
             else LAST_STATE
             for part in encoders
         }
-        self._loaded: dict[str, GraphSession] = {}
-        self._loading = Lock()
         self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
         for name in (*encoders, *AT_ONCE):
-            self._session(name)
-
-    def _session(self, name: str) -> GraphSession:
-        with self._loading:
-            if name not in self._loaded:
-                record: ExportedGraph = self._graphs[name]
-                self._loaded[name] = GraphSession(self._folder / record.file, self._onnx_device)
-            return self._loaded[name]
+            self._sessions.make(name)
 
     def _run_hop(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        return self._session(name)(inputs, outputs)
+        return self._sessions[name](inputs, outputs)
 
     # --- tensors are arrays -----------------------------------------------------------------------
 
@@ -125,7 +107,7 @@ class OnnxRunner:
         states = []
         for (part, state), own in zip(self._encoders.items(), of_each, strict=True):
             outputs = [state, POOLED] if part == "text_encoder_2" else [state]
-            values = self._session(part)({"input_ids": own}, outputs)
+            values = self._sessions[part]({"input_ids": own}, outputs)
             states.append(values[0])
             pooled = values[1] if len(values) > 1 else None
         return np.concatenate(states, axis=-1), pooled
@@ -135,7 +117,7 @@ class OnnxRunner:
         sample = np.concatenate(
             [to_model_range(Image.fromarray(picture), (width, height)) for picture in pixels]
         )
-        moments = self._session("vae_encoder")({"sample": sample}, ["latent_parameters"])[0]
+        moments = self._sessions["vae_encoder"]({"sample": sample}, ["latent_parameters"])[0]
         mean, log_variance = np.split(moments.astype(np.float32), 2, axis=1)
         return np.float32(self._scaling) * (
             mean if noise is None else mean + np.exp(0.5 * log_variance) * noise
@@ -143,7 +125,7 @@ class OnnxRunner:
 
     def to_image(self, latents: np.ndarray) -> np.ndarray:
         unscaled = latents / np.float32(self._scaling)
-        pictures = self._session("vae_decoder")({"latent_sample": unscaled}, ["sample"])[0].astype(
+        pictures = self._sessions["vae_decoder"]({"latent_sample": unscaled}, ["sample"])[0].astype(
             np.float32
         )
         if not np.isfinite(pictures).all():
@@ -178,7 +160,7 @@ class OnnxRunner:
         if inputs.edits is None or inputs.blend is None:
             return Decoded(run_trajectory(inputs.latents, hops, self._plain_step(inputs), callback))
         name = "decode_hop" if inputs.source is None else "further_hop"
-        keep = self._session(name).kept if inputs.keep and self.keeps else []
+        keep = self._sessions[name].kept if inputs.keep and self.keeps else []
         edits = inputs.edits
         blend = inputs.blend
         sources = len(inputs.prompts) - len(blend.source_row)
@@ -222,7 +204,7 @@ class OnnxRunner:
             feeds = self._hop_inputs(
                 "unet", hop, x, inputs.guidance[k], inputs.prompts, inputs.prompts.features
             )
-            eps = self._session("unet")(feeds | {"sample": x}, ["out_sample"])[0]
+            eps = self._sessions["unet"](feeds | {"sample": x}, ["out_sample"])[0]
             return np.float32(hop.A) * x + np.float32(hop.B) * eps.astype(np.float32)
 
         return step
@@ -265,7 +247,7 @@ class GraphedOnnxRunner(OnnxRunner):
 
     def __init__(self, bundle: Bundle, exported: Exported, device: OnnxDevice):
         super().__init__(bundle, exported, device)
-        self._fixed = lru_cache(MOST_FIXED)(self._fix)
+        self._fixed = lru_cache(MOST_FIXED)(self._sessions.fixed)
 
     def free_memory(self) -> None:
         super().free_memory()
@@ -277,12 +259,6 @@ class GraphedOnnxRunner(OnnxRunner):
         if "word_maps" in inputs:
             _, axes["targets"], axes["map_height"], axes["map_width"] = inputs["word_maps"].shape
         return self._fixed(name, tuple(axes.items()), tuple(outputs))(inputs, outputs)
-
-    def _fix(
-        self, name: str, axes: tuple[tuple[str, int], ...], outputs: tuple[str, ...]
-    ) -> FixedSession:
-        file = self._folder / self._graphs[name].file
-        return FixedSession(file, self._onnx_device.with_cuda_graphs(), dict(axes), outputs)
 
 
 def load_onnx_runner(bundle: Bundle, placement: Placement = PLAIN) -> OnnxRunner:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from icd_engine.bundles.exported import ExportedGraph
 from icd_engine.errors import BundleError, RunnerError
 
 ARRAYS = {
@@ -144,6 +145,33 @@ class FixedSession(GraphSession):
                 )
                 self._buffers[port.name] = buffer
                 self._binding.bind_ortvalue_output(port.name, buffer)
+
+
+class Sessions:
+    """The sessions of an exported folder's graphs, by name; each is made when first asked for.
+    Thread-safe."""
+
+    def __init__(self, folder: Path, graphs: Mapping[str, ExportedGraph], device: OnnxDevice):
+        self._paths = {name: folder / graph.file for name, graph in graphs.items()}
+        self._device = device
+        self._made: dict[str, GraphSession] = {}
+        self._lock = Lock()
+
+    def __getitem__(self, name: str) -> GraphSession:
+        return self.make(name)
+
+    def make(self, name: str) -> GraphSession:
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = GraphSession(self._paths[name], self._device)
+            return self._made[name]
+
+    def fixed(
+        self, name: str, axes: tuple[tuple[str, int], ...], outputs: tuple[str, ...]
+    ) -> FixedSession:
+        """A session for sizes of these axes, kept by nobody here."""
+        device = self._device.with_cuda_graphs()
+        return FixedSession(self._paths[name], device, dict(axes), outputs)
 
 
 def choose_onnx_device(device: str) -> OnnxDevice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from threading import Lock
 
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from icd_engine.errors import ImageError
 from icd_engine.networks.vae import VAE
-from icd_engine.runners.memory import in_tiles, wants_tiles
+from icd_engine.runners.memory import in_tiles
 from icd_engine.runners.stages import PictureStages, Stages, pixels_of
 
+AUTO_TILING = 4.0  # tiles are used for more than so many times the pixels of one tile
 # Inside, the network is on the device
 Resident = Callable[[nn.Module], AbstractContextManager[None]]
 
@@ -91,6 +92,14 @@ class PictureCoder:
                     self._exact = PictureStages(exact)
             result = compute(self._exact, x)
         return checked(result, result.isfinite().all())
+
+
+def wants_tiles(size: Sequence[int], tile: int, tiling: bool | None) -> bool:
+    """Whether a picture of `size` = (height, width), in the units of `tile`, passes the VAE in
+    tiles."""
+    height, width = size
+    larger = height > tile or width > tile
+    return larger and (height * width > AUTO_TILING * tile * tile if tiling is None else tiling)
 
 
 def checked(values: Tensor, finite: Tensor) -> Tensor:

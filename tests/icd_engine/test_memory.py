@@ -21,7 +21,8 @@ from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, ImageError, RunnerError
 from icd_engine.networks.difference import share_weights
 from icd_engine.runners.compiled import can_compile
-from icd_engine.runners.memory import Residence, in_tiles, tile_starts, wants_tiles
+from icd_engine.runners.memory import Residence, in_tiles, tile_starts
+from icd_engine.runners.pictures import wants_tiles
 from training.world.drawing import draw
 from training.world.scenes import sample_scene
 
