@@ -241,7 +241,7 @@ def edit_work(
     """What an edit needs, by stage: one source row and one row a target, one picture a target
     decoded.
 
-    configs: those of a bundle's text encoders, vae and unet. kept: a further edit of a kept
+    configs: those of a bundle's text encoders, vae and unet. kept: a re-edit of a kept
     inversion, whose source row is known. The stages are those of `EditResult.timings`.
     """
     width, height = size

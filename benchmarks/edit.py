@@ -1,4 +1,4 @@
-"""The whole edit: first edits, further edits of a kept inversion, and a baseline, turn by turn in
+"""The whole edit: first edits, re-edits of a kept inversion, and a baseline, turn by turn in
 one run."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def measure_edit(
     repeats: int = 10,
     warmup: int | None = None,
 ) -> dict[str, Any]:
-    """Milliseconds of a first edit (PIL picture in, PIL picture out), of a further edit, and of the
+    """Milliseconds of a first edit (PIL picture in, PIL picture out), of a re-edit, and of the
     baseline.
 
     Runner and dtype "auto" are the fastest of the machine: `benchmarks.subject.fastest`.
@@ -88,7 +88,7 @@ class _Kept:
         self.inversion.edit(case.target, **case.settings)
 
     def check(self) -> dict[str, float]:
-        """A further edit against the same edit as a first one; Refused where they differ."""
+        """A re-edit against the same edit as a first one; Refused where they differ."""
         limit = EXACT if self.subject.exact else ROUNDED[self.subject.dtype]
         first = final_latents(self.subject.edit(self.cases[0]))
         distance = require_equal("a further edit", final_latents(self.edit(0)), first, limit)

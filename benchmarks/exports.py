@@ -41,7 +41,7 @@ class ExportedEngine:
 
 
 def measure_onnx(*, repeats: int = 10, warmup: int | None = None, **options: Any) -> dict[str, Any]:
-    """Whole edits and further edits by onnxruntime and by the torch runner, turn by turn.
+    """Whole edits and re-edits by onnxruntime and by the torch runner, turn by turn.
 
     Raises Refused where they differ, IcdError for what cannot be loaded or exported.
     """

@@ -149,7 +149,7 @@ def _text_graphs(networks: ExportNetworks, cases: tuple[Sizes, ...]) -> list[Gra
 
 
 def hop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
-    """The editing graphs: a hop up, a hop down, and a hop down of a further edit; weights are those
+    """The editing graphs: a hop up, a hop down, and a hop down of a re-edit; weights are those
     of the standard UNets, beside which they lie."""
     encode = EncodeHop(networks.unet_forward)
     decode = DecodeHop(networks.unet)

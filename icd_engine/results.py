@@ -48,7 +48,7 @@ class Editor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A picture encoded to noise, kept: every further edit of it costs the decode hops only.
+    """A picture encoded to noise, kept: every re-edit of it costs the decode hops only.
 
     noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device. size:
     (width, height) the model works at. picture_size: that of the pictures it returns. picture: the

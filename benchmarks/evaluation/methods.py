@@ -1,6 +1,6 @@
 """Text-guided editing as others do it, on the same pictures and prompts; each names its paper.
 
-A method takes a Diffusion and a Task and returns latents of the reconstruction and of the edit.
+A method takes a Diffusion and a EditTask and returns latents of the reconstruction and of the edit.
 Guidance w is in code notation throughout (0 = unguided).
 """
 
@@ -29,7 +29,7 @@ NULL_STEPS = 10  # of optimisation for each time step
 
 
 @dataclass(frozen=True)
-class Task:
+class EditTask:
     """One edit: clean latents [1, 4, h, w], prompts, guidance, and the shares of prompt-to-prompt
     control."""
 
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
     edited: Tensor
 
 
-def plans(model: Diffusion, task: Task, steps: int) -> list[EditStep]:
+def plans(model: Diffusion, task: EditTask, steps: int) -> list[EditStep]:
     """Prompt-to-prompt (Hertz et al., arXiv 2208.01626) for rows [source, target] at each of
     `steps`."""
     settings = EditSettings(
@@ -61,7 +61,7 @@ def plans(model: Diffusion, task: Task, steps: int) -> list[EditStep]:
     return edit_steps([plan], [0], model.engine.runner.tensor)
 
 
-def ddim_inversion(model: Diffusion, task: Task) -> list[Tensor]:
+def ddim_inversion(model: Diffusion, task: EditTask) -> list[Tensor]:
     """Latents at every level, by DDIM backwards with the source prompt, unguided (Song et al.,
     arXiv 2010.02502)."""
     prompt = model.features(task.source)
@@ -74,7 +74,7 @@ def ddim_inversion(model: Diffusion, task: Task) -> list[Tensor]:
 
 def _decode(
     model: Diffusion,
-    task: Task,
+    task: EditTask,
     start: Tensor,
     against: Callable[[int], Tensor],
     edits: list[EditStep] | None,
@@ -91,20 +91,20 @@ def _decode(
     return Outcome(x[:1], x[1:])
 
 
-def ddim(model: Diffusion, task: Task) -> Outcome:
+def ddim(model: Diffusion, task: EditTask) -> Outcome:
     """DDIM inversion, then the target prompt with classifier-free guidance."""
     empty = model.features("", "")
     return _decode(model, task, ddim_inversion(model, task)[-1], lambda k: empty, None, task.w)
 
 
-def ddim_p2p(model: Diffusion, task: Task) -> Outcome:
+def ddim_p2p(model: Diffusion, task: EditTask) -> Outcome:
     """The same with prompt-to-prompt."""
     empty = model.features("", "")
     edits = plans(model, task, len(levels()) - 1)
     return _decode(model, task, ddim_inversion(model, task)[-1], lambda k: empty, edits, task.w)
 
 
-def negative_prompt_inversion(model: Diffusion, task: Task) -> Outcome:
+def negative_prompt_inversion(model: Diffusion, task: EditTask) -> Outcome:
     """The source prompt in place of the empty one (Miyake et al., arXiv 2305.16807), with
     prompt-to-prompt."""
     source = model.features(task.source, task.source)
@@ -112,7 +112,7 @@ def negative_prompt_inversion(model: Diffusion, task: Task) -> Outcome:
     return _decode(model, task, ddim_inversion(model, task)[-1], lambda k: source, edits, task.w)
 
 
-def null_text_inversion(model: Diffusion, task: Task) -> Outcome:
+def null_text_inversion(model: Diffusion, task: EditTask) -> Outcome:
     """The empty prompt's features optimised at every step so that the guided source branch follows
     the inversion (Mokady et al., arXiv 2211.09794), with prompt-to-prompt."""
     track = ddim_inversion(model, task)
@@ -141,7 +141,7 @@ def null_text_inversion(model: Diffusion, task: Task) -> Outcome:
     return _decode(model, task, track[-1], lambda k: found[k].expand(2, -1, -1), edits, task.w)
 
 
-def edit_friendly_ddpm(model: Diffusion, task: Task) -> Outcome:
+def edit_friendly_ddpm(model: Diffusion, task: EditTask) -> Outcome:
     """Noise maps of independently noised latents (Huberman-Spiegelglas et al., arXiv
     2304.06140)."""
     times = levels()
@@ -179,7 +179,7 @@ def _ddpm(model: Diffusion, x: Tensor, eps: Tensor, t: int, s: int) -> tuple[Ten
     return model.a(s) * clean + max(model.sigma(s) ** 2 - spread**2, 0.0) ** 0.5 * eps, spread
 
 
-def infedit(model: Diffusion, task: Task) -> Outcome:
+def infedit(model: Diffusion, task: EditTask) -> Outcome:
     """Virtual inversion: the target follows the source's known noise (Xu et al., arXiv 2312.04965),
     with prompt-to-prompt."""
     times = levels(INFEDIT_STEPS)
@@ -199,7 +199,7 @@ def infedit(model: Diffusion, task: Task) -> Outcome:
     return Outcome(task.latents, edited)
 
 
-def renoise(model: Diffusion, task: Task) -> Outcome:
+def renoise(model: Diffusion, task: EditTask) -> Outcome:
     """Each inversion step repeated at the point it leads to, and averaged (Garibi et al., arXiv
     2403.14602)."""
     times = levels(RENOISE_STEPS)
@@ -221,7 +221,7 @@ def renoise(model: Diffusion, task: Task) -> Outcome:
     return Outcome(x[:1], x[1:])
 
 
-def sdedit(model: Diffusion, task: Task) -> Outcome:
+def sdedit(model: Diffusion, task: EditTask) -> Outcome:
     """Noised part of the way and denoised towards the target (Meng et al., arXiv 2108.01073)."""
     times = [t for t in levels() if t <= model.tables.schedule.steps * SDEDIT_STRENGTH]
     target = model.features(task.target)
@@ -232,7 +232,7 @@ def sdedit(model: Diffusion, task: Task) -> Outcome:
     return Outcome(task.latents, x)
 
 
-METHODS: dict[str, Callable[[Diffusion, Task], Outcome]] = {
+METHODS: dict[str, Callable[[Diffusion, EditTask], Outcome]] = {
     "ddim": ddim,
     "ddim+p2p": ddim_p2p,
     "npi": negative_prompt_inversion,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.evaluation import metrics as pixels
 from benchmarks.evaluation.diffusion import Diffusion, at_size
-from benchmarks.evaluation.methods import METHODS, Task
+from benchmarks.evaluation.methods import METHODS, EditTask
 from benchmarks.evaluation.suites import Edited, Item, Metric, mask_at
 from icd_engine.engine import Engine
 from icd_engine.settings import EditSettings
@@ -84,7 +84,7 @@ def other(model: Diffusion, name: str, w: float) -> Method:
         model.calls = 0
         with torch.no_grad():
             latents = model.latents(at_size(item.picture(), model.engine.bundle.size))
-            outcome = METHODS[name](model, Task(latents, item.source, item.target, w))
+            outcome = METHODS[name](model, EditTask(latents, item.source, item.target, w))
             edited = model.picture(outcome.edited)
         seconds = time.perf_counter() - started
         return Edited(edited, model.picture(outcome.reconstruction), model.calls, seconds)

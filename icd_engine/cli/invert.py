@@ -1,4 +1,4 @@
-"""`icd invert`: a picture to noise, kept in a file, so that further edits cost the decode hops
+"""`icd invert`: a picture to noise, kept in a file, so that re-edits cost the decode hops
 only."""
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ TURN = 3.0
 OFFSETS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 
 
-class Placement(NamedTuple):
+class ShapePlace(NamedTuple):
     """Of a drawn shape against where it should be: px right, down and of radius, degrees
     counterclockwise."""
 
@@ -47,14 +47,14 @@ class Placement(NamedTuple):
         return replace(scene, x=x, y=y, rotation=rotation, radius_jitter=jitter)
 
 
-def fit(picture: Array, scene: Scene) -> Placement:
+def fit(picture: Array, scene: Scene) -> ShapePlace:
     """The placement of the scene's object that comes nearest to a picture, by descent along one
     axis at a time."""
 
-    def error(placement: Placement) -> float:
+    def error(placement: ShapePlace) -> float:
         return float(np.square(draw(placement.of(scene)).astype(np.float32) - picture).mean())
 
-    best = Placement()
+    best = ShapePlace()
     least = error(best)
     for step in STEPS:
         improved = True
@@ -80,7 +80,7 @@ def displaced(
 ) -> float:
     """Mean share of rightly changed pixels of true edits drawn off by normal numbers of this
     deviation, px an axis."""
-    placed = [Placement(*rng.normal(0.0, offset, 2).tolist()) for _ in edited]
+    placed = [ShapePlace(*rng.normal(0.0, offset, 2).tolist()) for _ in edited]
     return _share(
         [draw(place.of(scene)) for place, scene in zip(placed, edited, strict=True)], pairs
     )
@@ -112,7 +112,7 @@ def study(engine: Engine, count: int, seed: int) -> dict[str, Any]:
 
 
 def _named(values: np.ndarray) -> dict[str, float]:
-    return dict(zip(Placement._fields, values.round(2).tolist(), strict=True))
+    return dict(zip(ShapePlace._fields, values.round(2).tolist(), strict=True))
 
 
 def _share(pictures: Sequence[Array], pairs: Sequence[Pair]) -> float:

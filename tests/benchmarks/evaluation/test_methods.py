@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.evaluation import methods
 from benchmarks.evaluation.diffusion import Diffusion, down, levels
-from benchmarks.evaluation.methods import METHODS, Task
+from benchmarks.evaluation.methods import METHODS, EditTask
 from icd_engine.engine import Engine
 from icd_engine.errors import BundleError
 
@@ -27,9 +27,9 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(methods, "levels", lambda steps=50: levels(min(steps, 6)))
 
 
-def task(target: str = TARGET, w: float = 4.0) -> Task:
+def task(target: str = TARGET, w: float = 4.0) -> EditTask:
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Task(latents, SOURCE, target, w, seed=3)
+    return EditTask(latents, SOURCE, target, w, seed=3)
 
 
 def error(got, expected) -> float:
@@ -75,7 +75,7 @@ def test_virtual_inversion_leads_back_exactly(model):
 
 
 def test_optimised_null_text_reconstructs_better_than_the_empty_prompt(model):
-    plain = methods.Task(task().latents, SOURCE, SOURCE, 4.0)
+    plain = methods.EditTask(task().latents, SOURCE, SOURCE, 4.0)
     empty = model.features("", "")
     start = methods.ddim_inversion(model, plain)[-1]
     guided = methods._decode(model, plain, start, lambda k: empty, None, 4.0)

@@ -8,7 +8,7 @@ import pytest
 from training.world import placement
 from training.world.drawing import draw
 from training.world.pairs import pair_of
-from training.world.placement import Placement
+from training.world.placement import ShapePlace
 from training.world.scenes import sample_edit, sample_scene
 
 SCENE = replace(sample_scene(np.random.default_rng(5)), shape="cross", size="large")
@@ -17,11 +17,11 @@ SCENE = replace(sample_scene(np.random.default_rng(5)), shape="cross", size="lar
 @pytest.mark.parametrize(
     "moved",
     [
-        Placement(),
-        Placement(x=3.5, y=-2.0),
-        Placement(radius=-2.5),
-        Placement(rotation=6.0),
-        Placement(5.0, 4.0, 1.5, -3.0),
+        ShapePlace(),
+        ShapePlace(x=3.5, y=-2.0),
+        ShapePlace(radius=-2.5),
+        ShapePlace(rotation=6.0),
+        ShapePlace(5.0, 4.0, 1.5, -3.0),
     ],
     ids=str,
 )
