@@ -3,15 +3,6 @@ of values they have.
 
 A whole prompt fits a tile, so the softmax needs one pass over it and no rescaling; the loops run
 over channels.
-
-Roles below `targets` are the target rows; the first target of a source also writes the source's
-output, from the same P_s. Further roles are the `sources`: they return at once, except where a
-source has no target. Without source_v, `sources` is 0 and out has no source rows.
-
-The names from q_row on are strides in elements, multiples of VECTOR; channels are adjacent. out
-[sources + targets, positions, heads, HEAD], maps [2, targets, heads, positions], columns [3,
-targets, PROMPT] and source_row are contiguous. source_v and columns may be None, which compiles
-their part away. TARGETS is a power of two and at least `targets`; scale is log2(e) / sqrt(HEAD).
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
@@ -31,15 +22,21 @@ from torch import Tensor
 from csrc_triton.edited_attention.tiles import (
     both_maps,
     head_of,
-    source_of,
-    store_edited,
-    store_own,
+    store_products,
     store_word_maps,
 )
 
 LARGEST_PROMPT = 256  # tokens
 
 
+# Roles below `targets` are the target rows; the first target of a source also writes the source's
+# output, from the same P_s. Further roles are the `sources`: they return at once, except where a
+# source has no target. Without source_v, `sources` is 0 and out has no source rows.
+#
+# The names from q_row on are strides in elements, multiples of VECTOR; channels are adjacent. out
+# [sources + targets, positions, heads, HEAD], maps [2, targets, heads, positions], columns [3,
+# targets, PROMPT] and source_row are contiguous. source_v and columns may be None, which compiles
+# their part away. TARGETS is a power of two and at least `targets`; scale is log2(e) / sqrt(HEAD).
 @triton.jit
 def edited_attention_kernel(
     q, k, gained, source_q, source_k, mixed, source_v, columns, source_row, out, maps,
@@ -50,21 +47,32 @@ def edited_attention_kernel(
     HEAD: tl.constexpr, VECTOR: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Program (block, head, role): BLOCK positions of one head of one target row, and of its
-    source's own output; the module says more."""
+    source's own output; roles and arguments as above."""
     head = tl.program_id(1)
     heads = tl.num_programs(1)
     role = tl.program_id(2).to(tl.int64)
-    source, taken = source_of(role, source_row, targets, TARGETS, source_v is not None)
-    if taken & (role >= targets):
-        return
+    is_target = role < targets
+    source = tl.load(source_row + role, mask=is_target, other=0)
     # These limits close the masks of what a program has no part in: zeros are read for it, and
     # nothing is stored.
     target_positions = positions
     target_tokens = PROMPT
+    source_positions = positions
+    source_tokens = PROMPT
     if source_v is not None:
-        target_positions = tl.where(role < targets, positions, 0)
-        target_tokens = tl.where(role < targets, PROMPT, 0)
+        source = tl.where(is_target, source, role - targets)
+        other = tl.arange(0, TARGETS)
+        others = tl.load(source_row + other, mask=other < targets, other=-1)
+        # An earlier role writes the source
+        taken = tl.max(((others == source) & (other < role)).to(tl.int32), 0) == 1
+        if taken & (role >= targets):
+            return
+        target_positions = tl.where(is_target, positions, 0)
+        target_tokens = tl.where(is_target, PROMPT, 0)
+        source_positions = tl.where(taken, 0, positions)
+        source_tokens = tl.where(taken, 0, PROMPT)
         source_v = head_of(source_v, source, source_v_row, head, source_v_head, VECTOR)
+
     q = head_of(q, role, q_row, head, q_head, VECTOR)
     k = head_of(k, role, k_row, head, k_head, VECTOR)
     gained = head_of(gained, role, gained_row, head, gained_head, VECTOR)
@@ -72,30 +80,24 @@ def edited_attention_kernel(
     source_k = head_of(source_k, source, source_k_row, head, source_k_head, VECTOR)
     mixed = head_of(mixed, role, mixed_row, head, mixed_head, VECTOR)
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+
     s, s_rest, t, t_rest = both_maps(
-        source_q, source_q_token, source_k, source_k_token, positions, PROMPT,
-        q, q_token, k, k_token, target_positions, target_tokens,
-        rows, scale, BLOCK, WIDTH, PROMPT, HEAD, VECTOR,
+        source_q, source_q_token, source_k, source_k_token, q, q_token, k, k_token,
+        rows, positions, target_positions, target_tokens, scale, PROMPT, HEAD, VECTOR, BLOCK, WIDTH,
     )  # fmt: skip
     if columns is not None:
         store_word_maps(
-            maps + (role * heads + head) * positions,
-            maps + ((targets + role) * heads + head) * positions,
-            s, s_rest, t, t_rest, columns + role * PROMPT, targets * PROMPT,
-            rows, target_positions, target_tokens, PROMPT,
+            s, s_rest, t, t_rest, columns, maps, role, targets, head, heads, rows, positions,
+            target_positions, target_tokens, PROMPT,
         )  # fmt: skip
+
     source_out = out + (source * positions * heads + head) * HEAD
     target_out = out + ((sources + role) * positions * heads + head) * HEAD
-    for first in range(0, HEAD, WIDTH):
-        if source_v is not None:
-            store_own(
-                source_out, heads * HEAD, s, s_rest, source_v, source_v_token,
-                rows, positions, taken, first, BLOCK, WIDTH, PROMPT, HEAD, VECTOR,
-            )  # fmt: skip
-        store_edited(
-            target_out, heads * HEAD, s, s_rest, mixed, mixed_token, t, t_rest, gained, gained_token,
-            rows, target_positions, target_tokens, first, BLOCK, WIDTH, PROMPT, HEAD, VECTOR,
-        )  # fmt: skip
+    store_products(
+        s, s_rest, t, t_rest, source_v, source_v_token, source_tokens, source_out, source_positions,
+        mixed, mixed_token, gained, gained_token, target_tokens, target_out, target_positions,
+        rows, heads * HEAD, PROMPT, HEAD, VECTOR, BLOCK, WIDTH,
+    )  # fmt: skip
 
 
 def fits(q: Tensor, k: Tensor) -> bool:

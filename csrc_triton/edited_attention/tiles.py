@@ -136,39 +136,24 @@ def word_map(p, p_rest, column, tokens, PROMPT: tl.constexpr):
 
 
 @triton.jit
-def source_of(role, source_row, targets, TARGETS: tl.constexpr, OWN: tl.constexpr):
-    """(source, taken): the source row of a role, and whether an earlier role writes that row's OWN
-    output."""
-    is_target = role < targets
-    source = tl.load(source_row + role, mask=is_target, other=0)
-    taken = source < 0  # never: without own outputs nothing is written twice
-    if OWN:
-        source = tl.where(is_target, source, role - targets)
-        other = tl.arange(0, TARGETS)
-        others = tl.load(source_row + other, mask=other < targets, other=-1)
-        taken = tl.max(((others == source) & (other < role)).to(tl.int32), 0) == 1
-    return source, taken
-
-
-@triton.jit
 def both_maps(
-    source_q, source_q_token, source_k, source_k_token, positions, tokens,
-    q, q_token, k, k_token, target_positions, target_tokens, rows, scale,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, PROMPT: tl.constexpr, HEAD: tl.constexpr,
-    VECTOR: tl.constexpr,
+    source_q, source_q_token, source_k, source_k_token, q, q_token, k, k_token,
+    rows, positions, target_positions, target_tokens, scale,
+    PROMPT: tl.constexpr, HEAD: tl.constexpr, VECTOR: tl.constexpr, BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """P_s and P_t of BLOCK rows, each in both parts of the prompt."""
+    """P_s and P_t of BLOCK positions of a head, each in the two parts of the prompt."""
     s = tl.zeros([BLOCK, part(PROMPT)], tl.float32)
     s_rest = tl.zeros([BLOCK, max(rest(PROMPT), 1)], tl.float32)
     t, t_rest = s, s_rest
     for first in range(0, HEAD, WIDTH):
         s, s_rest = add_scores(
-            s, s_rest, source_q, source_q_token, rows, positions, source_k, source_k_token, tokens,
-            first, WIDTH, PROMPT, HEAD, VECTOR,
+            s, s_rest, source_q, source_q_token, rows, positions, source_k, source_k_token, PROMPT, first,
+            WIDTH, PROMPT, HEAD, VECTOR,
         )  # fmt: skip
         t, t_rest = add_scores(
-            t, t_rest, q, q_token, rows, target_positions, k, k_token, target_tokens,
-            first, WIDTH, PROMPT, HEAD, VECTOR,
+            t, t_rest, q, q_token, rows, target_positions, k, k_token, target_tokens, first,
+            WIDTH, PROMPT, HEAD, VECTOR,
         )  # fmt: skip
     s, s_rest = softmax(s, s_rest, scale, PROMPT)
     t, t_rest = softmax(t, t_rest, scale, PROMPT)
@@ -176,45 +161,54 @@ def both_maps(
 
 
 @triton.jit
-def store_own(
-    out, out_token, s, s_rest, v, v_token, rows, positions, taken, first,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, PROMPT: tl.constexpr, HEAD: tl.constexpr,
-    VECTOR: tl.constexpr,
-):  # fmt: skip
-    """P_s V_s for WIDTH channels from `first` on, unless an earlier role has written it."""
-    tokens = tl.where(taken, 0, PROMPT)
-    own = tl.zeros([BLOCK, WIDTH], tl.float32)
-    own = add_product(own, s, s_rest, v, v_token, tokens, first, WIDTH, PROMPT, HEAD, VECTOR)
-    store_tile(own, out, out_token, rows, tl.where(taken, 0, positions), first, WIDTH, HEAD)
-
-
-@triton.jit
-def store_edited(
-    out, out_token, s, s_rest, mixed, mixed_token, t, t_rest, gained, gained_token,
-    rows, positions, tokens, first,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, PROMPT: tl.constexpr, HEAD: tl.constexpr,
-    VECTOR: tl.constexpr,
-):  # fmt: skip
-    """P_s (S V) + P_t (d V) for WIDTH channels from `first` on."""
-    edited = tl.zeros([BLOCK, WIDTH], tl.float32)
-    edited = add_product(
-        edited, s, s_rest, mixed, mixed_token, tokens, first, WIDTH, PROMPT, HEAD, VECTOR
-    )
-    edited = add_product(
-        edited, t, t_rest, gained, gained_token, tokens, first, WIDTH, PROMPT, HEAD, VECTOR
-    )
-    store_tile(edited, out, out_token, rows, positions, first, WIDTH, HEAD)
-
-
-@triton.jit
 def store_word_maps(
-    source_maps, target_maps, s, s_rest, t, t_rest, column, columns, rows, positions, tokens,
-    PROMPT: tl.constexpr,
+    s, s_rest, t, t_rest, columns, maps, role, targets, head, heads, rows, positions,
+    target_positions, target_tokens, PROMPT: tl.constexpr,
 ):  # fmt: skip
-    """The blend words' maps of one head, the source's and the target's; `columns` is the offset
-    from one set of columns to the next."""
-    source_map = word_map(s, s_rest, column, tokens, PROMPT)
-    target_map = word_map(s, s_rest, column + columns, tokens, PROMPT)
-    target_map += word_map(t, t_rest, column + 2 * columns, tokens, PROMPT)
-    tl.store(source_maps + rows, source_map, mask=rows < positions)
-    tl.store(target_maps + rows, target_map, mask=rows < positions)
+    """P_s columns[0], and P_s columns[1] + P_t columns[2], of one head of one target row."""
+    column = columns + role * PROMPT
+    target_columns = targets * PROMPT
+    source_map = word_map(s, s_rest, column, target_tokens, PROMPT)
+    target_map = word_map(s, s_rest, column + target_columns, target_tokens, PROMPT)
+    target_map += word_map(t, t_rest, column + 2 * target_columns, target_tokens, PROMPT)
+    source_maps = maps + (role * heads + head) * positions
+    target_maps = maps + ((targets + role) * heads + head) * positions
+    tl.store(source_maps + rows, source_map, mask=rows < target_positions)
+    tl.store(target_maps + rows, target_map, mask=rows < target_positions)
+
+
+@triton.jit
+def store_products(
+    s, s_rest, t, t_rest, source_v, source_v_token, source_tokens, source_out, source_positions,
+    mixed, mixed_token, gained, gained_token, target_tokens, target_out, target_positions,
+    rows, out_token,
+    PROMPT: tl.constexpr, HEAD: tl.constexpr, VECTOR: tl.constexpr, BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """P_s source_v and P_s mixed + P_t gained, WIDTH channels after WIDTH channels."""
+    for first in range(0, HEAD, WIDTH):
+        nothing = tl.zeros([BLOCK, WIDTH], tl.float32)
+        if source_v is not None:
+            own = add_product(
+                nothing, s, s_rest, source_v, source_v_token, source_tokens, first,
+                WIDTH, PROMPT, HEAD, VECTOR,
+            )  # fmt: skip
+            store_tile(own, source_out, out_token, rows, source_positions, first, WIDTH, HEAD)
+        edited = add_product(
+            nothing,
+            s,
+            s_rest,
+            mixed,
+            mixed_token,
+            target_tokens,
+            first,
+            WIDTH,
+            PROMPT,
+            HEAD,
+            VECTOR,
+        )
+        edited = add_product(
+            edited, t, t_rest, gained, gained_token, target_tokens, first,
+            WIDTH, PROMPT, HEAD, VECTOR,
+        )  # fmt: skip
+        store_tile(edited, target_out, out_token, rows, target_positions, first, WIDTH, HEAD)

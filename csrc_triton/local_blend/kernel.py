@@ -75,10 +75,12 @@ def local_blend_kernel(
             cell_y = tl.minimum(((pixel // width).to(tl.float32) * scale_y).to(tl.int32), h - 1)
             cell_x = tl.minimum(((pixel % width).to(tl.float32) * scale_x).to(tl.int32), w - 1)
             map_first = target * h * w
-            source_map = maps_source + map_first
-            target_map = maps_target + map_first
-            opened = word_mask(source_map, inside, cell_y, cell_x, h, w, threshold, CELLS)
-            opened |= word_mask(target_map, inside, cell_y, cell_x, h, w, threshold, CELLS)
+            opened = word_mask(
+                maps_source + map_first, inside, cell_y, cell_x, h, w, threshold, CELLS
+            )
+            opened |= word_mask(
+                maps_target + map_first, inside, cell_y, cell_x, h, w, threshold, CELLS
+            )
         mask = opened.to(tl.float32)
         mask_place = target * plane_size + pixel
         if user_mask is not None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from icd_engine.runners.contract import Decoded, DecodeInputs, Prompts, StepCallback
+from icd_engine.editing.plan import EditStep
+from icd_engine.runners.contract import Blend, Decoded, DecodeInputs, Prompts, StepCallback
 from icd_engine.runners.filling import filled_inputs
 
 SIZES = (1, 2, 4, 8, 16)
+Fields = TypeVar("Fields", EditStep, Blend)
 
 
 def bucket(rows: int) -> int:
@@ -78,9 +81,8 @@ class Padded:
             hop_prompts=inputs.hop_prompts
             and [take_prompts(prompts, all_rows) for prompts in inputs.hop_prompts],
             guidance=[[row[i] for i in rows] for row in inputs.guidance],
-            edits=inputs.edits
-            and [edit._make(take(t, own) for t in edit) for edit in inputs.edits],
-            blend=inputs.blend and inputs.blend._make(take(t, own) for t in inputs.blend),
+            edits=inputs.edits and [_take_fields(edit, own) for edit in inputs.edits],
+            blend=inputs.blend and _take_fields(inputs.blend, own),
             keep=inputs.edits is not None and inputs.source is None,
         )
 
@@ -95,3 +97,8 @@ class Padded:
             None if masks is None else masks[:, self._target_rows],
             decoded.source if asked.keep else None,
         )
+
+
+def _take_fields(whole: Fields, rows: Sequence[int]) -> Fields:
+    """These rows of every field; `filled_inputs` has left none out."""
+    return type(whole)(*(take(tensor, rows) for tensor in whole if tensor is not None))

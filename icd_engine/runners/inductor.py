@@ -53,12 +53,12 @@ def _release(version: str) -> tuple[int, int]:
 
 
 def compile_stage(
-    stage: MethodType, device: torch.device, *, shortcuts: bool, own_products: bool
+    stage: Callable[..., Any], device: torch.device, *, shortcuts: bool, own_products: bool
 ) -> Callable[..., Any]:
     """The stage as compiled code, a program for every layout of its arguments, compiled when first
     called.
 
-    The network behind the method must not change once it has run. own_products: inductor writes
+    A method; the network behind it must not change once it has run. own_products: inductor writes
     matrix products itself.
     """
     chosen: dict[str, Any] = dict(OPTIONS[device.type])
@@ -101,11 +101,12 @@ def _patched(config: ModuleType, settings: Mapping[str, Any]) -> Any:
     return config.patch(known) if known else nullcontext()
 
 
-def with_own_code(method: MethodType) -> MethodType:
+def with_own_code(method: Callable[..., Any]) -> MethodType:
     """The method on a copy of its code.
 
     Dynamo keeps programs by code object, so a network never gets another's.
     """
+    assert isinstance(method, MethodType)
     function: Any = method.__func__
     code = function.__code__.replace()
     own = function.__globals__

@@ -26,11 +26,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return {key: map_tensors(function, part) for key, part in value.items()}
     if isinstance(value, tuple | list):
         parts = [map_tensors(function, part) for part in value]
-        return (
-            value._make(parts)
-            if isinstance(value, tuple) and hasattr(value, "_make")
-            else type(value)(parts)
-        )
+        named = hasattr(value, "_fields")  # a NamedTuple, which takes its fields one by one
+        return type(value)(*parts) if named else type(value)(parts)
     return value
 
 
