@@ -78,3 +78,16 @@ def test_each_picture_has_its_own_mask(original, edited):
     )
     assert np.array_equal(np.asarray(done[0]), np.asarray(original))
     assert np.array_equal(np.asarray(done[1]), edited)
+
+
+@pytest.mark.parametrize("kind", ["pil", "np", "pt"])
+def test_what_is_done_comes_back_as_it_is(kind):
+    arrays = np.random.default_rng(0).random((2, 6, 8, 3), dtype=np.float32)
+    pictures = {
+        "pil": [Image.new("RGB", (8, 6)) for _ in range(2)],
+        "np": arrays,
+        "pt": torch.from_numpy(arrays).permute(0, 3, 1, 2),
+    }[kind]
+    assert finish(pictures, (8, 6)) is pictures
+    assert finish(pictures, (8, 6), Image.new("RGB", (8, 6)), None) is pictures
+    assert finish(pictures, (9, 6)) is not pictures

@@ -157,3 +157,21 @@ def test_no_framework_is_imported():
     code = "import sys, icd_engine.settings, icd_engine.sampling, icd_engine.editing; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_known_values_are_not_checked_again(monkeypatch):
+    given = EditSettings(tau=0.7)
+    defaults = EditSettings(guidance_scale=4.0, tau=0.8)
+
+    def checked(self) -> None:
+        raise AssertionError("checked again")
+
+    monkeypatch.setattr(EditSettings, "__post_init__", checked)
+    resolved = given.resolve(defaults).with_mask("a mask")
+    assert (resolved.guidance_scale, resolved.tau, resolved.mask) == (4.0, 0.7, "a mask")
+    assert given.mask is None and given.guidance_scale is None
+
+
+def test_defaults_cannot_contradict_what_is_given():
+    with pytest.raises(SettingsError, match="control 'switch' has no maps"):
+        EditSettings(blend="cat").resolve(EditSettings(control="switch"))
