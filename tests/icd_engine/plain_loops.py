@@ -85,9 +85,12 @@ def recorded(engine: Engine) -> Iterator[dict[str, list]]:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("forward", "reverse"):
-            unet = getattr(engine.runner, name)
-            patch.setattr(unet, "predict", watched(name, unet.predict))
+        stages = engine.runner.stages
+        passes = {
+            "encode_pass": watched("forward", stages.encode_pass),
+            "decode_pass": watched("reverse", stages.decode_pass),
+        }
+        patch.setattr(engine.runner, "stages", stages._replace(**passes))
         yield seen
 
 
