@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from icd_engine.engine import Engine
 
+# Helpers that assert say as much as tests do.
+pytest.register_assert_rewrite("tests.csrc_triton", "tests.icd_engine", "tests.training")
+
 TOKENIZER = Path(__file__).parent / "data" / "bpe_tokenizer"
 UNET = {
     "_class_name": "UNet2DConditionModel",

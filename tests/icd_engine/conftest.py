@@ -1,4 +1,4 @@
-"""Certificates to sign pictures with, made for the tests."""
+"""Certificates to sign pictures with and an inverted picture, made for the tests."""
 
 from __future__ import annotations
 
@@ -76,3 +76,10 @@ def make_credentials() -> Callable[..., Credentials]:
 @pytest.fixture(scope="session")
 def credentials(make_credentials) -> Credentials:
     return make_credentials()
+
+
+@pytest.fixture(scope="session")
+def inversion(small_engine):
+    from tests.icd_engine.plain_loops import SOURCE, picture
+
+    return small_engine.invert(picture(), SOURCE, seed=3)

@@ -2,6 +2,7 @@
 networks."""
 
 import itertools
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,96 +12,91 @@ import torch
 from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.schedule import NoiseSchedule
+from tests.training.toys import (
+    FORWARD,
+    REVERSE,
+    SHAPE,
+    TEACHER,
+    Toy,
+    ToyData,
+    eps,
+    gradient,
+    hop,
+    huber,
+    noised,
+)
 from training import losses
-from training.batches import Sample, joined, some
 from training.choices import Chain, Guidance, Preservation
 from training.distil import cycle_loss, decode, encode, guidance_loss, icd_loss
 from training.loop import fit
 from training.recipe import Recipe
 
-ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 SCALES = (0.0, 7.0, 11.0)
-SHAPE = (6, 2, 3, 3)
-# Of scale, shift, gain of w and of the prompt; the losses see them in one expression.
-TEACHER, FORWARD, REVERSE = (0.2, -0.4, 0.03, 0.5), (0.25, 0.3, 0.02, 0.4), (0.3, 0.5, 0.01, -0.2)
-
-
-def a_sigma(t):
-    return (1.0, 0.0) if t == 0 else (ALPHAS[t] ** 0.5, (1 - ALPHAS[t]) ** 0.5)
-
-
-def noised(x, noise, t):
-    a, sigma = a_sigma(t)
-    return a * x + sigma * noise
-
-
-def hop(x, eps, t, s):
-    """0 is the clean picture as an end, and the schedule's first step as a start."""
-    (a_t, sigma_t), (a_s, sigma_s) = (ALPHAS[t] ** 0.5, (1 - ALPHAS[t]) ** 0.5), a_sigma(s)
-    return a_s * (x - sigma_t * eps) / a_t + sigma_s * eps
-
-
-def eps(numbers, x, t, w, prompt):
-    scale, shift, gain, word = numbers
-    return scale * x + shift * t / 1000 + gain * w + word * prompt
-
-
-def huber(d):
-    return (np.sqrt(d**2 + 1e-6) - 1e-3).mean()
-
-
-class Toy(torch.nn.Module):
-    """Three networks of four numbers each, in float64, that note what they are asked."""
-
-    def __init__(self, trained=("forward", "reverse")):
-        super().__init__()
-        self.numbers, self.calls = {}, []
-        for role, values in (("teacher", TEACHER), ("forward", FORWARD), ("reverse", REVERSE)):
-            numbers = torch.nn.Parameter(
-                torch.tensor(values, dtype=torch.float64), requires_grad=role in trained
-            )
-            self.register_parameter(f"{role}_numbers", numbers)
-            self.numbers[role] = numbers
-
-    def eps(self, role, x, t, prompt, w=None):
-        w = torch.zeros(len(x)) if w is None else w
-        self.calls.append(SimpleNamespace(role=role, t=t.tolist(), w=w.tolist()))
-        column = (len(x), 1, 1, 1)
-        return eps(
-            self.numbers[role], x, t.view(column), w.view(column), prompt.tokens.view(column)
-        )
-
-
-class ToyData:
-    """The same batch again and again."""
-
-    def __init__(self, shape=SHAPE):
-        rng = np.random.default_rng(3)
-        self.latents, self.noise = rng.standard_normal((2, *shape))
-        self.words = rng.standard_normal(shape[0])
-        self.tables = losses.Boundaries(NoiseSchedule.scaled_linear(), dtype=torch.float64)
-
-    def draw(self, rng, count):
-        tensors = (torch.from_numpy(x[:count]) for x in (self.latents, self.noise, self.words))
-        latents, noise, words = tensors
-        return Sample(latents, noise, PromptFeatures(words))
-
-    def empty_prompts(self, count):
-        return PromptFeatures(torch.zeros(count, dtype=torch.float64))
-
-
-def gradient(function, numbers, step=1e-6):
-    """Central differences."""
-    found = []
-    for i in range(len(numbers)):
-        ahead, behind = (
-            [v + sign * step * (k == i) for k, v in enumerate(numbers)] for sign in (1, -1)
-        )
-        found.append((function(ahead) - function(behind)) / (2 * step))
-    return np.array(found)
-
-
 CHAINS = [Chain(), Chain((19, 339, 699), (339, 699, 999)), Chain((259, 519), (519, 799))]
+
+
+def consistency(data, chain, calls, student, numbers):
+    """The loss of `numbers` from each row's call of the teacher, then of the student ahead."""
+    teacher, ahead = calls
+    down = ahead.role == "reverse"
+    marks = [0, *chain.decode_times]
+    total = []
+    for r in range(SHAPE[0]):
+        t, w, word = teacher.t[r], teacher.w[r], data.words[r]
+        t_next = t - 20 if down else t + 20
+        t_next = max(t_next, 0)
+        assert ahead.t[r] == t_next
+        if down:
+            s = max(m for m in marks[:-1] if m <= t_next)
+        else:
+            s = min(m for m in (*chain.encode_times[1:], chain.end) if m >= t_next)
+        x_t = noised(data.latents[r], data.noise[r], t)
+        x_next = hop(x_t, eps(TEACHER, x_t, t, w, word), t, t_next)
+        jumped = hop(x_next, eps(student, x_next, t_next, w, word), t_next, s)
+        target = x_next if t_next == s else jumped
+        total.append(huber(hop(x_t, eps(numbers, x_t, t, w, word), t, s) - target))
+    return np.mean(total)
+
+
+def preservation(data, chain, calls, other, numbers):
+    """The loss of `numbers` on each row's way back, after the other network's way there."""
+    there, back = calls
+    total = []
+    for r in range(SHAPE[0] // 2):
+        t, s, word = there.t[r], back.t[r], data.words[r]
+        x = noised(data.latents[r], data.noise[r], t)
+        end, target = (
+            (0, data.latents[r])
+            if t == chain.encode_times[0] and back.role == "reverse"
+            else (t, x)
+        )
+        x_s = hop(x, eps(other, x, t, 0, word), t, s)
+        total.append(huber(hop(x_s, eps(numbers, x_s, s, 0, word), s, end) - target))
+    return np.mean(total)
+
+
+def check_calls(calls, chain):
+    """Which networks were asked, at which guidance scales, between which boundaries."""
+    assert [call.role for call in calls] == [
+        *("teacher", "reverse", "reverse"),
+        *("teacher", "forward", "forward"),
+        *("reverse", "forward"),
+        *("forward", "reverse"),
+    ]
+    # w: the same for teacher and student; none where the forward network learns or invertibility is
+    # kept.
+    assert (
+        calls[0].w == calls[1].w == calls[2].w
+        and set(calls[0].w) <= set(SCALES)
+        and any(calls[0].w)
+    )
+    assert not any(any(call.w) for call in calls[3:])
+    # The ways down and up lie between neighbouring boundaries.
+    pairs = set(itertools.pairwise(chain.decode_times))
+    assert {(low, high) for high, low in zip(calls[6].t, calls[7].t, strict=True)} <= pairs
+    assert set(zip(calls[8].t, calls[9].t, strict=True)) <= set(
+        itertools.pairwise((*chain.encode_times, chain.end))
+    )
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=["four", "three", "from_259_to_799"])
@@ -126,67 +122,14 @@ def test_a_step_of_consistency_distillation(chain, seed):
         "keep_forward": 1.5,
         "keep_reverse": 0.7,
     }
-    calls, found = toy.calls, {}
-    assert [call.role for call in calls] == [
-        *("teacher", "reverse", "reverse"),
-        *("teacher", "forward", "forward"),
-        *("reverse", "forward"),
-        *("forward", "reverse"),
-    ]
-    # w: the same for teacher and student; none where the forward network learns or invertibility is
-    # kept.
-    assert (
-        calls[0].w == calls[1].w == calls[2].w
-        and set(calls[0].w) <= set(SCALES)
-        and any(calls[0].w)
-    )
-    assert not any(any(call.w) for call in calls[3:])
-
-    rows = range(SHAPE[0])
-    marks = [0, *chain.decode_times]
-
-    def consistency(student, role, numbers, first):
-        total = []
-        for r in rows:
-            t, w, word = calls[first].t[r], calls[first].w[r], data.words[r]
-            t_next = t - 20 if role == "reverse" else t + 20
-            t_next = max(t_next, 0)
-            assert calls[first + 1].t[r] == t_next
-            if role == "reverse":
-                s = max(m for m in marks[:-1] if m <= t_next)
-            else:
-                s = min(m for m in (*chain.encode_times[1:], chain.end) if m >= t_next)
-            x_t = noised(data.latents[r], data.noise[r], t)
-            x_next = hop(x_t, eps(TEACHER, x_t, t, w, word), t, t_next)
-            jumped = hop(x_next, eps(student, x_next, t_next, w, word), t_next, s)
-            target = x_next if t_next == s else jumped
-            total.append(huber(hop(x_t, eps(numbers, x_t, t, w, word), t, s) - target))
-        return np.mean(total)
-
-    def kept(trained, other, numbers, first):
-        total = []
-        for r in range(SHAPE[0] // 2):
-            t, s, word = calls[first].t[r], calls[first + 1].t[r], data.words[r]
-            x = noised(data.latents[r], data.noise[r], t)
-            end, target = (
-                (0, data.latents[r])
-                if t == chain.encode_times[0] and trained == "reverse"
-                else (t, x)
-            )
-            x_s = hop(x, eps(other, x, t, 0, word), t, s)
-            total.append(huber(hop(x_s, eps(numbers, x_s, s, 0, word), s, end) - target))
-        return np.mean(total)
-
-    found["reverse"] = lambda numbers: consistency(REVERSE, "reverse", numbers, 0)
-    found["forward"] = lambda numbers: consistency(FORWARD, "forward", numbers, 3)
-    found["keep_forward"] = lambda numbers: kept("forward", REVERSE, numbers, 6)
-    found["keep_reverse"] = lambda numbers: kept("reverse", FORWARD, numbers, 8)
-    # The ways down and up lie between neighbouring boundaries.
-    pairs = set(itertools.pairwise(chain.decode_times))
-    assert {(low, high) for high, low in zip(calls[6].t, calls[7].t, strict=True)} <= pairs
-    assert set(zip(calls[8].t, calls[9].t, strict=True)) <= set(
-        itertools.pairwise((*chain.encode_times, chain.end))
-    )
+    calls = toy.calls
+    check_calls(calls, chain)
+    found = {
+        "reverse": partial(consistency, data, chain, calls[0:2], REVERSE),
+        "forward": partial(consistency, data, chain, calls[3:5], FORWARD),
+        "keep_forward": partial(preservation, data, chain, calls[6:8], REVERSE),
+        "keep_reverse": partial(preservation, data, chain, calls[8:10], FORWARD),
+    }
     for name, function in found.items():
         own = name.removeprefix("keep_")
         numbers = {"forward": FORWARD, "reverse": REVERSE}[own]
@@ -316,38 +259,6 @@ def test_encode_and_decode_are_the_engines_hops():
     assert [call.w[0] for call in toy.calls] == [0, 0, 0, 0, 0, 7.0, 7.0, 7.0]
 
 
-# --- what is drawn and what is refused ------------------------------------------------------------
-
-
-def test_listed_scales_are_drawn_alike():
-    w = Guidance((0.0, 7.0, 19.0)).draw(np.random.default_rng(0), 3000)
-    assert w.dtype == torch.float32
-    for scale in (0.0, 7.0, 19.0):
-        assert 900 < int((w == scale).sum()) < 1100
-
-
-def test_even_scales_reach_the_largest_and_some_are_unguided():
-    w = Guidance((0.0, 8.0), even=True, unguided=0.3).draw(np.random.default_rng(0), 3000)
-    assert 800 < int((w == 0).sum()) < 1000
-    guided = w[w > 0]
-    assert guided.max() < 8 and guided.max() > 7.9 and abs(float(guided.mean()) - 4) < 0.2
-
-
-@pytest.mark.parametrize(
-    "encode_times, decode_times, message",
-    [
-        ((19, 260), (260, 999), "grid"),
-        ((259, 19), (259, 999), "ascend"),
-        ((), (999,), "ascend"),
-        ((19, 259), (0, 259), "grid"),
-        ((19, 999), (519, 999), "end at 999"),
-    ],
-)
-def test_chains_that_are_none(encode_times, decode_times, message):
-    with pytest.raises(ValueError, match=message):
-        Chain(encode_times, decode_times)
-
-
 def test_networks_must_hop_between_the_same_boundaries():
     for chain in (Chain((19, 259, 519, 779), (339, 699, 999)), Chain((0, 259), (259, 999))):
         with pytest.raises(ValueError, match="same boundaries"):
@@ -358,11 +269,3 @@ def test_networks_must_hop_between_the_same_boundaries():
                     )
                 )
             )
-
-
-def test_prompts_in_rows():
-    one, two = (PromptFeatures(torch.full((2, 3, 4), v), torch.full((2, 5), v)) for v in (1.0, 2.0))
-    both = joined([one, two])
-    assert both.tokens[:, 0, 0].tolist() == both.pooled[:, 0].tolist() == [1, 1, 2, 2]
-    assert some(both, 3).pooled.shape == (3, 5)
-    assert joined([one._replace(pooled=None)] * 2).pooled is None

@@ -1,11 +1,13 @@
 """A small whole bundle with a few numbers per network, and the golden published-format files."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from icd_engine.bundles.bundle import write_bundle
+from tests.icd_engine.bundles.golden_files import FORWARD, REVERSE, TEACHER
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "sd15"
 
@@ -63,3 +65,17 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return GOLDEN
+
+
+@pytest.fixture
+def published(golden, tmp_path) -> dict[str, Path]:
+    """Arguments of `convert` on a copy that a test may spoil; `out` is the only entry of its
+    folder."""
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copytree(golden / "base", source / "base", copy_function=shutil.copyfile)
+    for name in (FORWARD, REVERSE, TEACHER):
+        shutil.copyfile(golden / name, source / name)
+    (tmp_path / "made").mkdir()
+    paths = {"base": "base", "teacher": TEACHER, "forward": FORWARD, "reverse": REVERSE}
+    return {**{key: source / name for key, name in paths.items()}, "out": tmp_path / "made" / "out"}

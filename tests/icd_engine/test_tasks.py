@@ -1,0 +1,99 @@
+"""Requests are checked before any network is called."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icd_engine.errors import (
+    ImageError,
+    PromptError,
+    SettingsError,
+)
+from icd_engine.results import EditRequest
+from icd_engine.settings import EditSettings
+from tests.icd_engine.plain_loops import OTHER, SOURCE, TARGET, picture, recorded
+
+
+def test_mask_from_a_stream_is_read_once(small_engine):
+    stream = io.BytesIO()
+    Image.fromarray(np.tri(64, dtype=np.uint8) * 255).save(stream, "PNG")
+    stream.seek(0)
+    from_stream = small_engine.edit(picture(), SOURCE, TARGET, mask=stream)
+    assert torch.equal(
+        from_stream.latents, small_engine.edit(picture(), SOURCE, TARGET, mask=np.tri(64)).latents
+    )
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        ({"source": " "}, PromptError),
+        ({"target": ""}, PromptError),
+        ({"target": []}, PromptError),
+        ({"image": b"no picture"}, ImageError),
+        ({"settings": EditSettings(blend=("zebra", "dog"))}, PromptError),
+        ({"settings": EditSettings(mask=b"no mask")}, ImageError),
+    ],
+    ids=["source", "target", "no_target", "image", "blend", "mask"],
+)
+def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, error):
+    monkeypatch.setattr("icd_engine.passes.MOST_TARGETS", 1)
+    good = EditRequest(picture(), SOURCE, TARGET)
+    with recorded(small_engine) as seen, pytest.raises(error):
+        small_engine.edit_many([good, replace(good, **change)])
+    assert seen["forward"] == []
+
+
+@pytest.mark.parametrize(
+    "requests", [5, None, "ab", [5], [EditRequest(picture(), SOURCE, TARGET), None]], ids=str
+)
+def test_edit_many_takes_requests_alone(small_engine, requests):
+    with pytest.raises(SettingsError, match="edit_many takes a list of EditRequest"):
+        small_engine.edit_many(requests)
+
+
+@pytest.mark.parametrize(
+    "change, error, named",
+    [
+        ({"source": ""}, PromptError, "empty"),
+        ({"target": "  "}, PromptError, "empty"),
+        ({"target": []}, PromptError, "prompt"),
+        ({"target": None}, PromptError, "prompt"),
+        ({"target": [TARGET, 5]}, PromptError, "5"),
+        ({"blend": ("cat", "zebra")}, PromptError, "zebra"),
+        ({"blend": ("zebra", "dog")}, PromptError, "zebra"),
+        ({"amplify": {"zebra": 2.0}}, PromptError, "zebra"),
+        ({"target": OTHER, "control": "replace"}, PromptError, "word"),
+        ({"guidence_scale": 3.0}, SettingsError, "guidance_scale"),
+        ({"size": (60, 64)}, SettingsError, "16"),
+        ({"size": (64,)}, SettingsError, "size"),
+        ({"size": 64}, SettingsError, "size"),
+        ({"output_type": "jpg"}, SettingsError, "jpg"),
+        ({"mask": np.full((64, 64), np.nan)}, ImageError, "mask"),
+        ({"image": "nowhere.png"}, ImageError, "nowhere.png"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_named_before_any_network_call(small_engine, change, error, named):
+    arguments = {"image": picture(), "source": SOURCE, "target": TARGET} | change
+    with recorded(small_engine) as seen, pytest.raises(error, match=named):
+        small_engine.edit(**arguments)
+    assert seen["forward"] == []
+
+
+def test_a_kept_inversion_has_its_seed(inversion):
+    assert inversion.edit(TARGET, seed=3).settings.seed == 3
+    with pytest.raises(SettingsError, match="seed"):
+        inversion.edit(TARGET, seed=4)
+
+
+def test_generation_needs_a_prompt(small_engine):
+    for prompts in ([], "", None, ["a cat", " "]):
+        with pytest.raises(PromptError):
+            small_engine.generate(prompts)
