@@ -71,25 +71,25 @@ def plain_decode(
 
 @contextmanager
 def recorded(engine: Engine) -> Iterator[dict[str, list]]:
-    """Rows of every call of the forward and the reverse network, and the time shifts of the reverse
-    one."""
-    seen: dict[str, list] = {"forward": [], "reverse": [], "shifts": []}
+    """Rows of every call of the encode and the decode network, and the time shifts of the decode
+    network."""
+    seen: dict[str, list] = {"encode": [], "decode": [], "shifts": []}
+    stages = engine.runner.stages
 
     def watched(name, predict):
         def call(latents, shifts, *others):
             seen[name].append(len(latents))
-            if name == "reverse":
+            if name == "decode":
                 seen["shifts"].append(shifts)
             return predict(latents, shifts, *others)
 
         return call
 
+    passes = {
+        "encode_pass": watched("encode", stages.encode_pass),
+        "decode_pass": watched("decode", stages.decode_pass),
+    }
     with pytest.MonkeyPatch.context() as patch:
-        stages = engine.runner.stages
-        passes = {
-            "encode_pass": watched("forward", stages.encode_pass),
-            "decode_pass": watched("reverse", stages.decode_pass),
-        }
         patch.setattr(engine.runner, "stages", stages._replace(**passes))
         yield seen
 

@@ -13,7 +13,7 @@ from icd_engine.errors import BundleError, RunnerError
 from icd_engine.loading import choose_device, choose_dtype, load_runner
 from icd_engine.placement import Placement
 
-NETWORKS = ("text_encoder", "vae", "forward", "reverse")
+NETWORKS = ("text_encoder", "vae", "encode_network", "decode_network")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_networks_are_ready_to_run(small_bundle):
 )
 def test_precision(small_bundle, dtype, unet, vae):
     runner = load_runner(read_bundle(small_bundle), Placement(device="cpu", dtype=dtype))
-    wanted = {"text_encoder": unet, "vae": vae, "forward": unet, "reverse": unet}
+    wanted = {"text_encoder": unet, "vae": vae, "encode_network": unet, "decode_network": unet}
     assert {name: {p.dtype for p in getattr(runner, name).parameters()} for name in NETWORKS} == {
         name: {precision} for name, precision in wanted.items()
     }

@@ -82,13 +82,13 @@ def test_two_pass_model_predicts_twice_on_guided_hops_only(two_pass_engine):
         result = two_pass_engine.edit(
             picture(), SOURCE, [TARGET, OTHER], guidance_scale=4.0, tau=0.6
         )
-        assert seen["forward"] == [1, 1, 1, 1]
-        assert seen["reverse"] == [3, 3, 3, 2, 3, 2]  # w(999) = w(779) = 0
+        assert seen["encode"] == [1, 1, 1, 1]
+        assert seen["decode"] == [3, 3, 3, 2, 3, 2]  # w(999) = w(779) = 0
         assert result.network_calls == 10
-        seen["reverse"].clear()
+        seen["decode"].clear()
         assert (
             result.inversion.edit(TARGET, guidance_scale=0.0).network_calls
-            == len(seen["reverse"])
+            == len(seen["decode"])
             == 4
         )
 

@@ -33,13 +33,13 @@ def test_only_the_needed_rows_run(small_engine, targets):
         result = small_engine.edit(
             picture(), SOURCE, [TARGET] * targets, blend=("cat", "dog"), guidance_scale=19.0
         )
-        assert seen["forward"] == [1] * 4
-        assert seen["reverse"] == [1 + targets] * 4
+        assert seen["encode"] == [1] * 4
+        assert seen["decode"] == [1 + targets] * 4
         assert result.network_calls == 8
-        seen["reverse"].clear()
+        seen["decode"].clear()
         assert result.inversion.edit([TARGET, OTHER]).network_calls == 4
-        assert seen["reverse"] == [2] * 4  # the source branch is kept
-        assert seen["forward"] == [1] * 4
+        assert seen["decode"] == [2] * 4  # the source branch is kept
+        assert seen["encode"] == [1] * 4
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_source_branches_are_kept_for_the_last_few(small_engine):
     with recorded(small_engine) as seen:
         for kept in [*inversions, inversions[-1], inversions[0]]:
             kept.edit(TARGET)
-    assert seen["reverse"] == [2] * 4 * len(inversions) + [1] * 4 + [2] * 4
+    assert seen["decode"] == [2] * 4 * len(inversions) + [1] * 4 + [2] * 4
 
 
 def test_a_callback_sees_all_rows_and_leaves_nothing_kept(small_engine):
@@ -131,8 +131,8 @@ def test_edit_many_equals_single_edits(small_engine, monkeypatch, targets):
 def test_edit_many_shares_passes(small_engine):
     with recorded(small_engine) as seen:
         small_engine.edit_many(mixed_requests())
-    assert seen["forward"] == [5] * 4
-    assert seen["reverse"] == [5 + 6] * 4
+    assert seen["encode"] == [5] * 4
+    assert seen["decode"] == [5 + 6] * 4
     assert small_engine.edit_many([]) == []
 
 
@@ -175,7 +175,7 @@ def test_progress_leaves_the_source_branch_kept(small_engine):
     with recorded(small_engine) as seen:
         first = inversion.edit(TARGET, progress=lambda hops: None)
         again = inversion.edit(TARGET, progress=lambda hops: None)
-    assert seen["reverse"] == [2] * 4 + [1] * 4
+    assert seen["decode"] == [2] * 4 + [1] * 4
     assert_close(again.latents, first.latents)
 
 

@@ -47,7 +47,7 @@ def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, 
     good = EditRequest(picture(), SOURCE, TARGET)
     with recorded(small_engine) as seen, pytest.raises(error):
         small_engine.edit_many([good, replace(good, **change)])
-    assert seen["forward"] == []
+    assert seen["encode"] == []
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_bad_input_is_named_before_any_network_call(small_engine, change, error,
     arguments = {"image": picture(), "source": SOURCE, "target": TARGET} | change
     with recorded(small_engine) as seen, pytest.raises(error, match=named):
         small_engine.edit(**arguments)
-    assert seen["forward"] == []
+    assert seen["encode"] == []
 
 
 def test_a_kept_inversion_has_its_seed(inversion):
@@ -97,3 +97,22 @@ def test_generation_needs_a_prompt(small_engine):
     for prompts in ([], "", None, ["a cat", " "]):
         with pytest.raises(PromptError):
             small_engine.generate(prompts)
+
+
+def test_each_prompt_is_read_once_an_edit(small_engine, monkeypatch):
+    tokenizer = small_engine.model.tokenizer
+    read: list[str] = []
+    encode = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda text: read.append(text) or encode(text))
+    result = small_engine.edit(picture(), SOURCE, [TARGET, SOURCE])
+    assert read == [SOURCE, TARGET, SOURCE]
+    read.clear()
+    result.inversion.edit(TARGET)
+    assert read == [SOURCE, TARGET]
+
+
+def test_a_prompt_that_is_too_long_warns_once_an_edit(small_engine):
+    long = " ".join([SOURCE] * 20)
+    with pytest.warns(UserWarning, match="is cut") as warned:
+        small_engine.edit(picture(), long, TARGET)
+    assert len([one for one in warned if "is cut" in str(one.message)]) == 1
