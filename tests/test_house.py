@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("csrc_triton", "icd_engine", "export", "training", "benchmarks")
+DATA = "tests/data/"  # not ours to shorten
 WIDEST = 95  # columns that nine lines of ten keep to
 PACKED = 0.03  # share of assignments that are `a, b = x, y`
 LONGEST_FUNCTION = 60  # lines; of a command, those behind its signature, which is its options
@@ -27,18 +28,20 @@ PRIVATE_ALLOWED = {"icd_engine/runners/inductor.py"}
 NOT_PRIVATE = {"_asdict", "_fields", "_replace", "_make", "_exit"}
 
 
-def sources() -> dict[str, str]:
-    """Relative path -> text of every file of the product."""
-    paths = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
-    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+def sources(*rooms: str) -> dict[str, str]:
+    """Relative path -> text of every file of these rooms."""
+    paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+    return {name: text for name, text in texts.items() if not name.startswith(DATA)}
 
 
-SOURCES = sources()
+SOURCES = sources(*ROOMS)
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
+TESTS = sources("tests")
 
 
-def width() -> float:
-    lines = [len(line) for text in SOURCES.values() for line in text.splitlines()]
+def width(texts: dict[str, str]) -> float:
+    lines = [len(line) for text in texts.values() for line in text.splitlines()]
     return float(np.percentile(lines, 90))
 
 
@@ -54,9 +57,14 @@ def packed_share() -> float:
     return len(packed) / len(assignments)
 
 
-def function_lengths() -> Iterator[tuple[int, str]]:
-    for name, tree in TREES.items():
-        for node in ast.walk(tree):
+def file_lengths(texts: dict[str, str]) -> Iterator[tuple[int, str]]:
+    for name, text in texts.items():
+        yield len(text.splitlines()), name
+
+
+def function_lengths(texts: dict[str, str]) -> Iterator[tuple[int, str]]:
+    for name, text in texts.items():
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[0].lineno if _is_command(node) else node.lineno
                 assert node.end_lineno is not None
@@ -105,8 +113,13 @@ def _private_names(node: ast.AST) -> list[str]:
     return [name for name in names if name.startswith("_") and not name.startswith("__")]
 
 
+def too_long(lengths: Iterable[tuple[int, str]], longest: int) -> list[str]:
+    return [where for length, where in lengths if length > longest]
+
+
 def test_lines_are_narrow():
-    assert width() <= WIDEST
+    assert width(SOURCES) <= WIDEST
+    assert width(TESTS) <= WIDEST
 
 
 def test_assignments_are_one_a_line():
@@ -114,12 +127,28 @@ def test_assignments_are_one_a_line():
 
 
 def test_functions_fit_a_screen():
-    assert [where for length, where in function_lengths() if length > LONGEST_FUNCTION] == []
+    assert too_long(function_lengths(SOURCES | TESTS), LONGEST_FUNCTION) == []
 
 
 def test_files_are_short():
-    lengths = {name: len(text.splitlines()) for name, text in SOURCES.items()}
-    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+    assert too_long(file_lengths(SOURCES | TESTS), LONGEST_FILE) == []
+
+
+def test_what_is_too_long_is_found():
+    """By one line, whether a function stands alone or in a class, and whether it waits."""
+    line = "\n    x = 1"
+    indented = "\n        x = 1"
+    texts = {
+        "fits.py": "def f():" + line * (LONGEST_FUNCTION - 1),
+        "alone.py": "def f():" + line * LONGEST_FUNCTION,
+        "within.py": "class A:\n    def f(self):" + indented * LONGEST_FUNCTION,
+        "waits.py": "async def f():" + line * LONGEST_FUNCTION,
+        "full.py": "x = 1\n" * LONGEST_FILE,
+        "over.py": "x = 1\n" * (LONGEST_FILE + 1),
+    }
+    found = ["alone.py:1 f", "within.py:2 f", "waits.py:1 f"]
+    assert too_long(function_lengths(texts), LONGEST_FUNCTION) == found
+    assert too_long(file_lengths(texts), LONGEST_FILE) == ["over.py"]
 
 
 def test_private_members_are_read_where_they_are_defined():
@@ -218,14 +247,16 @@ def test_private_names_are_found(text: str, found: list[str]):
 
 def main() -> None:
     files, classes = follow_an_edit()
-    longest = max(length for length, _ in function_lengths())
+    everything = SOURCES | TESTS
+    longest_file, _ = max(file_lengths(everything))
+    longest, _ = max(function_lengths(everything))
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
     print(f"commit {commit.stdout.strip()}")
     print(f"files {len(SOURCES)}, lines {sum(len(t.splitlines()) for t in SOURCES.values())}")
-    print(f"longest file {max(len(t.splitlines()) for t in SOURCES.values())} lines")
-    print(f"longest function {longest} lines, nine lines of ten in {width():.0f} columns")
+    print(f"longest file {longest_file} lines, longest function {longest} lines, tests included")
+    print(f"nine lines of ten in {width(SOURCES):.0f} columns, of tests in {width(TESTS):.0f}")
     print(f"assignments with several values {100 * packed_share():.1f} %")
     print(f"one edit: {len(files)} files, {len(classes)} classes outside of networks")
     print("\n".join([*files, *classes]))

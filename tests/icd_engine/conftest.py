@@ -1,12 +1,18 @@
-"""Certificates to sign pictures with and an inverted picture, made for the tests."""
+"""Certificates to sign pictures with, an inverted picture, and the golden files converted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from icd_engine.bundles.bundle import Bundle
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
 class Credentials(NamedTuple):
@@ -83,3 +89,13 @@ def inversion(small_engine):
     from tests.icd_engine.plain_loops import SOURCE, picture
 
     return small_engine.invert(picture(), SOURCE, seed=3)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Bundle:
+    from icd_engine.bundles.convert import convert
+
+    golden = GOLDEN / "sd15"
+    files = [golden / "base", golden / "sd15_cfg_distill.pt"]
+    loras = [golden / f"iCD-SD15-{role}.safetensors" for role in ("forward", "reverse")]
+    return convert(*files, *loras, tmp_path_factory.mktemp("published") / "bundle")
