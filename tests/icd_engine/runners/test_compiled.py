@@ -21,7 +21,6 @@ from icd_engine.errors import RunnerError
 from icd_engine.model import Model
 from icd_engine.results import EditRequest
 from icd_engine.runners import compiled, inductor
-from icd_engine.runners.buckets import SIZES, bucket, filled
 from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.eager import EagerRunner
 from icd_engine.runners.graph import Captured, GraphRunner, Graphs
@@ -267,13 +266,6 @@ def test_graphs_are_bounded_and_the_least_used_go(monkeypatch):
     assert graphs.captures == 4
     graphs.replay("b", lambda x: x, torch.ones(3))  # another shape is another graph
     assert graphs.captures == 5
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 9, 16, 17, 33])
-def test_buckets(rows):
-    size = bucket(rows)
-    assert size >= rows and (size in SIZES or size % SIZES[-1] == 0) and size < max(2, 2 * rows)
-    assert filled(rows)[:rows] == list(range(rows)) and filled(rows)[rows:] == [0] * (size - rows)
 
 
 def test_what_cannot_run_is_refused(small_bundle, monkeypatch):
