@@ -1,4 +1,4 @@
-"""An environment without torch, built as README's Deploy section says: it edits as the engine that
+"""An environment without torch, built as docs/deploy.md says: it edits as the engine that
 has torch does.
 
 Marked `runtime` (`make runtime`): it needs a package index, and exports the embedded model, a

@@ -83,7 +83,7 @@ def test_sealing_halves_weights_and_adds_the_demo(tmp_path):
 
 @pytest.mark.long
 def test_from_nothing_to_a_bundle(tmp_path):
-    """The README's sequence with few samples, about 20 minutes on two cores: VAE, judge, cache,
+    """The sequence of docs/training.md with few samples, about 20 minutes on two cores: VAE, judge, cache,
     teacher, guidance-distilled teacher, forward and reverse LoRA, bundle. So much each must have
     learnt: the VAE and the teacher their tasks, the pair to hop more consistently than the teacher
     it starts as, and pictures come back."""
