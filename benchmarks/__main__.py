@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import record
 from benchmarks.checks import Refused
-from benchmarks.command import CommandLine, count, counts
+from benchmarks.command import CommandLine, add_model, count, counts
 from icd_engine.errors import IcdError
 
 FAILED = 1
@@ -205,9 +205,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
     """What is measured, and where it runs."""
-    parser.add_argument(
-        "--model", default="tiny", help="the embedded model tiny, or a model folder (default: tiny)"
-    )
+    add_model(parser)
     parser.add_argument(
         "--architecture",
         metavar="NAME",
@@ -219,16 +217,6 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
         type=count,
         metavar="PIXELS",
         help="side of the pictures (default: the model's own)",
-    )
-    parser.add_argument(
-        "--runner", default="auto", help="how network calls are executed (default: auto)"
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument(
-        "--dtype", default="auto", help="float32, float16 or bfloat16 (default: auto)"
-    )
-    parser.add_argument(
-        "--threads", type=count, metavar="N", help="threads of the CPU (default: torch's choice)"
     )
 
 

@@ -37,3 +37,20 @@ def count(text: str) -> int:
 def counts(text: str) -> tuple[int, ...]:
     """Several, with commas between."""
     return tuple(count(part) for part in text.split(","))
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model runs, and where."""
+    parser.add_argument(
+        "--model", default="tiny", help="the embedded model tiny, or a model folder (default: tiny)"
+    )
+    parser.add_argument(
+        "--runner", default="auto", help="how network calls are executed (default: auto)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument(
+        "--dtype", default="auto", help="float32, float16 or bfloat16 (default: auto)"
+    )
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="threads of the CPU (default: torch's choice)"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.command import CommandLine, count
+from benchmarks.command import CommandLine, add_model, count
 from benchmarks.evaluation.features import FIGURES
 from benchmarks.evaluation.methods import METHODS
 
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="seed of the drawn scenes and generated pictures (default: 2025)",
     )
+    add_model(parser)
     _add_methods(parser)
     _add_weights(parser)
     parser.add_argument(
@@ -61,16 +62,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder of rows, results.json and report.html; an unfinished run there goes on (default: out/eval)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument(
-        "--dtype", default="auto", help="float32, float16 or bfloat16 (default: auto)"
-    )
-    parser.add_argument(
-        "--runner", default="auto", help="how network calls are executed (default: auto)"
-    )
-    parser.add_argument(
-        "--threads", type=count, metavar="N", help="threads of the CPU (default: torch's choice)"
-    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     return parser
@@ -78,9 +69,6 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_methods(parser: argparse.ArgumentParser) -> None:
     """What edits, and how."""
-    parser.add_argument(
-        "--model", default="tiny", help="the embedded model tiny, or a model folder (default: tiny)"
-    )
     parser.add_argument(
         "--methods",
         default="icd",

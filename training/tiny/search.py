@@ -7,14 +7,13 @@ to the targets.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 from icd_engine import Engine
-from training.world.pairs import sample_pairs
+from training.world.pairs import command_line, sample_pairs
 from training.world.quality import run_edits, summary
 
 CROSS = (0.0, 0.2, 0.4, 0.6, 0.8)  # 0, 1, 2, 3, 4 of four decode hops
@@ -32,13 +31,8 @@ def margin(figures: dict[str, float]) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.tiny.search",
-        description="Try default settings for the embedded model.",
-    )
-    parser.add_argument("--pairs", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--model", default="tiny")
+    description = "Try default settings for the embedded model."
+    parser = command_line("training.tiny.search", description, pairs=24, seed=100)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/search.jsonl"))
     options = parser.parse_args(arguments)
     engine = Engine.from_pretrained(options.model)

@@ -1,5 +1,6 @@
 """Pictures and their exact edits: drawn, compared, and written to a folder."""
 
+import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -76,3 +77,14 @@ def write_pairs(pairs: Iterable[Pair], folder: Path) -> Path:
     path = folder / "pairs.json"
     path.write_text(json.dumps(entries, indent=1) + "\n")
     return path
+
+
+def command_line(
+    module: str, description: str, pairs: int = 40, seed: int = 7
+) -> argparse.ArgumentParser:
+    """The parser of a program that edits pairs by a model: --pairs, --seed and --model."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("--pairs", type=int, default=pairs)
+    parser.add_argument("--seed", type=int, default=seed)
+    parser.add_argument("--model", default="tiny")
+    return parser

@@ -8,7 +8,6 @@ distance off, so that one explains the other.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ import numpy as np
 
 from icd_engine import Engine
 from training.world.drawing import draw
-from training.world.pairs import Pair, pair_of
+from training.world.pairs import Pair, command_line, pair_of
 from training.world.quality import changed_share, run_edits
 from training.world.scenes import SIZES, Scene, sample_edit
 from training.world.shapes import Array
@@ -122,14 +121,8 @@ def _share(pictures: Sequence[Array], pairs: Sequence[Pair]) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.world.placement",
-        description="Measure how far from its place the new shape of an edit lies.",
-    )
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--model", default="tiny")
-    options = parser.parse_args(arguments)
+    description = "Measure how far from its place the new shape of an edit lies."
+    options = command_line("training.world.placement", description).parse_args(arguments)
     print(
         json.dumps(
             study(Engine.from_pretrained(options.model), options.pairs, options.seed), indent=1

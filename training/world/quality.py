@@ -6,7 +6,6 @@ Every edit of the world has an exact true picture, so no learned metric is neede
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image
 from icd_engine import EditSettings, Engine
 from icd_engine.images import psnr
 from icd_engine.results import EditRequest, EditResult
-from training.world.pairs import CHANGE_THRESHOLD, Pair, sample_pairs
+from training.world.pairs import CHANGE_THRESHOLD, Pair, command_line, sample_pairs
 
 Array = np.ndarray
 
@@ -104,13 +103,7 @@ def grid(pairs: Sequence[Pair], results: Sequence[EditResult], columns: int = 3)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.world.quality",
-        description="Measure how well a model edits the world.",
-    )
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--model", default="tiny")
+    parser = command_line("training.world.quality", "Measure how well a model edits the world.")
     parser.add_argument("--kinds", default="color,background,shape")
     parser.add_argument("--settings", type=json.loads, default={}, help="EditSettings as JSON")
     parser.add_argument(
