@@ -40,7 +40,7 @@ _loading = Lock()
 
 
 def __getattr__(name: str) -> Any:
-    """Imports torch only when an engine is first used."""
+    """Imports what `_LAZY` names when it is first asked for, so that `import icd_engine` is quick."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -23,7 +23,8 @@ from icd_engine.tasks import Task, check_kept, check_picture, check_request, tex
 class Engine:
     """One model on one device. All methods may be called from several threads at once.
 
-    bundle: the model folder. runner: what executes network calls.
+    bundle: the model folder. runner: what executes network calls. Every call that runs a network
+    may raise OutOfMemoryError.
     """
 
     def __init__(self, model: Model):
@@ -57,8 +58,8 @@ class Engine:
         CPU. vae_tiling: pictures pass the VAE in overlapping tiles of the size it was trained at,
         which changes them a little; None: those of more than four times its pixels.
 
-        An exported folder runs by onnxruntime (runner "onnx") in the precision it was exported in,
-        without torch; its tensors are numpy arrays. What is asked for by name and cannot run raises
+        An exported folder runs by onnxruntime (runner "onnx" or "onnx-graph") in the precision it
+        was exported in, without torch; its tensors are numpy arrays. What is asked for by name and cannot run raises
         RunnerError; a missing or damaged folder raises BundleError.
         """
         placement = Placement(
@@ -83,7 +84,7 @@ class Engine:
 
     @property
     def default_settings(self) -> EditSettings:
-        """The model's own settings, with every field that has a value filled in."""
+        """The model folder's settings; what it leaves open is filled in from `model.PLAIN_EDIT`."""
         return self.model.default_settings
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -111,9 +112,9 @@ class Engine:
     ) -> Inversion:
         """Encodes a picture with its source prompt to noise: the encode network, unguided.
 
-        image: path, bytes, PIL picture, numpy array or torch tensor. size: (width, height) the
-        picture is resized to, multiples of the model's step, and edits come back in. None: edits
-        come back at the picture's own size, and the model works at its own area in about the
+        image: path, bytes, PIL picture, numpy array or torch tensor. size: (width, height), in
+        multiples of the model's step; the picture is resized to it, and edits come back at it. None:
+        edits come back at the picture's own size, and the model works at its own area in about the
         picture's aspect. Raises ImageError, PromptError, SettingsError.
         """
         task = check_picture(self.model, image, source, EditSettings(seed=seed), size)
@@ -141,9 +142,9 @@ class Engine:
 
         size: see `invert`. chosen: fields of EditSettings. settings "auto": the best of some thirty
         settings is taken for the fields that were not chosen (`search`; pictures, one target).
-        callback_on_step_end(step, t, latents) is called after each decode hop with latents
-        [1 + targets, 4, h, w], source row first, and may return others to go on with. Raises
-        ImageError, PromptError, SettingsError.
+        callback_on_step_end(step, t, latents) is called after each decode hop with its number, the
+        time step it led to and latents [1 + targets, 4, h, w], source row first, and may return
+        others to go on with. Raises ImageError, PromptError, SettingsError.
         """
         check_output_type(output_type, self.runner)
         if settings is None:
@@ -242,12 +243,12 @@ class Engine:
             guidance=[[w] * len(tokens) for w in model.guidance(settings)],
             empty_prompt=model.empty_prompt(),
         )
-        decoded = self.runner.decode(inputs, model.decode_hops, listener.hears)
+        decoded = self.runner.decode(inputs, model.decode_hops, listener.callback)
         return as_pictures(self.runner, decoded.latents, output_type)
 
     @within_memory
     def to_pictures(self, latents: Tensor, output_type: str = "pil") -> Any:
-        """Latents [N, 4, h, w] decoded: see `icd_engine.model.as_pictures`."""
+        """Latents [N, 4, h, w] as pictures: see `icd_engine.model.as_pictures`."""
         return as_pictures(self.runner, latents, output_type)
 
     # --- passes -----------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ MOST_SIDE = 4096  # pixels
 MOST_ASPECT = 4.0  # width by height, either way: models have seen none beyond it
 PUBLISHED_STEP = 64  # pixels: models of the published sizes were trained on multiples of it
 PUBLISHED_SIZE = 256  # pixels, the least side of such a model's pictures
-# What a model folder leaves open.
+# Defaults for what a model folder's own settings leave open.
 PLAIN_EDIT = EditSettings(
     guidance_scale=1.0,
     tau=1.0,
@@ -52,8 +52,8 @@ class Model:
 
     encode_hops, decode_hops: one network call each, up to the noisiest time step and down from it.
     steps: time steps of the noise schedule, 1000 of Stable Diffusion. default_settings: the
-    folder's, with every field that has a value filled in. Nothing of an edit is kept here, so all
-    methods may be called from several threads at once.
+    folder's, completed by PLAIN_EDIT. Nothing of an edit is kept here, so all methods may be called
+    from several threads at once.
     """
 
     def __init__(self, bundle: Bundle, runner: Runner, tokenizer: PromptTokenizer):
@@ -201,7 +201,7 @@ def fitted_size(picture: tuple[int, int], area: tuple[int, int], step: int) -> t
 
 
 def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
-    """Latents [N, 4, h, w] decoded: a list of PIL pictures, numpy [N, H, W, 3] or torch
+    """Latents [N, 4, h, w] as pictures: a list of PIL pictures, numpy [N, H, W, 3] or torch
     [N, 3, H, W] in [0, 1], or the latents themselves.
 
     ImageError where they hold NaN or infinite values.

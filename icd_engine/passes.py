@@ -28,7 +28,7 @@ from icd_engine.stopwatch import Stopwatch
 from icd_engine.tasks import Task
 
 ENCODE_STAGES = ("text", "vae_encode", "encode")
-MOST_TARGETS = 16  # target rows in one pass of edit_many; more run in turns
+MOST_TARGETS = 16  # target rows in one pass, unless one request alone has more
 MOST_BRANCHES = 4  # inversions whose source branch is kept; about 170 MB each for SD1.5 in bfloat16
 
 
@@ -64,7 +64,7 @@ def in_passes(
 
 
 def fitting(targets: Sequence[int], most: int = MOST_TARGETS) -> int:
-    """How many of the first tasks have at most so many targets together; one at least."""
+    """How many tasks, from the first on, have at most `most` targets together; at least one."""
     totals = np.cumsum(targets)
     return max(1, int(np.count_nonzero(totals <= most)))
 
@@ -89,7 +89,7 @@ def encode(
         latents = runner.to_latents(runner.tensor(pixels), posterior)
     with watch.stage("encode"):
         noised = runner.encode(
-            model.noised(latents, start), prompts, model.encode_hops, listener.hears
+            model.noised(latents, start), prompts, model.encode_hops, listener.callback
         )
     inversions = [
         Inversion(
@@ -178,7 +178,7 @@ def decode(
             keep=alone and branch is None,
             hop_prompts=hop_prompts,
         )
-        decoded = model.runner.decode(inputs, model.decode_hops, listener.hears)
+        decoded = model.runner.decode(inputs, model.decode_hops, listener.callback)
     if decoded.source is not None:
         branches.put(inversions[0], decoded.source)
     if branch is None:

@@ -37,6 +37,7 @@ class Placement:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            # A class, not its name: this module must not postpone annotations.
             kind, called = (str, "a name") if field.type is str else (bool, "True or False")
             if not isinstance(value, kind) and not (field.name == "vae_tiling" and value is None):
                 raise RunnerError(f"{field.name} must be {called}, not {shown(value)}")

@@ -1,5 +1,5 @@
-"""Who hears of each hop: a user's callback and progress; what they give back is checked before it
-goes on."""
+"""Who hears of each hop: a user's callback, whose latents are checked before they are used, and a
+progress function."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from icd_engine.errors import SettingsError, shown
 from icd_engine.runners.contract import Runner, StepCallback, Tensor
 
-Progress = Callable[[int], Any]  # called with the number of hops done since
+Progress = Callable[[int], Any]  # progress(n): n more hops are done (in a search: n more edits)
 ALIKE = ("shape", "dtype", "device", "layout")  # of latents and what takes their place
 
 
 class Listener:
-    """A callback, which sees latents after each hop and may replace them, and a progress, which is
-    told that a hop is done. What either raises passes through.
+    """A callback, which sees latents after each hop and may replace them, and a progress
+    function, which is told that a hop is done. What either raises passes through.
 
     SettingsError unless they can be called.
     """
@@ -41,7 +41,7 @@ class Listener:
         return self._callback is not None
 
     @property
-    def hears(self) -> StepCallback | None:
+    def callback(self) -> StepCallback | None:
         """What a runner calls after each hop; None where nobody listens."""
         return None if self._callback is None and self._progress is None else self._hear
 

@@ -42,7 +42,7 @@ class Editor(Protocol):
         ...
 
     def to_pictures(self, latents: Tensor, output_type: str = "pil") -> Any:
-        """Latents decoded."""
+        """Latents as pictures."""
         ...
 
 
@@ -213,7 +213,7 @@ class EditResult:
 
     @cached_property
     def reconstruction(self) -> Image.Image:
-        """The source branch decoded, on first use: how well the inversion kept the picture."""
+        """The source branch as a picture, made on first use: how well the inversion kept it."""
         pictures = self.inversion.engine.to_pictures(self.source_latents)
         return finish(pictures, self.inversion.picture_size)[0]
 

@@ -29,7 +29,8 @@ class EditSettings:
         no blend words (the reference's way for SDXL).
     cross_replace: share c of decode steps whose cross-attention comes from the source, a window
         (c0, c1), or a mapping {target word or "default": share or window}.
-    self_replace: the same for self-attention, share or window.
+    self_replace: the same for self-attention, share or window; the counts of steps round differently,
+        see `editing.plan.cross_windows`.
     amplify: {target word: factor}, factors -20..20.
     blend: a tuple (source word or words, target word or words); one string or a list of strings
         serves both prompts. Kept as a pair of tuples. A string of several words is a phrase.

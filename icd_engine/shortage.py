@@ -11,8 +11,8 @@ from icd_engine.errors import OutOfMemoryError
 Method = TypeVar("Method", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
-# Only CUDA's allocator has a class for it. The others are torch on the CPU, cuBLAS and cuDNN,
-# onnxruntime, C++ itself.
+# What frameworks write when memory is short, in lower case; only CUDA's allocator has a class for
+# it. The others are torch on the CPU, cuBLAS and cuDNN, onnxruntime, C++ itself.
 SIGNS = (
     "out of memory",
     "can't allocate memory",
@@ -41,7 +41,8 @@ def attempt(
 
 
 def within_memory(method: Method) -> Method:
-    """Decorates methods that call networks: `attempt`, and what the object's `free_memory` frees."""
+    """Decorates methods that call networks: where memory is short, the object's `free_memory()` is
+    called and OutOfMemoryError raised."""
 
     @wraps(method)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:

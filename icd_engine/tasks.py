@@ -77,8 +77,8 @@ def check_kept(
 
 def _towards(model: Model, task: Task, target: str | Sequence[str]) -> Task:
     targets = [model.tokens(text) for text in texts(target)]
-    steps = len(model.decode_hops)
-    plans = [make_plan(task.source, tokens, task.settings, steps) for tokens in targets]
+    hops = len(model.decode_hops)
+    plans = [make_plan(task.source, tokens, task.settings, hops) for tokens in targets]
     return replace(task, targets=targets, plans=plans)
 
 

@@ -32,12 +32,12 @@ VERIFY_BELOW = 256 * 2**20
 class Bundle:
     """A checked model folder: its numbers here, its networks on disk.
 
-    encode_times, decode_times: ascending time steps (METHOD table of schedules); encoding ends at
+    encode_times, decode_times: ascending time steps that hops start at; encoding ends at
     encode_end, decoding at 0. size: (w, h) of the pictures. blend_downscale: latent side / side of
     the attention maps that local blend reads; share_downscale: the same for the finest
-    self-attention that is shared. defaults: settings of an edit.
-    origin: where the weights came from. sha256: {relative file: digest}. exported: the ONNX graphs
-    that stand in place of weights, None in a bundle of weights.
+    self-attention that is shared. defaults: settings of an edit. origin: where the weights came
+    from. sha256: {relative file: digest}. exported: the ONNX graphs that stand in place of weights,
+    None in a bundle of weights.
     """
 
     path: Path

@@ -20,7 +20,8 @@ Tensor = Any
 # SDXL's size conditioning: original size, crop corner, target size. Always the training size, as in
 # the reference.
 TIME_IDS = (1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0)
-# callback(step, t, latents [rows, 4, h, w] float32) -> latents to go on with, or None
+# callback(k, t, latents [rows, 4, h, w] float32) after hop k -> latents to go on with, or None;
+# t: the time step that the hop led to, Hop.s
 StepCallback = Callable[[int, int, Tensor], Tensor | None]
 
 
@@ -61,10 +62,12 @@ class DecodeInputs:
 
     latents: Tensor  # [R, 4, h, w] float32, at the first hop's t
     prompts: Prompts  # R
-    guidance: Sequence[Sequence[float]]  # [K][R]: w(t) of every hop and row, code notation
+    guidance: Sequence[Sequence[float]]  # [K][R]: w(t) of every hop and row, 0 = unguided
     edits: Sequence[EditStep] | None = None  # [K], None: no attention is edited
     blend: Blend | None = None
-    empty_prompt: Prompts | None = None  # 1: needed where the network is not guidance-distilled
+    empty_prompt: Prompts | None = (
+        None  # one row; needed where the network is not guidance-distilled
+    )
     source: SourceBranch | None = None
     keep: bool = False  # hand the source branch back
     # [K] of R: what text attention sees, where that changes by hop

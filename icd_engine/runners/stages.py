@@ -52,8 +52,8 @@ class DecodeTensors(NamedTuple):
 
 
 Predict = Callable[..., UNetOutput]  # UNet.predict
-# second(k, hop, x) -> what a two-pass model predicts for the empty prompt, and w [R]; None on
-# unguided hops
+# second(k, hop, x) -> eps for the empty prompt and w [R], of a network that is not
+# guidance-distilled; None on unguided hops
 SecondPrediction = Callable[[int, Hop, Tensor], tuple[Tensor, Tensor] | None]
 
 
@@ -114,7 +114,7 @@ def decode_hops(
 
 
 def _predicted(predict: Predict, x: Tensor, shifts: Tensor, *others: object) -> UNetOutput:
-    """The network's tables have its dtype; latents stay float32 between its calls."""
+    """One call of the network, in the dtype of its tables: latents stay float32 between calls."""
     return predict(x.to(shifts.dtype), shifts, *others)
 
 
