@@ -222,6 +222,7 @@ def distance(ours: Decoded, theirs: Decoded) -> float:
 
 @pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.filterwarnings("ignore:dynamo_pgo")
 def test_compiled_code_edits_as_the_eager_runner(dtype, monkeypatch):
     """In half precision it may be as far from float32 as the eager runner is."""
     written = []
