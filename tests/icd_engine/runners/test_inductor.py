@@ -234,10 +234,10 @@ def test_compiled_code_edits_as_the_eager_runner(dtype, monkeypatch):
         return chosen
 
     monkeypatch.setattr(inductor, "_own_product", watched)
-    # A program from an earlier run's cache would have chosen its products then.
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     networks = smallest_networks(dtype)
-    ours = edited(CompiledRunner(networks))
+    # A program from an earlier run's cache would have chosen its products then.
+    with torch.compiler.config.patch(force_disable_caches=True):
+        ours = edited(CompiledRunner(networks))
     theirs = edited(EagerRunner(networks))
     assert any(name.startswith("cpp_") for name in written)
     assert ours.source is not None and len(ours.source.latents) == 4
