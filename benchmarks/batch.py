@@ -23,7 +23,7 @@ from benchmarks.program import SOURCE, TARGET
 
 SIDE = 128  # of the pictures, pixels
 PATIENCE = 240.0  # seconds for a run to get on
-# Of the rows, when the worker is killed and when the driver is
+# Shares of the rows that are done when the worker is killed, and when the driver is
 LOST_SHARE = 0.16
 ENDED_SHARE = 0.24
 

@@ -255,7 +255,7 @@ def _loading(path: Path) -> Iterator[None]:
         raise SettingsError(
             f"the metric of {path} needs a package that is not here: {error}"
         ) from None
-    # Of pickle, safetensors, transformers or torch: anything may be wrong with a file
+    # From pickle, safetensors, transformers or torch: anything may be wrong with a file
     except Exception as error:
         raise SettingsError(
             f"{path} holds no weights for this metric: {' '.join(str(error).split())[:200]}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
-# Of torchvision, and of a whole LPIPS as others save it
+# Names of layers in torchvision, and in a whole LPIPS as others save it
 LAYOUTS = re.compile(r"^(?:features|net\.slices?\.?\d)\.")
 
 

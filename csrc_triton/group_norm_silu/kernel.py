@@ -136,7 +136,7 @@ def norm_kernel(
             means, squares, row, group, known, pixels, chunk, CHANNELS // DEPTH, DEPTH, CHUNKS
         )
     scale = tl.rsqrt(M2 / (pixels * (1.0 * DEPTH)) + eps)
-    # Of its group to each channel
+    # Each channel takes what its group has
     mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True)
     gain = gamma * tl.sum(tl.where(member, scale, 0.0), axis=0, keep_dims=True)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 PREFIX = "text_model."
-# Of config.json; others say how transformers is to run, which is not for a file to say.
+# What config.json is read for; other fields say how transformers is to run, which is not for a file to say.
 FIELDS = (
     "vocab_size",
     "hidden_size",

@@ -49,7 +49,7 @@ class UNetOutput(NamedTuple):
     eps: Tensor
     # [2, T, h, w]: attention to source and target blend words, mean over heads and layers
     word_maps: Tensor | None
-    # Of each transformer block: Q (and K where self-attention is shared) of the source rows
+    # Each transformer block's Q (and K where self-attention is shared) of the source rows
     kept: list[Tensor] | None
 
 

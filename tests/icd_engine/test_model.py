@@ -8,10 +8,7 @@ import torch
 
 import icd_engine
 from icd_engine.engine import Engine
-from icd_engine.errors import (
-    BundleError,
-    RunnerError,
-)
+from icd_engine.errors import BundleError, RunnerError
 from icd_engine.sampling.guidance import guidance_embedding
 from tests.icd_engine.plain_loops import (
     OTHER,

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from icd_engine.errors import (
-    SettingsError,
-)
+from icd_engine.errors import SettingsError
 from icd_engine.passes import MOST_BRANCHES, fitting
 from icd_engine.settings import EditSettings
 from tests.icd_engine.plain_loops import (

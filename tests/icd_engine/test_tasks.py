@@ -10,11 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from icd_engine.errors import (
-    ImageError,
-    PromptError,
-    SettingsError,
-)
+from icd_engine.errors import ImageError, PromptError, SettingsError
 from icd_engine.results import EditRequest
 from icd_engine.settings import EditSettings
 from tests.icd_engine.plain_loops import OTHER, SOURCE, TARGET, picture, recorded

@@ -23,7 +23,7 @@ from training.world.scenes import SIZES, Scene, sample_edit
 from training.world.shapes import Array
 
 KIND = "shape"
-# Of the search, px; a turn by as many times TURN degrees moves a rim about as far
+# Steps of the search, px; a turn by as many times TURN degrees moves a rim about as far
 STEPS = (2.0, 1.0, 0.5)
 TURN = 3.0
 OFFSETS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
