@@ -164,7 +164,8 @@ def _encode_hop(engine: Engine) -> Any:
     model = engine.model
     prompts = model.encode_prompts([model.tokens("a small red circle on a plain blue background")])
     latents = engine.runner.tensor(_noise(engine, 1))
-    return engine.runner.host(engine.runner.encode(latents, prompts, model.encode_hops[:1], None))
+    passed = engine.runner.encode(latents, prompts, model.encode_hops[:1], None)
+    return engine.runner.host(passed[-1])
 
 
 def _decode_hop(engine: Engine) -> Any:
@@ -180,7 +181,7 @@ def _decode_hop(engine: Engine) -> Any:
         prompts=model.encode_prompts([source, target]),
         guidance=[[0.0, 7.0]],
         edits=edit_steps([plan], [0], runner.tensor),
-        blend=Blend(runner.tensor(np.array([0])), runner.tensor(np.array([True]))),
+        blend=[Blend(runner.tensor(np.array([0])), runner.tensor(np.array([True])))],
     )
     return runner.host(runner.decode(inputs, model.decode_hops[:1], None).latents)
 

@@ -26,6 +26,7 @@ from export.ports import (
     Port,
     Sizes,
     added_ports,
+    anchor_ports,
     each_hop,
     edit_ports,
     edit_sizes,
@@ -159,7 +160,9 @@ def hop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
     rows = row_ports(networks, "rows")
     edit = edit_ports(networks)
     latents = partial(latents_port, networks)
-    kept = _kept_ports(decode, rows | edit, cases[0])
+    held = anchor_ports(networks, "rows")
+    first = rows | edit | held
+    kept = _kept_ports(decode, first, cases[0])
     after = {
         "next_latents": latents("rows"),
         "next_word_maps": edit["word_maps"],
@@ -167,7 +170,9 @@ def hop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
     }
     targets = {name: port._replace(axes=("targets", *port.axes[1:])) for name, port in rows.items()}
     targets["encoder_hidden_states"] = rows["encoder_hidden_states"]
-    further = targets | edit | {"source_latents": latents("sources")} | kept
+    of_source = {name: latents("sources") for name in ("source_latents", "residual")}
+    share = {"anchor": held["anchor"]._replace(axes=("targets",))}
+    further = targets | edit | of_source | share | kept
     further_after = after | {"next_latents": latents("targets")}
     return [
         GraphSpec(
@@ -178,7 +183,14 @@ def hop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
             {"next_latents": latents("rows")},
             cases,
         ),
-        GraphSpec("decode_hop", "unet/decode_hop.onnx", decode, rows | edit, after | kept, cases),
+        GraphSpec(
+            "decode_hop",
+            "unet/decode_hop.onnx",
+            decode,
+            first,
+            after | {"residual": latents("sources")} | kept,
+            cases,
+        ),
         GraphSpec("further_hop", "unet/further_hop.onnx", decode, further, further_after, cases),
     ]
 
@@ -194,14 +206,17 @@ def loop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
     latents = latents_port(networks, "rows")
     masks = Port((len(bundle.decode_times), *edit["user_mask"].axes))
     up = each_hop(rows, len(bundle.encode_times))
-    down = each_hop(rows | edit, len(bundle.decode_times))
+    down = each_hop(rows | edit | anchor_ports(networks, "rows"), len(bundle.decode_times))
     return [
         GraphSpec(
             "encode",
             "unet_forward/encode.onnx",
             EncodeLoop(encode),
             up,
-            {"final_latents": latents},
+            {
+                "final_latents": latents,
+                "trajectory": Port((len(bundle.encode_times), *latents.axes)),
+            },
             cases,
         ),
         GraphSpec(
@@ -217,9 +232,10 @@ def loop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
 
 def pair_graph(networks: ExportNetworks) -> GraphSpec:
     """A decode hop whose every port is batch-first."""
-    ports = row_ports(networks, "batch_size") | edit_ports(networks)
+    of_row = row_ports(networks, "batch_size") | anchor_ports(networks, "batch_size")
+    ports = of_row | edit_ports(networks)
     del ports["source_row"]
-    for name in row_ports(networks, "batch_size"):
+    for name in of_row:
         ports[name] = ports[name]._replace(axes=("batch_size", 2, *ports[name].axes[1:]))
     for name in ("source_mix", "target_gain", "source_words", "target_words", "user_mask"):
         ports[name] = ports[name]._replace(axes=("batch_size", *ports[name].axes[1:]))
@@ -250,7 +266,7 @@ def _kept_ports(decode: DecodeHop, inputs: dict[str, Port], sizes: Sizes) -> dic
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         examples = {name: port.example(sizes, generator) for name, port in inputs.items()}
-        _, _, _, *kept = decode(**decode.arguments(examples))
+        _, _, _, _, *kept = decode(**decode.arguments(examples))
     axis = {size: name for name, size in sizes.items() if name.startswith("positions_")}
     return {
         f"kept_{i}": Port(

@@ -12,6 +12,7 @@ from export.modules import (
     ROW,
     DecodeHop,
     EncodeHop,
+    HopAnchor,
     HopEdit,
     HopRow,
     PortModule,
@@ -21,8 +22,8 @@ from export.modules import (
 
 
 class EncodeLoop(PortModule):
-    """All encode hops in one graph: hop_a, hop_b, timestep and timestep_cond have an axis of K hops
-    in front."""
+    """All encode hops in one graph: latents at the end and after each hop. hop_a, hop_b, timestep
+    and timestep_cond have an axis of K hops in front."""
 
     arguments = staticmethod(EncodeHop.arguments)
 
@@ -30,19 +31,21 @@ class EncodeLoop(PortModule):
         super().__init__()
         self.hop = hop
 
-    def forward(self, row: list[Tensor]) -> Tensor:
+    def forward(self, row: list[Tensor]) -> tuple[Tensor, Tensor]:
         loop = HopRow.of(row)
         latents = loop.latents
+        passed = []
         for k in range(len(loop.hop_a)):
             latents = self.hop.step(_at(loop, k, latents))
-        return latents
+            passed.append(latents)
+        return latents, torch.stack(passed)
 
 
 class DecodeLoop(PortModule):
     """All decode hops in one graph: final latents and the masks of all K hops.
 
     What changes from hop to hop has an axis of K in front: hop_a, hop_b, timestep, timestep_cond,
-    source_mix, target_gain, share_self.
+    boundary, source_mix, target_gain, share_self.
     """
 
     arguments = staticmethod(DecodeHop.arguments)
@@ -51,9 +54,12 @@ class DecodeLoop(PortModule):
         super().__init__()
         self.hop = hop
 
-    def forward(self, row: list[Tensor], edit: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, row: list[Tensor], edit: list[Tensor], held: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         loop = HopRow.of(row)
         edits = HopEdit(*edit)
+        boundaries, anchor = held
         latents = loop.latents
         maps = edits.word_maps
         masks = []
@@ -64,7 +70,8 @@ class DecodeLoop(PortModule):
                 share_self=edits.share_self[k],
                 word_maps=maps,
             )
-            latents, maps, mask, *_ = self.hop.step(_at(loop, k, latents), step)
+            of_hop = HopAnchor(boundaries[k], anchor)
+            latents, maps, mask, *_ = self.hop.step(_at(loop, k, latents), step, of_hop)
             masks.append(mask)
         return latents, torch.stack(masks)
 
@@ -86,13 +93,19 @@ class DecodePairs(PortModule):
 
     @staticmethod
     def arguments(ports: Ports) -> dict[str, Any]:
-        return {"row": listed(ports, (*ROW, *ADDED)), "edit": listed(ports, HopEdit._fields[1:])}
+        return {
+            "row": listed(ports, (*ROW, *ADDED)),
+            "edit": listed(ports, HopEdit._fields[1:]),
+            "held": listed(ports, HopAnchor._fields),
+        }
 
     def __init__(self, hop: DecodeHop):
         super().__init__()
         self.hop = hop
 
-    def forward(self, row: list[Tensor], edit: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, row: list[Tensor], edit: list[Tensor], held: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         pairs = row[0].shape[0]
         of_pair = HopEdit(torch.arange(pairs, device=row[0].device), *edit)
         of_pair = of_pair._replace(
@@ -100,6 +113,8 @@ class DecodePairs(PortModule):
             use_blend=of_pair.use_blend[:, 0],
             word_maps=of_pair.word_maps.transpose(0, 1),
         )
-        rows = [torch.cat([pair[:, 0], pair[:, 1]]) for pair in row]
-        x, maps, mask, *_ = self.hop.step(HopRow.of(rows), of_pair)
+        rows, anchors = (
+            [torch.cat([pair[:, 0], pair[:, 1]]) for pair in tensors] for tensors in (row, held)
+        )
+        x, maps, mask, *_ = self.hop.step(HopRow.of(rows), of_pair, HopAnchor(*anchors))
         return torch.stack([x[:pairs], x[pairs:]], dim=1), maps.transpose(0, 1), mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from csrc_triton.boundary_step import boundary_step
@@ -47,6 +48,20 @@ class HopEdit(NamedTuple):
     use_blend: Tensor
     word_maps: Tensor
     user_mask: Tensor
+
+
+class HopAnchor(NamedTuple):
+    """What holds the rows of a decode hop to the encode trajectory: see `export.ports.anchor_ports`."""
+
+    boundary: Tensor  # [R, 4, h, w]; only that of source rows is looked at
+    anchor: Tensor  # [R]
+
+
+class FurtherAnchor(NamedTuple):
+    """The same where target rows run alone: what their sources' first run left."""
+
+    residual: Tensor  # [S, 4, h, w]
+    anchor: Tensor  # [T]
 
 
 ROW = HopRow._fields[:-1]
@@ -168,20 +183,23 @@ class EncodeHop(UNetModule):
 
 
 class DecodeHop(UNetModule):
-    """A decode hop of an edit, local blend included: next latents, word maps so far, mask, and what
-    may be kept.
+    """A decode hop of an edit, anchoring and local blend included: next latents, word maps so far,
+    mask, the residuals of the source rows, and what may be kept.
 
-    Rows are sources, then targets; with what a first edit kept and its source latents after the
-    hop, targets alone.
+    Rows are sources, then targets; with what a first edit kept, its source latents after the hop and
+    its residuals, targets alone. Source rows may be of other hops than the targets: those of all
+    hops in one call leave what every later hop of an anchored edit takes.
     """
 
     @staticmethod
     def arguments(ports: Ports) -> dict[str, Any]:
+        further = "source_latents" in ports
         arguments: dict[str, Any] = {
             "row": listed(ports, (*ROW, *ADDED)),
             "edit": listed(ports, HopEdit._fields),
+            "held": listed(ports, (FurtherAnchor if further else HopAnchor)._fields),
         }
-        if "source_latents" in ports:
+        if further:
             kept = [value for name, value in ports.items() if name.startswith(KEPT)]
             arguments |= {"source_latents": ports["source_latents"], "kept": kept}
         return arguments
@@ -190,29 +208,51 @@ class DecodeHop(UNetModule):
         self,
         row: list[Tensor],
         edit: list[Tensor],
+        held: list[Tensor],
         source_latents: Tensor | None = None,
         kept: list[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
-        return self.step(HopRow.of(row), HopEdit(*edit), source_latents, kept)
+        if source_latents is None or kept is None:
+            return self.step(HopRow.of(row), HopEdit(*edit), HopAnchor(*held))
+        own = HopEdit(*edit)
+        out = self.predict(HopRow.of(row), EditStep(*own[: len(EditStep._fields)]), kept, False)
+        x = _stepped(HopRow.of(row), out.eps)
+        residual, anchor = held
+        x = x + anchor[:, None, None, None] * residual[own.source_row]
+        return _blended(x, out, own, source_latents)
 
-    def step(
-        self,
-        row: HopRow,
-        edit: HopEdit,
-        source_latents: Tensor | None = None,
-        kept: list[Tensor] | None = None,
-    ) -> tuple[Tensor, ...]:
-        out = self.predict(row, EditStep(*edit[: len(EditStep._fields)]), kept, kept is None)
-        x = boundary_step(row.latents, out.eps, row.hop_a, row.hop_b)
-        # A network without text attention at the level that local blend reads has no maps.
-        maps = edit.word_maps if out.word_maps is None else edit.word_maps + out.word_maps
-        x, mask = local_blend(
-            x,
-            maps[0],
-            maps[1],
-            edit.source_row,
-            use_blend=edit.use_blend,
-            user_mask=edit.user_mask,
-            source_latents=source_latents,
-        )
-        return x, maps, mask, *(out.kept or [])
+    def step(self, row: HopRow, edit: HopEdit, held: HopAnchor) -> tuple[Tensor, ...]:
+        """A hop of source and target rows."""
+        out = self.predict(row, EditStep(*edit[: len(EditStep._fields)]), None, True)
+        x = _stepped(row, out.eps)
+        sources = x.shape[0] - edit.source_row.shape[0]  # not len(): it would become a constant
+        share = held.anchor[:, None, None, None]
+        own = x[:sources]
+        residual = held.boundary[:sources] - own
+        # Not arithmetic: a row on the trajectory is exactly there
+        own = torch.where(share[:sources] > 0, held.boundary[:sources], own)
+        targets = x[sources:] + share[sources:] * residual[edit.source_row]
+        x, maps, mask = _blended(torch.cat([own, targets]), out, edit, None)
+        return x, maps, mask, residual, *(out.kept or [])
+
+
+def _stepped(row: HopRow, eps: Tensor) -> Tensor:
+    return boundary_step(row.latents, eps, row.hop_a, row.hop_b)
+
+
+def _blended(
+    x: Tensor, out: UNetOutput, edit: HopEdit, source_latents: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents after local blend, word maps so far, and the mask."""
+    # A network without text attention at the level that local blend reads has no maps.
+    maps = edit.word_maps if out.word_maps is None else edit.word_maps + out.word_maps
+    x, mask = local_blend(
+        x,
+        maps[0],
+        maps[1],
+        edit.source_row,
+        use_blend=edit.use_blend,
+        user_mask=edit.user_mask,
+        source_latents=source_latents,
+    )
+    return x, maps, mask

@@ -14,6 +14,7 @@ from icd_engine.runners.contract import TIME_IDS
 
 Sizes = Mapping[str, int]
 EACH_HOP = (
+    "boundary",
     "hop_a",
     "hop_b",
     "timestep",
@@ -103,6 +104,12 @@ def edit_ports(networks: ExportNetworks) -> dict[str, Port]:
         "word_maps": Port((2, "targets", "map_height", "map_width"), top=1.0),
         "user_mask": Port(("targets", "height", "width"), top=1.0),
     }
+
+
+def anchor_ports(networks: ExportNetworks, rows: str) -> dict[str, Port]:
+    """What holds a decode hop to the encode trajectory: a source row's latents on it and whether it
+    is put there (anchor > 0); the share of its source's residual that a target row takes."""
+    return {"boundary": latents_port(networks, rows), "anchor": Port((rows,), top=1.0)}
 
 
 def each_hop(ports: dict[str, Port], hops: int) -> dict[str, Port]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from icd_engine.branches import SourceBranches, prepare
 from icd_engine.errors import SettingsError, shown
 from icd_engine.model import Model, as_pictures, check_output_type, load_model
-from icd_engine.passes import SourceBranches, decode, encode, in_passes
+from icd_engine.passes import decode, encode, in_passes
 from icd_engine.placement import Placement
 from icd_engine.reporting import Listener, Progress
 from icd_engine.results import EditRequest, EditResult, Inversion, Search, read_inversion
@@ -107,6 +108,7 @@ class Engine:
         *,
         seed: int | None = None,
         size: tuple[int, int] | None = None,
+        prepare_edits: bool = True,
         callback_on_step_end: StepCallback | None = None,
         progress: Progress | None = None,
     ) -> Inversion:
@@ -115,13 +117,19 @@ class Engine:
         image: path, bytes, PIL picture, numpy array or torch tensor. size: (width, height), in
         multiples of the model's step; the picture is resized to it, and edits come back at it. None:
         edits come back at the picture's own size, and the model works at its own area in about the
-        picture's aspect. Raises ImageError, PromptError, SettingsError.
+        picture's aspect. prepare_edits: the source rows of all decode hops run too, in one more
+        network call, so that every edit runs its targets alone; without, the first edit does it.
+        Raises ImageError, PromptError, SettingsError.
         """
         task = check_picture(self.model, image, source, EditSettings(seed=seed), size)
         watch = Stopwatch(self.runner.device)
         listener = Listener(self.runner, callback_on_step_end, progress)
-        inversion = encode(self, [task], listener, watch)[0].inversion
+        (encoded,) = encode(self, [task], listener, watch)
+        inversion = encoded.inversion
         assert inversion is not None
+        if prepare_edits:
+            with watch.stage("source"):
+                prepare(self.model, encoded, self._branches)
         inversion.timings.update(watch.timings())
         return inversion
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ PLAIN_EDIT = EditSettings(
     self_replace=0.0,
     paste_back=False,
     seed=0,
+    anchor=1.0,
 )
 
 
@@ -51,7 +53,8 @@ class Model:
     """The networks of one model folder behind a runner, and the numbers that come with them.
 
     encode_hops, decode_hops: one network call each, up to the noisiest time step and down from it.
-    steps: time steps of the noise schedule, 1000 of Stable Diffusion. default_settings: the
+    anchors: whether decoding jumps to boundaries that encoding has passed, so that it can be held to
+    them. steps: time steps of the noise schedule, 1000 of Stable Diffusion. default_settings: the
     folder's, completed by PLAIN_EDIT. Nothing of an edit is kept here, so all methods may be called
     from several threads at once.
     """
@@ -87,6 +90,8 @@ class Model:
         except SettingsError as error:
             raise BundleError(f"{bundle.path}: {error}") from None
         self.steps = self.schedule.steps
+        passed = {0, *(hop.s for hop in self.encode_hops)}
+        self.anchors = all(hop.s in passed for hop in self.decode_hops)
         self._a = self.schedule.a(self.encode_hops[0].t)
         self._sigma = self.schedule.sigma(self.encode_hops[0].t)
 
@@ -144,6 +149,13 @@ class Model:
             raise SettingsError(
                 "paste_back needs blend words or a mask: they say what is not to change"
             )
+        if settings.anchor and not self.anchors:
+            warnings.warn(
+                "this model decodes to boundaries that its encoding does not pass: edits are not "
+                "anchored (anchor=0)",
+                stacklevel=2,
+            )
+            settings = settings.unanchored()
         if settings.mask is None:
             return settings
         _, _, height, width = self.latent_shape(size)

@@ -6,30 +6,29 @@ one row a target: first all sources, then the targets of the first, of the secon
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from icd_engine.branches import SourceBranches
 from icd_engine.compositing import finish
-from icd_engine.editing.plan import edit_steps
-from icd_engine.editing.words import Tokens
+from icd_engine.decoding import decode_inputs
 from icd_engine.errors import OutOfMemoryError
 from icd_engine.images import to_size
 from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
 from icd_engine.results import Editor, EditResult, Inversion
-from icd_engine.runners.contract import Blend, DecodeInputs, Prompts, SourceBranch, Tensor
+from icd_engine.runners.contract import (
+    Tensor,
+)
 from icd_engine.stopwatch import Stopwatch
 from icd_engine.tasks import Task
 
 ENCODE_STAGES = ("text", "vae_encode", "encode")
 MOST_TARGETS = 16  # target rows in one pass, unless one request alone has more
-MOST_BRANCHES = 4  # inversions whose source branch is kept; about 170 MB each for SD1.5 in bfloat16
 
 
 # --- tasks share passes ---------------------------------------------------------------------------
@@ -38,14 +37,15 @@ MOST_BRANCHES = 4  # inversions whose source branch is kept; about 170 MB each f
 def in_passes(
     tasks: Sequence[Task], run: Callable[[Sequence[Task]], Sequence[EditResult]]
 ) -> list[EditResult]:
-    """Results in the order of the tasks; those that the model works at one size for run together.
+    """Results in the order of the tasks; those that the model works at one size for, and that are
+    all anchored or all not, run together.
 
     A pass that memory does not hold is tried again with half its rows, and so are those after it.
     """
     results: dict[int, EditResult] = {}
     most = MOST_TARGETS
-    for size in dict.fromkeys(task.size for task in tasks):
-        waiting = [i for i, task in enumerate(tasks) if task.size == size]
+    for alike in dict.fromkeys(_alike(task) for task in tasks):
+        waiting = [i for i, task in enumerate(tasks) if _alike(task) == alike]
         while waiting:
             together = waiting[: fitting([len(tasks[i].targets) for i in waiting], most)]
             try:
@@ -61,6 +61,10 @@ def in_passes(
             results.update(zip(together, done, strict=True))
             waiting = waiting[len(together) :]
     return [results[i] for i in range(len(tasks))]
+
+
+def _alike(task: Task) -> tuple[tuple[int, int], bool]:
+    return task.size, bool(task.settings.anchor)
 
 
 def fitting(targets: Sequence[int], most: int = MOST_TARGETS) -> int:
@@ -88,18 +92,23 @@ def encode(
         pixels = np.concatenate([to_size(picture, size) for picture in pictures])
         latents = runner.to_latents(runner.tensor(pixels), posterior)
     with watch.stage("encode"):
-        noised = runner.encode(
+        passed = runner.encode(
             model.noised(latents, start), prompts, model.encode_hops, listener.callback
         )
+    at = {0: latents} | {hop.s: own for hop, own in zip(model.encode_hops, passed, strict=True)}
     inversions = [
         Inversion(
             engine=editor,
-            noised=runner.join([noised[i : i + 1]]),  # a copy: it must not hold the whole pass
+            # Copies: they must not hold the whole pass
+            noised=runner.join([passed[-1][i : i + 1]]),
             source=task.source.text,
             seed=seeds[i],
             size=size,
             picture_size=pictures[i].size,
             picture=pictures[i],
+            boundaries=[runner.join([at[hop.s][i : i + 1]]) for hop in model.decode_hops]
+            if model.anchors
+            else None,
         )
         for i, task in enumerate(tasks)
     ]
@@ -113,32 +122,6 @@ def encode(
 # --- down: noise to edits -------------------------------------------------------------------------
 
 
-class SourceBranches:
-    """The source branches of the inversions edited last. Thread-safe."""
-
-    def __init__(self, most: int = MOST_BRANCHES):
-        self._most = most
-        self._lock = threading.Lock()
-        self._branches: OrderedDict[Inversion, SourceBranch] = OrderedDict()
-
-    def get(self, inversion: Inversion) -> SourceBranch | None:
-        with self._lock:
-            branch = self._branches.get(inversion)
-            if branch is not None:
-                self._branches.move_to_end(inversion)
-            return branch
-
-    def clear(self) -> None:
-        with self._lock:
-            self._branches.clear()
-
-    def put(self, inversion: Inversion, branch: SourceBranch) -> None:
-        with self._lock:
-            self._branches[inversion] = branch
-            while len(self._branches) > self._most:
-                self._branches.popitem(last=False)
-
-
 def decode(
     model: Model,
     tasks: Sequence[Task],
@@ -147,90 +130,34 @@ def decode(
     watch: Stopwatch,
     output_type: str,
 ) -> list[EditResult]:
-    """Results of encoded tasks, all of one size, from one pass of the decode network.
+    """Results of encoded tasks, all of one size and all anchored or all not, from one pass of the
+    decode network.
 
-    The source branch of a single picture is kept, and its next edit runs target rows alone. A
-    callback may change source rows, so with one nothing is kept or taken.
+    Anchored, the source rows of all hops run in the first call. The source branch of a single
+    picture is kept, and its next edit runs target rows alone. A callback may change source rows, so
+    with one they run hop by hop, and nothing is kept or taken.
     """
     inversions = [task.inversion for task in tasks if task.inversion is not None]
+    anchored = bool(tasks[0].settings.anchor)
     alone = len(tasks) == 1 and not listener.may_change
-    branch = branches.get(inversions[0]) if alone else None
+    branch = branches.get(inversions[0], anchored) if alone else None
     owner = [i for i, task in enumerate(tasks) for _ in task.targets]
     with watch.stage("text_target"):
-        sources = [task.source for task in tasks]
-        targets = [tokens for task in tasks for tokens in task.targets]
-        prompts = model.encode_prompts([*sources, *targets])
-        hop_prompts = _hop_prompts(model, tasks, owner)
+        inputs = decode_inputs(model, tasks, owner, branch)
     with watch.stage("decode"):
-        rows = [inversions[i].noised for i in owner]
-        if branch is None:
-            rows = [inversion.noised for inversion in inversions] + rows
-        inputs = DecodeInputs(
-            latents=model.runner.join(rows),
-            prompts=prompts,
-            guidance=_guidance(model, tasks, owner, sources=branch is None),
-            edits=edit_steps(
-                [plan for task in tasks for plan in task.plans], owner, model.runner.tensor
-            ),
-            blend=_blend(tasks, owner, model.runner.tensor),
-            empty_prompt=model.empty_prompt(),
-            source=branch,
-            keep=alone and branch is None,
-            hop_prompts=hop_prompts,
-        )
+        ahead = anchored and branch is None and not listener.may_change
+        inputs = replace(inputs, keep=alone and branch is None, ahead=ahead)
         decoded = model.runner.decode(inputs, model.decode_hops, listener.callback)
     if decoded.source is not None:
-        branches.put(inversions[0], decoded.source)
-    if branch is None:
-        sources_done, edited = decoded.latents[: len(tasks)], decoded.latents[len(tasks) :]
+        branches.put(inversions[0], anchored, decoded.source)
+    if branch is not None:
+        sources = branch.latents[-1]
+    elif ahead and inputs.anchor is not None:
+        sources = inputs.anchor.boundaries[-1]
     else:
-        sources_done, edited = branch.latents[-1], decoded.latents
-    return _results(model, tasks, edited, sources_done, decoded.masks, watch, output_type)
-
-
-def _guidance(
-    model: Model, tasks: Sequence[Task], owner: Sequence[int], sources: bool
-) -> list[list[float]]:
-    """w(t) of every hop and row; source rows, where they run, are unguided."""
-    unguided = [0.0] * (len(tasks) if sources else 0)
-    each = [model.guidance(task.settings) for task in tasks]
-    return [unguided + [each[i][k] for i in owner] for k in range(len(model.decode_hops))]
-
-
-def _hop_prompts(model: Model, tasks: Sequence[Task], owner: Sequence[int]) -> list[Prompts] | None:
-    """The prompts of every hop where targets with control "switch" begin with the source's; None
-    without any."""
-    if not any(task.settings.control == "switch" for task in tasks):
-        return None
-    targets = [tokens for task in tasks for tokens in task.targets]
-
-    def seen(t: int, row: int) -> Tokens:
-        task = tasks[owner[row]]
-        tau = task.settings.tau
-        low = tau[0] if isinstance(tau, tuple) else tau
-        assert low is not None  # settled settings have it
-        switched = task.settings.control == "switch" and t > model.steps * low
-        return task.source if switched else targets[row]
-
-    sources = [task.source for task in tasks]
-    hops = ([seen(hop.t, row) for row in range(len(targets))] for hop in model.decode_hops)
-    return [model.encode_prompts([*sources, *row]) for row in hops]
-
-
-def _blend(
-    tasks: Sequence[Task], owner: Sequence[int], tensor: Callable[[np.ndarray], Tensor]
-) -> Blend | None:
-    """Blend words and user masks [h, w] of all target rows; None where no row has either."""
-    active = [plan.blend_source is not None for task in tasks for plan in task.plans]
-    masks = [tasks[i].settings.mask for i in owner]
-    given = [mask for mask in masks if mask is not None]
-    if not given and not any(active):
-        return None
-    user_mask = None
-    if given:
-        everywhere = np.ones_like(given[0])
-        user_mask = tensor(np.stack([everywhere if mask is None else mask for mask in masks]))
-    return Blend(tensor(np.array(owner, dtype=np.int64)), tensor(np.array(active)), user_mask)
+        sources = decoded.latents[: len(tasks)]
+    edited = decoded.latents[-len(owner) :]
+    return _results(model, tasks, edited, sources, decoded.masks, watch, output_type)
 
 
 # --- out: latents to pictures ---------------------------------------------------------------------
@@ -241,11 +168,12 @@ def _results(
     tasks: Sequence[Task],
     edited: Tensor,
     sources: Tensor,
-    masks: Tensor | None,
+    hop_masks: list[Tensor] | None,
     watch: Stopwatch,
     output_type: str,
 ) -> list[EditResult]:
-    """Final latents [T, 4, h, w] and [S, 4, h, w], and masks [K, T, h, w], taken apart by task."""
+    """Final latents [T, 4, h, w] and [S, 4, h, w], and masks [K] of [T, h, w], taken apart by
+    task."""
     runner = model.runner
     ends = np.cumsum([len(task.targets) for task in tasks])
     spans = [
@@ -253,8 +181,9 @@ def _results(
     ]
     with watch.stage("vae_decode"):
         pictures = as_pictures(runner, edited, output_type)
-        if masks is not None:
-            masks = runner.host(masks)  # waits: after the VAE is under way
+        masks = None
+        if hop_masks is not None:  # waits: after the VAE is under way
+            masks = runner.host(runner.join([mask[None] for mask in hop_masks]))
         own_masks = [None if masks is None else masks[:, span] for span in spans]
         images = [pictures[span] for span in spans]
         if output_type != "latent":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,16 +11,18 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from icd_engine.atomic import write_whole
 from icd_engine.compositing import finish
 from icd_engine.errors import BundleError, SettingsError, shown
-from icd_engine.images import MAX_PIXELS
+from icd_engine.inversion_files import (
+    InversionFile,
+    read_inversion_file,
+    write_inversion_file,
+)
 from icd_engine.model import Model
 from icd_engine.runners.contract import Tensor
 from icd_engine.saving import save_image
 from icd_engine.settings import EditSettings
 
-INVERSION_FORMAT = "1"
 SHEET_SIDE = 128  # pixels of a picture on a contact sheet
 
 
@@ -50,9 +50,11 @@ class Editor(Protocol):
 class Inversion:
     """A picture encoded to noise, kept: every re-edit of it costs the decode hops only.
 
-    noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device. size:
-    (width, height) the model works at. picture_size: that of the pictures it returns. picture: the
-    one that was inverted, RGB of that size; saved files do not carry it.
+    noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device.
+    boundaries: latents at the s of every decode hop, as encoding passed them (at 0 the VAE's own),
+    for anchored decoding; None in files of older versions and where encoding does not pass them.
+    size: (width, height) the model works at. picture_size: that of the pictures it returns. picture:
+    the one that was inverted, RGB of that size; saved files do not carry it.
     """
 
     engine: Editor = field(repr=False)
@@ -62,6 +64,7 @@ class Inversion:
     size: tuple[int, int]
     picture_size: tuple[int, int]
     picture: Image.Image | None = field(default=None, repr=False)
+    boundaries: list[Tensor] | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -80,71 +83,40 @@ class Inversion:
 
     def save(self, path: str | Path) -> Path:
         """Writes a safetensors file, atomically, that `Engine.load_inversion` reads."""
-        from safetensors.numpy import save
-
-        latents = np.ascontiguousarray(self.latents)
-        metadata = {
-            "icd_inversion": INVERSION_FORMAT,
-            "model": self.engine.model.bundle.fingerprint,
-            "about": json.dumps(
-                {name: getattr(self, name) for name in ("source", "seed", "size", "picture_size")}
-            ),
-            "sha256": _digest(latents),
-        }
-        return write_whole(path, save({"latents": latents}, metadata), SettingsError)
-
-
-def _digest(latents: np.ndarray) -> str:
-    return hashlib.sha256(latents.tobytes()).hexdigest()
+        runner = self.engine.model.runner
+        boundaries = self.boundaries
+        held = InversionFile(
+            np.asarray(self.latents),
+            None if boundaries is None else np.asarray(runner.host(runner.join(boundaries))),
+            self.source,
+            self.seed,
+            self.size,
+            self.picture_size,
+        )
+        return write_inversion_file(path, held, self.engine.model.bundle.fingerprint)
 
 
 def read_inversion(engine: Editor, path: str | Path) -> Inversion:
-    """Reads what `Inversion.save` wrote.
+    """Reads what `Inversion.save` wrote; edits of one without boundaries are not anchored.
 
     BundleError if it is damaged or was made with another model.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            latents = file.get_tensor("latents")
-        digest = _digest(latents)
-        about = json.loads(metadata["about"])
-        source = str(about["source"])
-        seed = int(about["seed"])
-        size = _pair(about["size"])
-        # Files of older versions have one size
-        picture_size = _pair(about.get("picture_size", size))
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no such inversion file") from None
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError):
-        raise BundleError(f"{path} is not a saved inversion, or damaged") from None
-    if metadata.get("icd_inversion") != INVERSION_FORMAT or metadata.get("sha256") != digest:
-        raise BundleError(f"{path} is not a saved inversion, or damaged")
-    if metadata.get("model") != engine.model.bundle.fingerprint:
-        raise BundleError(f"{path} was made with another model: invert the picture again")
-    pixels = picture_size[0] * picture_size[1]
-    fits = (
-        tuple(latents.shape) == engine.model.latent_shape(size)
-        and min(picture_size) > 0
-        and pixels <= MAX_PIXELS
-    )
-    if not fits or not np.isfinite(latents).all():
+    model = engine.model
+    held = read_inversion_file(path, model.bundle.fingerprint, len(model.decode_hops))
+    if held.noised.shape != model.latent_shape(held.size):
         raise BundleError(f"{path} holds latents of a wrong shape or value")
+    boundaries = None
+    if held.boundaries is not None and model.anchors:
+        boundaries = [model.runner.tensor(latents[None]) for latents in held.boundaries]
     return Inversion(
         engine,
-        engine.model.runner.tensor(latents.astype(np.float32)),
-        source,
-        seed,
-        size,
-        picture_size,
+        model.runner.tensor(held.noised),
+        held.source,
+        held.seed,
+        held.size,
+        held.picture_size,
+        boundaries=boundaries,
     )
-
-
-def _pair(values: Sequence[Any]) -> tuple[int, int]:
-    width, height = (int(value) for value in values)
-    return width, height
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,9 @@ class EditSettings:
         serves both prompts. Kept as a pair of tuples. A string of several words is a phrase.
     mask: picture or array, 1 = may change. paste_back: outside mask and blend words, return the
         original's own pixels (needs one of them). seed: of the encode noise.
+    anchor: 0..1, how far an edit is held to the encode trajectory of its picture, see
+        `runners.contract.Anchor`; 0 is the paper's own decoding, 1 hands all that the source branch
+        misses to the targets.
     Raises SettingsError naming the field.
     """
 
@@ -50,6 +53,7 @@ class EditSettings:
     mask: Any = field(default=None, compare=False, repr=False)
     paste_back: bool | None = None
     seed: int | None = None
+    anchor: float | None = None
 
     def __post_init__(self) -> None:
         checks = {
@@ -63,6 +67,7 @@ class EditSettings:
             "blend": _blend,
             "paste_back": _switch,
             "seed": _seed,
+            "anchor": lambda name, value: _number(name, value, 0.0, 1.0),
         }
         for name, check in checks.items():
             value = getattr(self, name)
@@ -107,6 +112,10 @@ class EditSettings:
     def with_mask(self, mask: Any) -> "EditSettings":
         """The same settings with another mask: the picture as the array that was read of it."""
         return self._with({"mask": mask})
+
+    def unanchored(self) -> "EditSettings":
+        """The same settings with the paper's own decoding."""
+        return self._with({"anchor": 0.0})
 
     def _with(self, values: Mapping[str, Any]) -> "EditSettings":
         """A copy with some values that are known to be right: each was checked where it was made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,6 +71,13 @@ def check_kept(
         raise SettingsError(
             "paste_back needs the picture, which saved inversions do not carry: edit the picture"
         )
+    if settings.anchor and inversion.boundaries is None:
+        warnings.warn(
+            "this inversion does not hold its encode trajectory: its edits are not anchored "
+            "(anchor=0); invert the picture again for better ones",
+            stacklevel=3,
+        )
+        settings = settings.unanchored()
     source = model.tokens(inversion.source)
     task = Task(inversion.picture, inversion.size, source, settings, inversion=inversion)
     return _towards(model, task, target)

@@ -18,7 +18,7 @@ HOUSE = [
     ["icd_engine.errors", "icd_engine.version"],
     ["icd_engine.settings", "icd_engine.placement", "icd_engine.atomic", "icd_engine.provenance"],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],
-    ["icd_engine.saving"],
+    ["icd_engine.saving", "icd_engine.inversion_files"],
     ["icd_engine.sampling", "icd_engine.editing", "icd_engine.bundles"],
     ["icd_engine.networks"],
     ["icd_engine.runners"],
@@ -52,12 +52,14 @@ TORCH_FREE = {
         "icd_engine.images",
         "icd_engine.compositing",
         "icd_engine.saving",
+        "icd_engine.inversion_files",
     ),
     *("icd_engine.settings", "icd_engine.placement", "icd_engine.errors", "icd_engine.shortage"),
     *("icd_engine.atomic", "icd_engine.provenance", "icd_engine.version"),
 }
 TORCH_FREE_FILES = {
-    f"icd_engine.runners.{file}" for file in ("contract", "filling", "onnx", "onnx_session")
+    f"icd_engine.runners.{file}"
+    for file in ("contract", "filling", "onnx", "onnx_decoding", "onnx_session")
 }
 NEEDS_TORCH = {
     "torch",

@@ -170,7 +170,7 @@ def encode(
     hops = schedule.encode_hops(chain.encode_times, chain.end)
     return run_trajectory(
         start, hops, lambda k, hop, x: _hop(networks, "forward", hop, x, prompt, 0.0)
-    )
+    )[-1]
 
 
 def decode(
@@ -186,7 +186,7 @@ def decode(
     scales = w or [0.0] * len(hops)
     return run_trajectory(
         noise, hops, lambda k, hop, x: _hop(networks, "reverse", hop, x, prompt, scales[k])
-    )
+    )[-1]
 
 
 def _hop(

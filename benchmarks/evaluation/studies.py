@@ -74,7 +74,7 @@ def _encoded(engine: Engine, item: Item, w: float) -> torch.Tensor:
         return hop.A * x + hop.B * unet(x, t, prompts.features, embedded).eps
 
     with torch.no_grad():
-        return run_trajectory(x, model.encode_hops, step, None)
+        return run_trajectory(x, model.encode_hops, step, None)[-1]
 
 
 def _decoded(engine: Engine, item: Item, noised: torch.Tensor) -> np.ndarray:

@@ -23,6 +23,9 @@ def boundary_step_kernel(
     A,
     B,
     w,
+    residual,
+    source_row,
+    share,
     out,
     row_size,
     plane_size,
@@ -40,8 +43,9 @@ def boundary_step_kernel(
     """Program p handles BLOCK elements of one row: rows are the slow axis of a one-dimensional
     grid.
 
-    latents and out are contiguous; the names after width are strides, in elements. eps_uncond and w
-    may be None, which compiles the guidance away.
+    latents, residual and out are contiguous; the names after width are strides, in elements.
+    eps_uncond and w may be None, which compiles the guidance away, and so may residual, source_row
+    and share.
     """
     blocks_per_row = tl.cdiv(row_size, BLOCK)
     row = (tl.program_id(0) // blocks_per_row).to(tl.int64)
@@ -67,7 +71,12 @@ def boundary_step_kernel(
 
     offset = row * row_size + n
     x_t = tl.load(latents + offset, mask=inside, other=0.0)
-    tl.store(out + offset, tl.load(A + row) * x_t + tl.load(B + row) * eps_hat, mask=inside)
+    x_s = tl.load(A + row) * x_t + tl.load(B + row) * eps_hat
+    if share is not None:
+        source = tl.load(source_row + row)
+        missed = tl.load(residual + source * row_size + n, mask=inside, other=0.0)
+        x_s += tl.load(share + source) * missed
+    tl.store(out + offset, x_s, mask=inside)
 
 
 def launch(
@@ -77,6 +86,9 @@ def launch(
     B: Tensor,
     eps_uncond: Tensor | None = None,
     w: Tensor | None = None,
+    residual: Tensor | None = None,
+    source_row: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Run the kernel; arguments as `boundary_step`, already checked.
 
@@ -85,7 +97,10 @@ def launch(
     latents = latents.contiguous()
     A = A.contiguous()
     B = B.contiguous()
-    w = None if w is None else w.contiguous()
+    w, residual, source_row, share = (
+        None if tensor is None else tensor.contiguous()
+        for tensor in (w, residual, source_row, share)
+    )
     out = torch.empty_like(latents)
     rows, channels, height, width = latents.shape
     row_size = channels * height * width
@@ -99,7 +114,8 @@ def launch(
     uncond_strides = (0, 0, 0, 0) if eps_uncond is None else eps_uncond.stride()
     with torch.cuda.device_of(latents):  # Triton launches on the current device
         boundary_step_kernel[rows * triton.cdiv(row_size, BLOCK),](
-            latents, eps, eps_uncond, A, B, w, out, row_size, height * width, width, *eps.stride(), *uncond_strides,
+            latents, eps, eps_uncond, A, B, w, residual, source_row, share, out,
+            row_size, height * width, width, *eps.stride(), *uncond_strides,
             # Said aloud because Triton 3.10 changes the default
             BLOCK=BLOCK, enable_fp_fusion=True,
         )  # fmt: skip

@@ -14,9 +14,12 @@ def boundary_step_reference(
     B: Tensor,
     eps_uncond: Tensor | None = None,
     w: Tensor | None = None,
+    residual: Tensor | None = None,
+    source_row: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> Tensor:
-    """x_s = A x_t + B eps per row, with eps <- eps_uncond + (1 + w)(eps - eps_uncond) where w is
-    not 0.
+    """x_s = A x_t + B eps + (share residual)[source_row] per row, with eps <- eps_uncond + (1 + w)
+    (eps - eps_uncond) where w is not 0.
 
     Shapes as `csrc_triton.boundary_step.boundary_step`, unchecked; all arithmetic in float32.
     """
@@ -29,4 +32,7 @@ def boundary_step_reference(
         guided = eps_uncond + (1 + w) * (eps - eps_uncond)
         # Not arithmetic: an unguided row's second prediction may be garbage
         eps = torch.where(w == 0, eps, guided)
-    return (A * latents + B * eps).contiguous()
+    stepped = A * latents + B * eps
+    if residual is not None and source_row is not None and share is not None:
+        stepped = stepped + (share.view(-1, 1, 1, 1) * residual)[source_row]
+    return stepped.contiguous()

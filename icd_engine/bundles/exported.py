@@ -13,7 +13,7 @@ from icd_engine.bundles.files import file_digest, read_json, require_file
 from icd_engine.errors import BundleError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # 1 had no ports for anchored decoding
 LAYOUTS = ("optimum", "triton")
 NEEDED = ("vae_encoder", "vae_decoder", "unet", "encode_hop", "decode_hop", "further_hop")
 
@@ -54,7 +54,10 @@ def read_manifest(folder: Path) -> Exported | None:
         return None
     manifest = read_json(folder, MANIFEST)
     if manifest.get("format") != FORMAT:
-        raise BundleError(f"{MANIFEST}: format must be {FORMAT}, not {manifest.get('format')!r}")
+        found = manifest.get("format")
+        raise BundleError(
+            f"{MANIFEST}: format must be {FORMAT}, not {found!r}: export the model again"
+        )
     if manifest.get("layout") != LAYOUTS[0]:
         raise BundleError(
             f"{MANIFEST}: layout {manifest.get('layout')!r} is for servers: export with --layout optimum"

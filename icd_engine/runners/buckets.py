@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from icd_engine.editing.plan import EditStep
-from icd_engine.runners.contract import Blend, Decoded, DecodeInputs, Prompts, StepCallback
+from icd_engine.runners.contract import (
+    Anchor,
+    Blend,
+    Decoded,
+    DecodeInputs,
+    Prompts,
+    StepCallback,
+)
 from icd_engine.runners.filling import filled_inputs
 
 SIZES = (1, 2, 4, 8, 16)
@@ -62,41 +69,65 @@ class Padded:
     def __init__(self, inputs: DecodeInputs):
         device = inputs.prompts.features.device
         inputs = filled_inputs(inputs, partial(torch.full, dtype=torch.float32, device=device))
-        prompts = len(inputs.prompts)
-        targets = 0 if inputs.edits is None else len(inputs.edits[0].source_row)
-        self._sources = prompts - targets
+        self._targets = inputs.targets(len(inputs.guidance))
+        self._sources = inputs.sources
         sources = filled(self._sources)
-        own = filled(targets) if targets else []
-        self._target_rows = slice(0, targets)
-        all_rows = [*sources, *(self._sources + row for row in own)]
+        own = [filled(count) if count else [] for count in self._targets]
+        whole = [[*sources, *(self._sources + row for row in rows)] for rows in own]
         # Latents and guidance have no source rows where the source branch is given.
-        rows = own if inputs.source is not None else all_rows
-        first = 0 if inputs.source is not None else len(sources)
-        given = 0 if inputs.source is not None else self._sources
-        self.rows = [*range(given), *range(first, first + targets)]
+        given = inputs.source is None
+        rows = whole if given else own
+        alone = not given or inputs.ahead  # target rows, in what a callback sees and in results
+        self._first = 0 if alone else len(sources)
+        self.rows = self._rows(0)
         self.inputs = replace(
             inputs,
-            latents=take(inputs.latents, rows),
-            prompts=take_prompts(inputs.prompts, all_rows),
+            latents=take(inputs.latents, rows[0]),
+            prompts=take_prompts(inputs.prompts, whole[-1]),
             hop_prompts=inputs.hop_prompts
-            and [take_prompts(prompts, all_rows) for prompts in inputs.hop_prompts],
-            guidance=[[row[i] for i in rows] for row in inputs.guidance],
-            edits=inputs.edits and [_take_fields(edit, own) for edit in inputs.edits],
-            blend=inputs.blend and _take_fields(inputs.blend, own),
+            and [take_prompts(prompts, whole[-1]) for prompts in inputs.hop_prompts],
+            guidance=[
+                [row[i] for i in of_hop] for row, of_hop in zip(inputs.guidance, rows, strict=True)
+            ],
+            edits=inputs.edits and _each(inputs.edits, own),
+            blend=inputs.blend and _each(inputs.blend, own),
+            anchor=inputs.anchor and _anchor(inputs.anchor, sources),
+            parents=inputs.parents
+            and [
+                take(parents, of_hop) for parents, of_hop in zip(inputs.parents, own, strict=True)
+            ],
             keep=inputs.edits is not None and inputs.source is None,
         )
+
+    def _rows(self, k: int) -> list[int]:
+        """The rows that were asked for, among those of hop k."""
+        sources = range(self._sources if self._first else 0)
+        return [*sources, *range(self._first, self._first + self._targets[k])]
 
     def result(self, decoded: Decoded, asked: DecodeInputs) -> Decoded:
         """The rows and extras that were asked for.
 
         The source branch is handed on for one source, never padded.
         """
-        masks = decoded.masks if asked.blend is not None and decoded.masks is not None else None
+        masks = None
+        if asked.blend is not None and decoded.masks is not None:
+            masks = [
+                mask[:count] for mask, count in zip(decoded.masks, self._targets, strict=False)
+            ]
         return Decoded(
-            take(decoded.latents, self.rows),
-            None if masks is None else masks[:, self._target_rows],
+            take(decoded.latents, self._rows(0 if asked.only_source else -1)),
+            masks,
             decoded.source if asked.keep else None,
         )
+
+
+def _each(steps: Sequence[Fields], rows: Sequence[Sequence[int]]) -> list[Fields]:
+    return [_take_fields(step, own) for step, own in zip(steps, rows, strict=False)]
+
+
+def _anchor(anchor: Anchor, sources: Sequence[int]) -> Anchor:
+    boundaries = [take(boundary, sources) for boundary in anchor.boundaries]
+    return Anchor(boundaries, take(anchor.share, sources))
 
 
 def _take_fields(whole: Fields, rows: Sequence[int]) -> Fields:

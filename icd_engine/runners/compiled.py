@@ -77,11 +77,12 @@ class CompiledRunner(EagerRunner):
 
     def encode(
         self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
-    ) -> Tensor:
+    ) -> list[Tensor]:
         count = len(latents)
         rows = filled(count)
         shown = of_rows(callback, range(count))
-        return super().encode(take(latents, rows), take_prompts(prompts, rows), hops, shown)[:count]
+        own = super().encode(take(latents, rows), take_prompts(prompts, rows), hops, shown)
+        return [passed[:count] for passed in own]
 
     def decode(
         self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None

@@ -50,6 +50,21 @@ class SourceBranch(NamedTuple):
 
     latents: list[Tensor]  # [K] of [S, 4, h, w] float32, after each hop
     features: list[list[Tensor]]  # [K] of UNetOutput.kept
+    # [K] of [S, 4, h, w] float32: what each hop missed the encode trajectory by; empty where the
+    # decoding was not anchored
+    residuals: list[Tensor]
+
+
+class Anchor(NamedTuple):
+    """The encode trajectory of S pictures, which their decoding is held to; K hops.
+
+    Decoding jumps to boundaries that encoding has passed, so after every hop the error of the
+    source rows is known, r = e_s - x_s. They are put onto the trajectory, and target rows take
+    `share` of their source's r. (PnP Inversion, arXiv 2310.01506, corrects a source branch alone.)
+    """
+
+    boundaries: list[Tensor]  # [K] of [S, 4, h, w] float32: e_s at the s of every hop
+    share: Tensor  # [S] float32
 
 
 @dataclass(frozen=True)
@@ -58,29 +73,52 @@ class DecodeInputs:
 
     Without edits, rows are independent of each other and all count as sources. With `source`,
     latents and guidance are those of the T target rows alone.
+
+    With `anchor`, source rows begin every hop on the encode trajectory, so with `ahead` all of them,
+    K S, run in the first call, and after it target rows alone. Nothing may then change source rows
+    between hops: a callback sees the target rows.
+
+    With `parents` the number of target rows grows from hop to hop, T_k in hop k, and T = T_0; all
+    have one prompt. Rows that agree so far run once.
     """
 
     latents: Tensor  # [R, 4, h, w] float32, at the first hop's t
-    prompts: Prompts  # R
+    prompts: Prompts  # R; with parents S + T of the last hop
     guidance: Sequence[Sequence[float]]  # [K][R]: w(t) of every hop and row, 0 = unguided
     edits: Sequence[EditStep] | None = None  # [K], None: no attention is edited
-    blend: Blend | None = None
+    blend: Sequence[Blend] | None = None  # [K]
     empty_prompt: Prompts | None = (
         None  # one row; needed where the network is not guidance-distilled
     )
     source: SourceBranch | None = None
     keep: bool = False  # hand the source branch back
+    anchor: Anchor | None = None
+    ahead: bool = False
+    only_source: bool = False  # with ahead: the first call alone, for the source branch
+    # [K] of [T_k] int64: the target row of the hop before that each one goes on from
+    parents: Sequence[Tensor] | None = None
     # [K] of R: what text attention sees, where that changes by hop
     hop_prompts: Sequence[Prompts] | None = None
+
+    def targets(self, hops: int) -> list[int]:
+        """The number of target rows of every hop."""
+        edits = self.edits
+        return [0] * hops if edits is None else [len(edit.source_row) for edit in edits[:hops]]
+
+    @property
+    def sources(self) -> int:
+        """The number of source rows, whether they run or have run before."""
+        return len(self.prompts) - (0 if self.edits is None else len(self.edits[-1].source_row))
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Final latents [R, 4, h, w] float32 ([T, ...] where the source was given) and what else was
-    asked for."""
+    """Final latents [R, 4, h, w] float32 ([T, ...] where the source was given or ran ahead) and
+    what else was asked for."""
 
     latents: Tensor
-    masks: Tensor | None = None  # [K, T, h, w]: used after each hop; None without blending
+    # [K] of [T, h, w]: used after each hop; None without blending
+    masks: list[Tensor] | None = None
     source: SourceBranch | None = None
 
 
@@ -141,8 +179,9 @@ class Runner(Protocol):
 
     def encode(
         self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
-    ) -> Tensor:
-        """The encode network up its hops, unguided: latents [B, 4, h, w] float32 in and out."""
+    ) -> list[Tensor]:
+        """The encode network up its hops, unguided: latents [B, 4, h, w] float32 -> the same after
+        each hop."""
         ...
 
     def decode(

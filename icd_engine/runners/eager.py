@@ -18,15 +18,10 @@ from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.networks.unet import AddedConditions, UNet
 from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.contract import TIME_IDS, Decoded, DecodeInputs, Prompts, StepCallback
+from icd_engine.runners.hops import DecodeTensors, Opening, SecondPrediction
 from icd_engine.runners.memory import Residence
 from icd_engine.runners.pictures import PictureCoder
-from icd_engine.runners.stages import (
-    DecodeTensors,
-    SecondPrediction,
-    Stages,
-    TorchNetworks,
-    plain_stages,
-)
+from icd_engine.runners.stages import Stages, TorchNetworks, plain_stages
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
 
@@ -100,7 +95,7 @@ class EagerRunner:
     @torch.no_grad()
     def encode(
         self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
-    ) -> Tensor:
+    ) -> list[Tensor]:
         network = self.encode_network
         values = torch.cat([self._values(network, ids) for ids in prompts.ids])
         unguided = [0.0] * len(prompts)
@@ -115,6 +110,7 @@ class EagerRunner:
         distilled = self.decode_network.guidance_channels
         second = None if distilled else self._second_prediction(inputs)
         tensors = self._decode_tensors(inputs, hops)
+        hops = hops[:1] if inputs.only_source else hops
         return self.stages.decode(
             self.stages.decode_pass, tensors, hops, inputs.keep, callback, second
         )
@@ -123,18 +119,61 @@ class EagerRunner:
 
     def _decode_tensors(self, inputs: DecodeInputs, hops: Sequence[Hop]) -> DecodeTensors:
         network = self.decode_network
+        targets = inputs.targets(len(hops))
+        sources = inputs.sources
         values = [
             torch.cat([self._values(network, ids) for ids in prompts.ids])
             for prompts in inputs.hop_prompts or [inputs.prompts]
         ]
-        # Without its source rows, a batch's own rows are the last.
-        ids = inputs.prompts.ids[-len(inputs.latents) :]
-        shifts = [
-            self._row_shifts(network, hop.t, row, ids)
-            for hop, row in zip(hops, inputs.guidance, strict=True)
-        ]
+        if inputs.parents is not None:
+            whole = values if len(values) > 1 else values * len(hops)
+            values = [rows[: sources + count] for rows, count in zip(whole, targets, strict=True)]
         latents = inputs.latents.to(self.device, torch.float32)
-        return DecodeTensors(latents, values, shifts, inputs.edits, inputs.blend, inputs.source)
+        opening = None
+        first = 0
+        if inputs.source is not None or inputs.ahead:  # target rows alone
+            first = sources
+        if inputs.ahead:
+            opening = self._opening(inputs, hops, latents[:sources], values[0])
+            latents = latents[sources:]
+        shifts = []
+        for hop, row, count in zip(hops, inputs.guidance, targets, strict=True):
+            ids = inputs.prompts.ids[first : sources + count]
+            shifts.append(self._row_shifts(network, hop.t, row[-len(ids) :], ids))
+        return DecodeTensors(
+            latents,
+            values,
+            shifts,
+            inputs.edits,
+            inputs.blend,
+            inputs.source,
+            inputs.anchor,
+            opening,
+            inputs.parents,
+        )
+
+    def _opening(
+        self, inputs: DecodeInputs, hops: Sequence[Hop], start: Tensor, prompt: Tensor
+    ) -> Opening:
+        """The source rows of all hops, from their latents before the first; prompt [S + T, n, D]:
+        UNet.prompt_values of the first hop."""
+        anchor = inputs.anchor
+        assert anchor is not None
+        sources = len(start)
+        ids = inputs.prompts.ids[: len(prompt)]
+        guidance = inputs.guidance[0]
+        network = self.decode_network
+        shifts = [self._row_shifts(network, hop.t, [0.0] * sources, ids[:sources]) for hop in hops]
+        shifts.append(self._row_shifts(network, hops[0].t, guidance[sources:], ids[sources:]))
+        constants = torch.tensor([[hop.A, hop.B] for hop in hops], device=self.device)
+        A, B = constants.repeat_interleave(sources, dim=0).T.contiguous()
+        return Opening(
+            torch.cat([start, *anchor.boundaries[:-1]]),
+            A,
+            B,
+            torch.cat([prompt[:sources]] * len(hops) + [prompt[sources:]]),
+            torch.cat(shifts),
+        )
 
     def _prompt_features(self, ids: tuple[int, ...]) -> PromptFeatures:
         with self._resident(self.text_encoder):
@@ -171,7 +210,8 @@ class EagerRunner:
         empty = inputs.empty_prompt
 
         def second(k: int, hop: Hop, x: Tensor) -> tuple[Tensor, Tensor] | None:
-            rows = [row for row, w in enumerate(inputs.guidance[k]) if w]
+            guidance = inputs.guidance[k][-len(x) :]
+            rows = [row for row, w in enumerate(guidance) if w]
             if not rows:
                 return None
             if empty is None:
@@ -183,6 +223,6 @@ class EagerRunner:
             shifts = self._row_shifts(network, hop.t, [0.0] * len(rows), [ids] * len(rows))
             eps = torch.zeros_like(x)
             eps[rows] = self.stages.decode_pass(x[rows].to(self.dtype), shifts, prompt).eps.float()
-            return eps, torch.tensor(inputs.guidance[k], device=self.device)
+            return eps, torch.tensor(guidance, device=self.device)
 
         return second

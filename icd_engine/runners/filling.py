@@ -21,7 +21,13 @@ def filled_inputs(inputs: DecodeInputs, full: Full) -> DecodeInputs:
     if inputs.edits is None:
         return inputs
     edits = [_with_words(edit, full) for edit in inputs.edits]
-    return replace(inputs, edits=edits, blend=_with_mask(inputs, edits[0].source_row, full))
+    blend = inputs.blend or [None] * len(edits)
+    height_width = tuple(inputs.latents.shape[2:])
+    filled = [
+        _with_mask(of_hop, edit.source_row, height_width, full)
+        for of_hop, edit in zip(blend, edits, strict=False)
+    ]
+    return replace(inputs, edits=edits, blend=filled)
 
 
 def _with_words(edit: EditStep, full: Full) -> EditStep:
@@ -35,11 +41,10 @@ def _with_words(edit: EditStep, full: Full) -> EditStep:
     return edit._replace(source_words=source, target_words=target)
 
 
-def _with_mask(inputs: DecodeInputs, source_row: Tensor, full: Full) -> Blend:
-    """Blending, if of nothing: rows without words and masks come back as they are."""
+def _with_mask(blend: Blend | None, source_row: Tensor, size: tuple[int, ...], full: Full) -> Blend:
+    """Blending, if of nothing: rows without words and masks come back as they are. size: (h, w)."""
     nowhere = source_row < 0  # row numbers are not: False for every target
-    blend = inputs.blend or Blend(source_row, nowhere)
+    blend = blend or Blend(source_row, nowhere)
     if blend.user_mask is not None:
         return blend
-    everywhere = full((len(source_row), *inputs.latents.shape[2:]), 1.0)
-    return blend._replace(user_mask=everywhere)
+    return blend._replace(user_mask=full((len(source_row), *size), 1.0))

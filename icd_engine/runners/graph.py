@@ -16,8 +16,9 @@ from icd_engine.networks.unet import UNetOutput
 from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.compiled import CompiledRunner
 from icd_engine.runners.contract import Decoded, StepCallback
+from icd_engine.runners.hops import DecodeTensors, SecondPrediction
 from icd_engine.runners.nested import layout, leaves, map_tensors
-from icd_engine.runners.stages import DecodeTensors, SecondPrediction, Stages, TorchNetworks
+from icd_engine.runners.stages import Stages, TorchNetworks
 from icd_engine.sampling.schedule import Hop
 
 MOST_GRAPHS = 32
@@ -113,12 +114,12 @@ def graphed_stages(stages: Stages, graphs: Graphs) -> Stages:
         shifts: Sequence[Tensor],
         hops: Sequence[Hop],
         callback: StepCallback | None = None,
-    ) -> Tensor:
+    ) -> list[Tensor]:
         hops = tuple(hops)
         if callback is not None:
             return stages.encode(network, latents, prompt, shifts, hops, callback)
 
-        def all_hops(latents: Tensor, prompt: Tensor, shifts: list[Tensor]) -> Tensor:
+        def all_hops(latents: Tensor, prompt: Tensor, shifts: list[Tensor]) -> list[Tensor]:
             return stages.encode(network, latents, prompt, shifts, hops)
 
         return graphs.replay(("encode", hops), all_hops, latents, prompt, list(shifts))

@@ -6,6 +6,7 @@ Tensors are numpy arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,11 +23,11 @@ from icd_engine.runners.contract import (
     Decoded,
     DecodeInputs,
     Prompts,
-    SourceBranch,
     StepCallback,
 )
 from icd_engine.runners.filling import filled_inputs
-from icd_engine.runners.onnx_session import KEPT, OnnxDevice, Sessions, choose_onnx_device
+from icd_engine.runners.onnx_decoding import OnnxDecoding
+from icd_engine.runners.onnx_session import OnnxDevice, Sessions, choose_onnx_device
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
 from icd_engine.sampling.trajectory import run_trajectory
@@ -143,10 +144,11 @@ class OnnxRunner:
         prompts: Prompts,
         hops: Sequence[Hop],
         callback: StepCallback | None,
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
+            rows = len(x)
             inputs = self._hop_inputs(
-                "unet_forward", hop, x, [0.0] * len(x), prompts, prompts.features
+                "unet_forward", [hop] * rows, x, [0.0] * rows, prompts, prompts.features
             )
             return self._run_hop("encode_hop", inputs, ["next_latents"])[0]
 
@@ -155,55 +157,39 @@ class OnnxRunner:
     def decode(
         self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
     ) -> Decoded:
-        asked = inputs
-        inputs = filled_inputs(asked, partial(np.full, dtype=np.float32))
-        if inputs.edits is None or inputs.blend is None:
-            return Decoded(run_trajectory(inputs.latents, hops, self._plain_step(inputs), callback))
-        name = "decode_hop" if inputs.source is None else "further_hop"
-        keep = self._sessions[name].kept if inputs.keep and self.keeps else []
-        edits = inputs.edits
-        blend = inputs.blend
-        sources = len(inputs.prompts) - len(blend.source_row)
-        kept = SourceBranch([], [])
-        masks = []
-        height, width = (side // self._blend_downscale for side in inputs.latents.shape[2:])
-        maps = np.zeros((2, len(blend.active), height, width), dtype=np.float32)
-
-        def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
-            nonlocal maps
-            seen = inputs.hop_prompts[k] if inputs.hop_prompts else inputs.prompts
-            feeds = self._hop_inputs(
-                "unet", hop, x, inputs.guidance[k], inputs.prompts, seen.features
+        if inputs.edits is None:
+            return Decoded(
+                run_trajectory(inputs.latents, hops, self._plain_step(inputs), callback)[-1]
             )
-            feeds |= edits[k]._asdict() | {
-                "use_blend": blend.active,
-                "user_mask": blend.user_mask,
-                "word_maps": maps,
-            }
-            if inputs.source is not None:
-                feeds["source_latents"] = inputs.source.latents[k]
-                feeds |= {f"{KEPT}{i}": value for i, value in enumerate(inputs.source.features[k])}
-            x, maps, mask, *features = self._run_hop(
-                name, feeds, ["next_latents", "next_word_maps", "mask", *keep]
-            )
-            masks.append(mask)
-            if keep:
-                kept.latents.append(x[:sources].copy())
-                kept.features.append(features)
-            return x
-
-        latents = run_trajectory(inputs.latents, hops, step, callback)
-        return Decoded(
-            latents, np.stack(masks) if asked.blend is not None else None, kept if keep else None
+        if not self.keeps:
+            if inputs.only_source:
+                return Decoded(inputs.latents)
+            inputs = replace(inputs, keep=False, ahead=False)
+        decoding = OnnxDecoding(
+            filled_inputs(inputs, partial(np.full, dtype=np.float32)),
+            hops,
+            partial(self._hop_inputs, "unet"),
+            self._run_hop,
+            self._sessions["decode_hop"].kept if inputs.keep or inputs.ahead else [],
+            self._map_size(inputs.latents),
         )
+        own = hops[:1] if inputs.only_source else hops
+        latents = run_trajectory(decoding.start, own, decoding.step, callback)[-1]
+        masks = decoding.masks if inputs.blend is not None else None
+        return Decoded(latents, masks, decoding.left if inputs.keep else None)
+
+    def _map_size(self, latents: np.ndarray) -> tuple[int, int]:
+        """(h, w) of the word maps of latents [R, 4, h, w]."""
+        height, width = (side // self._blend_downscale for side in latents.shape[2:])
+        return height, width
 
     def _plain_step(self, inputs: DecodeInputs) -> Any:
         """Hops of independent rows: the standard UNet graph, and x_s = A x_t + B eps here."""
 
         def step(k: int, hop: Hop, x: np.ndarray) -> np.ndarray:
-            feeds = self._hop_inputs(
-                "unet", hop, x, inputs.guidance[k], inputs.prompts, inputs.prompts.features
-            )
+            prompts = inputs.prompts
+            w = inputs.guidance[k]
+            feeds = self._hop_inputs("unet", [hop] * len(x), x, w, prompts, prompts.features)
             eps = self._sessions["unet"](feeds | {"sample": x}, ["out_sample"])[0]
             return np.float32(hop.A) * x + np.float32(hop.B) * eps.astype(np.float32)
 
@@ -212,23 +198,23 @@ class OnnxRunner:
     def _hop_inputs(
         self,
         part: str,
-        hop: Hop,
+        hops: Sequence[Hop],
         x: np.ndarray,
         w: Sequence[float],
         prompts: Prompts,
         features: np.ndarray,
     ) -> dict[str, Any]:
-        """What every hop needs: latents, A and B, time step, guidance embedding and prompt features
-        of the rows."""
+        """What every hop needs for each row: latents, A and B, time step, guidance embedding and
+        prompt features. hops: of each row."""
         rows = len(x)
         added = {}
         if prompts.pooled is not None:  # without source rows, a batch's own rows are the last
             added = {POOLED: prompts.pooled[-rows:], "time_ids": np.tile(TIME_IDS, (rows, 1))}
         return added | {
             "latents": x,
-            "hop_a": np.full(rows, hop.A),
-            "hop_b": np.full(rows, hop.B),
-            "timestep": np.full(rows, hop.t),
+            "hop_a": np.array([hop.A for hop in hops]),
+            "hop_b": np.array([hop.B for hop in hops]),
+            "timestep": np.array([hop.t for hop in hops]),
             "timestep_cond": guidance_embedding(w, self._guidance[part]),
             "encoder_hidden_states": features,
         }

@@ -13,15 +13,18 @@ def run_trajectory(
     hops: Sequence[Hop],
     step: Callable[[int, Hop, Latents], Latents],
     callback: Callable[[int, int, Latents], Latents | None] | None = None,
-) -> Latents:
-    """Takes latents through all hops: step(k, hop, latents) -> latents, hop by hop.
+) -> list[Latents]:
+    """Takes latents through all hops, step(k, hop, latents) -> latents, and returns them as they are
+    after each.
 
     After each hop callback(k, hop.s, latents) may return other latents to go on with, or None.
     Whatever step or callback raises passes through.
     """
+    passed = []
     for k, hop in enumerate(hops):
         latents = step(k, hop, latents)
         if callback is not None:
             replaced = callback(k, hop.s, latents)
             latents = latents if replaced is None else replaced
-    return latents
+        passed.append(latents)
+    return passed

@@ -61,12 +61,15 @@ def test_a_loop_is_its_hops(graphs, loop, hop):
     inputs = whole.example(whole.sizes[0])
     state = {name: inputs[name] for name in ("latents", "word_maps") if name in inputs}
     masks = []
+    passed = []
     for k in range(len(inputs["hop_a"])):
         out = one.run(at(inputs, k, one) | state)
         state = {name: out[f"next_{name}"] for name in state}
         masks.append(out.get("mask"))
+        passed.append(state["latents"])
     result = whole.run(inputs)
     assert torch.equal(result["final_latents"], state["latents"])
+    assert loop == "decode" or torch.equal(result["trajectory"], torch.stack(passed))
     assert "masks" not in result or torch.equal(result["masks"], torch.stack(masks))
 
 
@@ -75,6 +78,7 @@ def test_pairs_are_rows(graphs):
     inputs = pairs.example(pairs.sizes[0])
     out = pairs.run(inputs)
     both = {"latents", "hop_a", "hop_b", "timestep", "timestep_cond", "encoder_hidden_states"}
+    both |= {"boundary", "anchor"}
     flat = {
         name: torch.cat([value[:, 0], value[:, 1]]) if name in both else value
         for name, value in inputs.items()
@@ -94,10 +98,10 @@ def test_a_further_hop_is_the_hop_of_its_targets(graphs):
     inputs = first.example(first.sizes[0])
     out = first.run(inputs)
     sources = first.sizes[0]["sources"]
-    targets = {"latents", "hop_a", "hop_b", "timestep", "timestep_cond"}
+    targets = {"latents", "hop_a", "hop_b", "timestep", "timestep_cond", "anchor"}
     alone = {name: value[sources:] if name in targets else value for name, value in inputs.items()}
     alone |= {name: value for name, value in out.items() if name.startswith("kept_")}
-    alone["source_latents"] = out["next_latents"][:sources]
+    alone |= {"source_latents": out["next_latents"][:sources], "residual": out["residual"]}
     again = further.run(alone)
     assert (again["next_latents"] - out["next_latents"][sources:]).abs().max() <= 1e-5
     assert (again["next_word_maps"] - out["next_word_maps"]).abs().max() <= 1e-6

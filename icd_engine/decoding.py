@@ -1,0 +1,107 @@
+"""What a pass of the decode network takes for tasks: rows, prompts, guidance, plans, blending and the
+encode trajectory.
+
+There is one source row a picture and one row a target: first all sources, then the targets of the
+first, of the second and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from icd_engine.editing.plan import edit_steps
+from icd_engine.editing.words import Tokens
+from icd_engine.model import Model
+from icd_engine.runners.contract import (
+    Anchor,
+    Blend,
+    DecodeInputs,
+    Prompts,
+    Runner,
+    SourceBranch,
+    Tensor,
+)
+from icd_engine.tasks import Task
+
+
+def decode_inputs(
+    model: Model, tasks: Sequence[Task], owner: Sequence[int], branch: SourceBranch | None
+) -> DecodeInputs:
+    """What a pass of the decode network takes; owner: the task of every target row."""
+    runner = model.runner
+    inversions = [task.inversion for task in tasks if task.inversion is not None]
+    targets = [tokens for task in tasks for tokens in task.targets]
+    rows = [inversions[i].noised for i in owner]
+    if branch is None:
+        rows = [inversion.noised for inversion in inversions] + rows
+    plans = [plan for task in tasks for plan in task.plans]
+    return DecodeInputs(
+        latents=runner.join(rows),
+        prompts=model.encode_prompts([*(task.source for task in tasks), *targets]),
+        guidance=_guidance(model, tasks, owner, sources=branch is None),
+        edits=edit_steps(plans, owner, runner.tensor),
+        blend=_blend(tasks, owner, len(model.decode_hops), runner.tensor),
+        empty_prompt=model.empty_prompt(),
+        source=branch,
+        anchor=_anchor(tasks, runner),
+        hop_prompts=_hop_prompts(model, tasks, owner),
+    )
+
+
+def _anchor(tasks: Sequence[Task], runner: Runner) -> Anchor | None:
+    """The encode trajectories of the pictures; None where edits are not anchored."""
+    if not tasks[0].settings.anchor:
+        return None
+    passed = [task.inversion.boundaries for task in tasks if task.inversion is not None]
+    boundaries = [runner.join(own) for own in zip(*(own or [] for own in passed), strict=True)]
+    share = np.array([task.settings.anchor for task in tasks], dtype=np.float32)
+    return Anchor(boundaries, runner.tensor(share))
+
+
+def _guidance(
+    model: Model, tasks: Sequence[Task], owner: Sequence[int], sources: bool
+) -> list[list[float]]:
+    """w(t) of every hop and row; source rows, where they run, are unguided."""
+    unguided = [0.0] * (len(tasks) if sources else 0)
+    each = [model.guidance(task.settings) for task in tasks]
+    return [unguided + [each[i][k] for i in owner] for k in range(len(model.decode_hops))]
+
+
+def _hop_prompts(model: Model, tasks: Sequence[Task], owner: Sequence[int]) -> list[Prompts] | None:
+    """The prompts of every hop where targets with control "switch" begin with the source's; None
+    without any."""
+    if not any(task.settings.control == "switch" for task in tasks):
+        return None
+    targets = [tokens for task in tasks for tokens in task.targets]
+
+    def seen(t: int, row: int) -> Tokens:
+        task = tasks[owner[row]]
+        tau = task.settings.tau
+        low = tau[0] if isinstance(tau, tuple) else tau
+        assert low is not None  # settled settings have it
+        switched = task.settings.control == "switch" and t > model.steps * low
+        return task.source if switched else targets[row]
+
+    sources = [task.source for task in tasks]
+    hops = ([seen(hop.t, row) for row in range(len(targets))] for hop in model.decode_hops)
+    return [model.encode_prompts([*sources, *row]) for row in hops]
+
+
+def _blend(
+    tasks: Sequence[Task], owner: Sequence[int], hops: int, tensor: Callable[[np.ndarray], Tensor]
+) -> list[Blend] | None:
+    """Blend words and user masks [h, w] of all target rows, for every hop; None where no row has
+    either."""
+    active = [plan.blend_source is not None for task in tasks for plan in task.plans]
+    masks = [tasks[i].settings.mask for i in owner]
+    given = [mask for mask in masks if mask is not None]
+    if not given and not any(active):
+        return None
+    user_mask = None
+    if given:
+        everywhere = np.ones_like(given[0])
+        user_mask = tensor(np.stack([everywhere if mask is None else mask for mask in masks]))
+    blend = Blend(tensor(np.array(owner, dtype=np.int64)), tensor(np.array(active)), user_mask)
+    return [blend] * hops
