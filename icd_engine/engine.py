@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icd_engine.branches import SourceBranches, prepare
+from icd_engine.decoding import SourceBranches, prepare
 from icd_engine.errors import SettingsError, shown
 from icd_engine.model import Model, as_pictures, check_output_type, load_model
 from icd_engine.passes import decode, encode, in_passes

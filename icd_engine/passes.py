@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from icd_engine.branches import SourceBranches
 from icd_engine.compositing import finish
-from icd_engine.decoding import decode_inputs
+from icd_engine.decoding import SourceBranches, decode_inputs
 from icd_engine.errors import OutOfMemoryError
 from icd_engine.images import to_size
 from icd_engine.model import Model, as_pictures

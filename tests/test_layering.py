@@ -26,6 +26,7 @@ HOUSE = [
     ["icd_engine.model"],
     ["icd_engine.results"],
     ["icd_engine.tasks", "icd_engine.search"],
+    ["icd_engine.decoding"],
     ["icd_engine.passes"],
     ["icd_engine.engine"],
     ["icd_engine"],  # the package itself: hands out what the engine makes
@@ -44,7 +45,8 @@ HOUSE = [
 FLOORS = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 # An exported folder runs where torch is not installed.
 TORCH_FREE = {
-    *("icd_engine", "icd_engine.engine", "icd_engine.passes", "icd_engine.tasks"),
+    *("icd_engine", "icd_engine.engine", "icd_engine.passes", "icd_engine.decoding"),
+    "icd_engine.tasks",
     *("icd_engine.search", "icd_engine.results", "icd_engine.model", "icd_engine.reporting"),
     *(
         "icd_engine.sampling",

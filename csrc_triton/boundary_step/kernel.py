@@ -17,29 +17,10 @@ BLOCK = 512
 
 @triton.jit
 def boundary_step_kernel(
-    latents,
-    eps,
-    eps_uncond,
-    A,
-    B,
-    w,
-    residual,
-    source_row,
-    share,
-    out,
-    row_size,
-    plane_size,
-    width,
-    eps_row,
-    eps_channel,
-    eps_y,
-    eps_x,
-    uncond_row,
-    uncond_channel,
-    uncond_y,
-    uncond_x,
-    BLOCK: tl.constexpr,
-):
+    latents, eps, eps_uncond, A, B, w, residual, source_row, share, out,
+    row_size, plane_size, width, eps_row, eps_channel, eps_y, eps_x,
+    uncond_row, uncond_channel, uncond_y, uncond_x, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Program p handles BLOCK elements of one row: rows are the slow axis of a one-dimensional
     grid.
 

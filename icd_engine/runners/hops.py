@@ -135,13 +135,9 @@ def _called(predict: Predict, x: Tensor, shifts: Tensor, *others: object) -> UNe
 # --- anchored decoding ----------------------------------------------------------------------------
 
 
-class _Anchoring(NamedTuple):
-    """What holds rows to the encode trajectory in one hop."""
-
-    boundary: Tensor  # [S, 4, h, w]: e_s
-    residual: Tensor | None  # [S, 4, h, w], where the source rows have run before
-    source_row: Tensor  # [T]
-    share: Tensor  # [S]
+# What holds rows to the encode trajectory in one hop: e_s of the sources [S, 4, h, w]; their residual
+# [S, 4, h, w] where they have run before, else None; source_row [T]; share [S]
+_Anchoring = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 def _anchoring(inputs: DecodeTensors, k: int, branch: SourceBranch | None) -> _Anchoring | None:
@@ -149,7 +145,7 @@ def _anchoring(inputs: DecodeTensors, k: int, branch: SourceBranch | None) -> _A
         return None
     residual = None if branch is None else branch.residuals[k]
     boundary = inputs.anchor.boundaries[k]
-    return _Anchoring(boundary, residual, inputs.edits[k].source_row, inputs.anchor.share)
+    return boundary, residual, inputs.edits[k].source_row, inputs.anchor.share
 
 
 def _opened(

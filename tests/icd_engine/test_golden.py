@@ -90,8 +90,8 @@ def inverted(engine):
 
 
 def settings(case: dict) -> dict:
-    """A case in the engine's words."""
-    chosen = {"guidance_scale": case["guidance"], "tau": tuple(case["tau"])}
+    """A case in the engine's words; the reference does not anchor."""
+    chosen = {"guidance_scale": case["guidance"], "tau": tuple(case["tau"]), "anchor": 0.0}
     if not case.get("p2p", True):
         return chosen | {"control": "none"}
     chosen["control"] = "replace" if case["replace"] else "refine"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from icd_engine.decoding import MOST_BRANCHES
 from icd_engine.errors import SettingsError
-from icd_engine.passes import MOST_BRANCHES, fitting
+from icd_engine.passes import fitting
+from icd_engine.results import EditRequest
 from icd_engine.settings import EditSettings
 from tests.icd_engine.plain_loops import (
     DECODE,
@@ -32,7 +36,7 @@ def test_only_the_needed_rows_run(small_engine, targets):
             picture(), SOURCE, [TARGET] * targets, blend=("cat", "dog"), guidance_scale=19.0
         )
         assert seen["encode"] == [1] * 4
-        assert seen["decode"] == [1 + targets] * 4
+        assert seen["decode"] == [4 + targets, *[targets] * 3]  # the source's hops run in one
         assert result.network_calls == 8
         seen["decode"].clear()
         assert result.inversion.edit([TARGET, OTHER]).network_calls == 4
@@ -42,8 +46,8 @@ def test_only_the_needed_rows_run(small_engine, targets):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"blend": ("cat", "sits")}, {"mask": np.tri(64), "control": "none"}],
-    ids=["plain", "blend", "mask"],
+    [{}, {"blend": ("cat", "sits")}, {"mask": np.tri(64), "control": "none"}, {"anchor": 0.0}],
+    ids=["plain", "blend", "mask", "unanchored"],
 )
 def test_a_further_edit_equals_a_first_one(small_engine, settings):
     """With another edit before it, whose source branch it takes, and without."""
@@ -57,21 +61,35 @@ def test_a_further_edit_equals_a_first_one(small_engine, settings):
 
 
 def test_source_branches_are_kept_for_the_last_few(small_engine):
-    inversions = [small_engine.invert(picture(i), SOURCE) for i in range(MOST_BRANCHES + 1)]
+    invert = partial(small_engine.invert, source=SOURCE, prepare_edits=False)
+    inversions = [invert(picture(i)) for i in range(MOST_BRANCHES + 1)]
     with recorded(small_engine) as seen:
         for kept in [*inversions, inversions[-1], inversions[0]]:
             kept.edit(TARGET)
-    assert seen["decode"] == [2] * 4 * len(inversions) + [1] * 4 + [2] * 4
+    first, again = [5, 1, 1, 1], [1] * 4
+    assert seen["decode"] == first * len(inversions) + again + first
 
 
-def test_a_callback_sees_all_rows_and_leaves_nothing_kept(small_engine):
+def test_unanchored_source_rows_run_hop_by_hop_and_are_kept(small_engine):
     kept = small_engine.invert(picture(), SOURCE)
-    plain = kept.edit(TARGET)
+    with recorded(small_engine) as seen:
+        for anchor in (0.0, 0.0, 1.0, 0.5):
+            kept.edit(TARGET, anchor=anchor)
+    assert seen["decode"] == [2] * 4 + [1] * 4 * 3
+
+
+@pytest.mark.parametrize("anchor", [0.0, 1.0])
+def test_a_callback_sees_all_rows_and_leaves_nothing_kept(small_engine, anchor):
+    kept = small_engine.invert(picture(), SOURCE)
+    plain = kept.edit(TARGET, anchor=anchor)
     seen = []
-    shifted = kept.edit(TARGET, callback_on_step_end=lambda k, t, x: seen.append(len(x)) or x + 1)
+    shifted = kept.edit(
+        TARGET, anchor=anchor, callback_on_step_end=lambda k, t, x: seen.append(len(x)) or x + 1
+    )
     assert seen == [2] * 4
     assert not torch.equal(shifted.source_latents, plain.source_latents)
-    assert torch.equal(kept.edit(TARGET).source_latents, plain.source_latents)
+    again = kept.edit(TARGET, anchor=anchor)
+    assert torch.equal(again.source_latents, plain.source_latents)
 
 
 # --- masks ----------------------------------------------------------------------------------------
@@ -130,8 +148,20 @@ def test_edit_many_shares_passes(small_engine):
     with recorded(small_engine) as seen:
         small_engine.edit_many(mixed_requests())
     assert seen["encode"] == [5] * 4
-    assert seen["decode"] == [5 + 6] * 4
+    assert seen["decode"] == [4 * 5 + 6, 6, 6, 6]
     assert small_engine.edit_many([]) == []
+
+
+def test_anchored_and_unanchored_edits_do_not_share_a_pass(small_engine):
+    settings = [{}, {"anchor": 0.0}, {"anchor": 0.5}]
+    requests = [EditRequest(picture(i), SOURCE, TARGET, own) for i, own in enumerate(settings)]
+    with recorded(small_engine) as seen:
+        together = small_engine.edit_many(requests)
+    assert seen["encode"] == [2] * 4 + [1] * 4
+    assert seen["decode"] == [4 * 2 + 2, 2, 2, 2] + [2] * 4
+    for request, result in zip(requests, together, strict=True):
+        alone = small_engine.edit(request.image, SOURCE, TARGET, **request.settings)
+        assert_close(result.latents, alone.latents)
 
 
 @pytest.mark.parametrize(
@@ -173,13 +203,15 @@ def test_progress_leaves_the_source_branch_kept(small_engine):
     with recorded(small_engine) as seen:
         first = inversion.edit(TARGET, progress=lambda hops: None)
         again = inversion.edit(TARGET, progress=lambda hops: None)
-    assert seen["decode"] == [2] * 4 + [1] * 4
+    assert seen["decode"] == [1] * 8
     assert_close(again.latents, first.latents)
 
 
 def test_callback_may_replace_latents(small_engine, inversion):
     result = inversion.edit(
-        TARGET, callback_on_step_end=lambda step, t, x: x.clone().fill_(0.5) if t == 259 else None
+        TARGET,
+        anchor=0.0,
+        callback_on_step_end=lambda step, t, x: x.clone().fill_(0.5) if t == 259 else None,
     )
     start = torch.full((1, 4, 8, 8), 0.5)
     expected = hop(small_engine, small_engine.runner.decode_network, start, 259, 0, SOURCE, w=0.0)

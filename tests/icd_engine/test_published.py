@@ -60,7 +60,7 @@ def test_encoding_may_start_at_the_picture_itself(converted):
     latents = engine.runner.to_latents(torch.from_numpy(np.asarray(PICTURE).copy())[None])
     prompts = engine.runner.encode_prompts([engine.model.tokenizer.encode(SOURCE).ids])
     assert torch.equal(
-        first, engine.runner.encode(latents, prompts, engine.model.encode_hops, None)
+        first, engine.runner.encode(latents, prompts, engine.model.encode_hops, None)[-1]
     )
     result = engine.edit(PICTURE, SOURCE, TARGET, size=(128, 128))
     assert result.network_calls == 8 and result.latents.isfinite().all()

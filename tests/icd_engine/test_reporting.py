@@ -112,6 +112,6 @@ def test_a_first_edit_that_is_ended_keeps_no_half_branch(small_engine, picture):
 
     with pytest.raises(KeyboardInterrupt):
         kept.edit(TARGET, progress=end)
-    assert small_engine._branches.get(kept) is None
+    assert small_engine._branches.get(kept, True) is None
     other = small_engine.invert(picture, SOURCE)
     assert torch.equal(kept.edit(TARGET).latents, other.edit(TARGET).latents)

@@ -1,5 +1,6 @@
 """Inversions come back from disk bit-equal or not at all; results decode only what is asked for."""
 
+import hashlib
 import json
 import re
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from csrc_triton.pixels import to_pixels
 from icd_engine.errors import BundleError, SettingsError
 from icd_engine.images import to_pil
 from icd_engine.model import OUTPUT_TYPES, as_pictures, check_output_type
+from tests.icd_engine.plain_loops import assert_close
 
 SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
 
@@ -33,7 +35,8 @@ def saved(inversion, tmp_path):
 def rewrite(path, tensors=None, **metadata):
     """The file again with other tensors or metadata."""
     with safe_open(path, framework="pt") as file:
-        kept, about = {"latents": file.get_tensor("latents")}, file.metadata()
+        kept = {name: file.get_tensor(name) for name in ("latents", "boundaries")}
+        about = file.metadata()
     save_file(kept if tensors is None else tensors, path, metadata=about | metadata)
 
 
@@ -41,6 +44,10 @@ def test_saved_inversion_edits_bit_equal(small_engine, inversion, saved):
     loaded = small_engine.load_inversion(saved)
     assert (loaded.source, loaded.seed, loaded.size) == (SOURCE, 11, (96, 64))
     assert torch.equal(loaded.latents, inversion.latents)
+    assert all(map(torch.equal, loaded.boundaries, inversion.boundaries))
+    # The first edit of a loaded one runs the source rows too: another batch, the last bit.
+    settled = loaded.edit(TARGET)
+    assert_close(settled.latents, inversion.edit(TARGET).latents)
     first, again = (
         inversion.edit(TARGET, blend=("cat", "dog")),
         loaded.edit(TARGET, blend=("cat", "dog")),
@@ -48,6 +55,18 @@ def test_saved_inversion_edits_bit_equal(small_engine, inversion, saved):
     assert torch.equal(first.latents, again.latents)
     assert np.array_equal(first.image, again.image)
     assert again.settings.seed == 11
+
+
+def test_a_file_of_the_first_format_edits_unanchored(small_engine, inversion, saved):
+    """It holds the noise alone; what it says goes into the settings of its results."""
+    digest = hashlib.sha256(np.asarray(inversion.latents).tobytes()).hexdigest()
+    rewrite(saved, {"latents": inversion.latents}, icd_inversion="1", sha256=digest)
+    loaded = small_engine.load_inversion(saved)
+    with pytest.warns(UserWarning, match="not anchored"):
+        result = loaded.edit(TARGET)
+    expected = inversion.edit(TARGET, anchor=0.0)
+    assert result.settings == expected.settings and result.settings.anchor == 0
+    assert_close(result.latents, expected.latents)
 
 
 def test_saved_pictures_say_that_a_model_made_them(inversion, tmp_path):
@@ -140,7 +159,7 @@ def test_flipped_bit_is_refused(small_engine, saved, place):
         {"about": "no json"},
         {"about": json.dumps({"source": SOURCE, "seed": "x", "size": [96, 64]})},
         {"about": json.dumps({"source": SOURCE, "seed": 1, "size": [96]})},
-        {"icd_inversion": "2"},
+        {"icd_inversion": "3"},
     ],
     ids=["empty", "list", "text", "seed", "size", "format"],
 )

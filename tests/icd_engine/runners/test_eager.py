@@ -62,7 +62,8 @@ def test_encode_uses_the_forward_network_unguided(runner):
     with torch.no_grad():
         unguided = torch.from_numpy(guidance_embedding([0, 0], 64))
         eps = runner.encode_network(x, torch.full((2,), 19.0), prompt.features, unguided).eps
-    assert close(runner.encode(x, prompt, [hop], None), 0.8 * x + 0.5 * eps)
+    (passed,) = runner.encode(x, prompt, [hop], None)
+    assert close(passed, 0.8 * x + 0.5 * eps)
 
 
 def test_rows_do_not_see_each_other(runner):
@@ -87,11 +88,11 @@ def test_neutral_edit_is_plain_decoding(runner):
 def test_a_closed_mask_gives_each_target_its_own_source(runner):
     x, prompt, guidance = draw(4, 4, 8, 8), prompts(runner, 4), [[0.0, 0.0, 5.0, 5.0]] * len(HOPS)
     source_row = torch.tensor([1, 0])
-    blend = Blend(source_row, torch.tensor([False, False]), torch.zeros(2, 8, 8))
+    blend = [Blend(source_row, torch.tensor([False, False]), torch.zeros(2, 8, 8))] * len(HOPS)
     inputs = DecodeInputs(x, prompt, guidance, neutral_edits(source_row), blend)
     decoded = runner.decode(inputs, HOPS, None)
     assert torch.equal(decoded.latents[2:], decoded.latents[[1, 0]])
-    assert torch.equal(decoded.masks, torch.zeros(len(HOPS), 2, 8, 8))
+    assert torch.equal(torch.stack(decoded.masks), torch.zeros(len(HOPS), 2, 8, 8))
 
 
 def test_word_maps_add_up_over_the_hops(runner, monkeypatch):
@@ -104,7 +105,7 @@ def test_word_maps_add_up_over_the_hops(runner, monkeypatch):
         prompt,
         guidance,
         edits=neutral_edits(source_row, words=True),
-        blend=Blend(source_row, torch.tensor([True])),
+        blend=[Blend(source_row, torch.tensor([True]))] * len(HOPS),
     )
     maps, seen = [], []
 
@@ -115,7 +116,7 @@ def test_word_maps_add_up_over_the_hops(runner, monkeypatch):
 
     monkeypatch.setattr(runner, "stages", runner.stages._replace(decode_pass=watched))
     whole = runner.decode(inputs, HOPS, lambda k, t, latents: seen.append(latents.clone()))
-    assert whole.masks.shape == (4, 1, 8, 8)
+    assert [mask.shape for mask in whole.masks] == [(1, 8, 8)] * 4
     for k in range(len(HOPS)):
         opened = torch.zeros(1, 8, 8, dtype=torch.bool)
         for kind in (0, 1):  # source words, target words
@@ -124,7 +125,7 @@ def test_word_maps_add_up_over_the_hops(runner, monkeypatch):
             opened |= pooled / pooled.max() > 0.3
         assert torch.equal(whole.masks[k], opened.float())
     cut = runner.decode(replace(inputs, guidance=guidance[:2]), HOPS[:2], None)
-    assert torch.equal(cut.masks, whole.masks[:2])
+    assert torch.equal(torch.stack(cut.masks), torch.stack(whole.masks[:2]))
     assert torch.equal(cut.latents, seen[1])
 
 
@@ -133,7 +134,7 @@ def test_inputs_are_not_changed(runner):
     kept = x.clone(), prompt.features.clone()
     source_row = torch.tensor([0])
     edits = neutral_edits(source_row, words=True)
-    blend = Blend(source_row, torch.tensor([True]), torch.ones(1, 8, 8))
+    blend = [Blend(source_row, torch.tensor([True]), torch.ones(1, 8, 8))] * 4
     inputs = DecodeInputs(x, prompt, [[0.0, 5.0]] * 4, edits=edits, blend=blend)
     first, again = (runner.decode(inputs, HOPS, None) for _ in range(2))
     assert torch.equal(x, kept[0]) and torch.equal(prompt.features, kept[1])
@@ -162,7 +163,7 @@ def edit_inputs(runner, targets: int, words: bool = True, share: bool = True) ->
         share_self=~step.share_self,
     )
     edits = [step if share else step._replace(share_self=~step.share_self)] * len(HOPS)
-    blend = Blend(source_row, torch.ones(targets, dtype=torch.bool)) if words else None
+    blend = [Blend(source_row, torch.ones(targets, dtype=torch.bool))] * 4 if words else None
     return DecodeInputs(x, prompt, [[0.0] + [5.0] * targets] * len(HOPS), edits, blend)
 
 
@@ -184,7 +185,9 @@ def test_target_rows_alone_answer_as_with_their_source(runner, words, share):
 
     assert close(first.source.latents[-1], first.latents[:1])
     assert close(alone.latents, first.latents[1:])
-    assert first.masks is None or torch.equal(alone.masks, first.masks)
+    assert (first.masks is None) == (alone.masks is None) == (not words)
+    for ours, theirs in zip(alone.masks or [], first.masks or [], strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_what_is_kept_for_a_prompt_does_not_depend_on_its_batch(runner):

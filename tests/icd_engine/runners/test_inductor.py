@@ -210,7 +210,7 @@ def edited(runner: EagerRunner) -> Decoded:
         prompts,
         [[0.0, 5.0]] * 4,
         edits=steps,
-        blend=Blend(row, torch.tensor([False]), mask),
+        blend=[Blend(row, torch.tensor([False]), mask)] * 4,
         keep=True,
     )
     return runner.decode(inputs, NoiseSchedule.scaled_linear().decode_hops(), None)
