@@ -7,28 +7,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
+
+from icd_engine.feathering import bounds, ring_weights
+
+STRIP = 256  # rows that are mixed at a time, so that few of them are held in floats
 
 
 def finish(
     pictures: Any,
     size: tuple[int, int],
     original: Image.Image | None = None,
-    masks: Sequence[np.ndarray] | None = None,
+    masks: Sequence[np.ndarray] | np.ndarray | None = None,
+    feather: float = 0.0,
 ) -> Any:
     """Pictures resized to `size` = (width, height), bicubic; those of that size as they are.
 
     pictures: a list of PIL RGB pictures, numpy [N, H, W, 3] or torch [N, 3, H, W] in [0, 1]; the
-    same comes back. With the original (RGB, of that size) and a mask [h, w] for each picture, 1 =
-    edited: `paste_back`.
+    same comes back. With the original (RGB, of that size) and a mask [H, W] for each picture:
+    `paste_back`.
     """
     if _are_done(pictures, size) and (original is None or masks is None):
         return pictures
-    each_mask: Sequence[np.ndarray | None] = masks or [None] * len(pictures)
+    each_mask = [None] * len(pictures) if masks is None else masks
 
     def each(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         values = _resized(values, size)
-        return values if original is None or mask is None else paste_back(original, values, mask)
+        if original is None or mask is None:
+            return values
+        return paste_back(original, values, mask, feather)
 
     if isinstance(pictures, list):
         arrays = [
@@ -40,7 +47,7 @@ def finish(
         return np.stack(
             [each(values, mask) for values, mask in zip(pictures, each_mask, strict=True)]
         )
-    done = finish(pictures.permute(0, 2, 3, 1).numpy(), size, original, masks)
+    done = finish(pictures.permute(0, 2, 3, 1).numpy(), size, original, masks, feather)
     return pictures.new_tensor(done.transpose(0, 3, 1, 2))
 
 
@@ -52,24 +59,38 @@ def _are_done(pictures: Any, size: tuple[int, int]) -> bool:
     return (width, height) == size
 
 
-def paste_back(original: Image.Image, edited: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The original's own pixels outside the mask, the edit inside it, blended in a ring of about
-    one cell between.
+def paste_back(
+    original: Image.Image, edited: np.ndarray, mask: np.ndarray, feather: float
+) -> np.ndarray:
+    """The original's own pixels where the mask is 0, the edit where it is not, faded in over a ring
+    of `feather` pixels inside of it (`feathering.ring_weights`).
 
-    edited: [H, W, 3], uint8 or float in [0, 1]. mask: [h, w] in [0, 1] in cells of the latents.
-    Grown by a cell before it is enlarged, so that every masked pixel is wholly edited: decoders
-    spread what latents hold by a cell.
+    edited: [H, W, 3], uint8 or float in [0, 1], of the original's size. mask: [H, W]; how great it
+    is where it is not 0 does not matter, for the edit is as strong as that already.
     """
-    grown = Image.fromarray(np.rint(255 * np.clip(mask, 0, 1)).astype(np.uint8)).filter(
-        ImageFilter.MaxFilter(3)
-    )
-    share = grown.resize(original.size, Image.Resampling.BILINEAR)
-    weight = np.asarray(share, dtype=np.float32)[..., None] / np.float32(255)
-    kept = np.asarray(original, dtype=np.float32)
+    kept = np.asarray(original)
+    if edited.dtype != np.uint8:
+        kept = kept.astype(np.float32) / np.float32(255)
+    out = np.array(kept)
+    box = bounds(mask)
+    if box is None:
+        return out
+    weights = ring_weights(mask, feather)[box]
+    own = out[box]
+    new = edited[box]
+    for top in range(0, len(own), STRIP):
+        rows = slice(top, top + STRIP)
+        own[rows] = _mixed(own[rows], new[rows], weights[rows, :, None])
+    return out
+
+
+def _mixed(kept: np.ndarray, edited: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """kept + weight (edited - kept), exact at 0 and at 1."""
+    old = kept.astype(np.float32)
+    mixed = old + weight * (edited - old)
     if edited.dtype == np.uint8:
-        return np.rint(kept + weight * (edited - kept)).astype(np.uint8)
-    kept /= np.float32(255)
-    return kept + weight * (edited - kept)
+        return np.rint(mixed).astype(np.uint8)
+    return np.where(weight == 1, edited, mixed)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,15 +17,14 @@ import numpy as np
 from icd_engine.editing.plan import edit_steps, make_plan
 from icd_engine.editing.words import Tokens
 from icd_engine.model import Model
+from icd_engine.restrictions import blends_of
 from icd_engine.results import Inversion
 from icd_engine.runners.contract import (
     Anchor,
-    Blend,
     DecodeInputs,
     Prompts,
     Runner,
     SourceBranch,
-    Tensor,
 )
 from icd_engine.settings import EditSettings
 from icd_engine.tasks import Task
@@ -49,7 +48,7 @@ def decode_inputs(
         prompts=model.encode_prompts([*(task.source for task in tasks), *targets]),
         guidance=_guidance(model, tasks, owner, sources=branch is None),
         edits=edit_steps(plans, owner, runner.tensor),
-        blend=_blend(tasks, owner, len(model.decode_hops), runner.tensor),
+        blend=blends_of(model, tasks, owner),
         empty_prompt=model.empty_prompt(),
         source=branch,
         anchor=_anchor(tasks, runner),
@@ -94,24 +93,6 @@ def _hop_prompts(model: Model, tasks: Sequence[Task], owner: Sequence[int]) -> l
     sources = [task.source for task in tasks]
     hops = ([seen(hop.t, row) for row in range(len(targets))] for hop in model.decode_hops)
     return [model.encode_prompts([*sources, *row]) for row in hops]
-
-
-def _blend(
-    tasks: Sequence[Task], owner: Sequence[int], hops: int, tensor: Callable[[np.ndarray], Tensor]
-) -> list[Blend] | None:
-    """Blend words and user masks [h, w] of all target rows, for every hop; None where no row has
-    either."""
-    active = [plan.blend_source is not None for task in tasks for plan in task.plans]
-    masks = [tasks[i].settings.mask for i in owner]
-    given = [mask for mask in masks if mask is not None]
-    if not given and not any(active):
-        return None
-    user_mask = None
-    if given:
-        everywhere = np.ones_like(given[0])
-        user_mask = tensor(np.stack([everywhere if mask is None else mask for mask in masks]))
-    blend = Blend(tensor(np.array(owner, dtype=np.int64)), tensor(np.array(active)), user_mask)
-    return [blend] * hops
 
 
 # --- source branches of kept inversions ----------------------------------------------------------

@@ -242,7 +242,7 @@ class Engine:
         check_output_type(output_type, self.runner)
         size = model.size if size is None else model.checked_size(size)
         given = EditSettings(guidance_scale=guidance_scale, tau=tau, tau_low=tau_low, seed=seed)
-        settings = model.settle(given, size)
+        settings = model.settle(given)
         listener = Listener(self.runner, callback_on_step_end, progress)
         tokens = [model.tokens(text) for text in texts(prompts)]
         inputs = DecodeInputs(

@@ -1,4 +1,4 @@
-"""Any picture in, RGB out: limits, orientation, modes; network range both ways; masks."""
+"""Any picture in, RGB out: limits, orientation, modes; network range both ways."""
 
 import io
 import os
@@ -38,14 +38,14 @@ def load_image(image: Any) -> Image.Image:
     axis of 1, and hold bool, uint8, uint16 or floats in [0, 1]. Transparency lies on white. Any
     aspect is accepted, 1 x 4096 too. Raises ImageError.
     """
-    return _as_rgb(_upright(_open(image, "picture")), background="white")
+    return as_rgb(upright(opened(image, "picture")), background="white")
 
 
 def to_size(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """RGB picture -> uint8 [1, h, w, 3]; bicubic to `size` = (w, h) if it differs."""
     if picture.mode != "RGB":
         raise ImageError(f"expected an RGB picture, got mode {picture.mode}: use load_image first")
-    size = _checked_size(size)
+    size = checked_size(size)
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     return np.array(picture)[None]
@@ -84,31 +84,7 @@ def psnr(one: Any, other: Any, where: np.ndarray | None = None) -> float:
     return float(-10 * np.log10(max(error.mean(), 1e-9) / 255**2))
 
 
-def load_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
-    """A user mask as float32 [h, w] in [0, 1] for `size` = (w, h): 1 may change, 0 is kept. Raises
-    ImageError.
-
-    Takes what load_image takes, with one channel where it is an array. Integer masks whose maximum
-    is 1 are read as 0/1. Transparent pixels are kept ones. Shrinking averages over boxes (the share
-    of a cell that may change), enlarging is bilinear.
-    """
-    width, height = _checked_size(size)
-    values = _array_values(mask, "mask")
-    if values is None:
-        values = np.asarray(
-            _as_rgb(_upright(_open(mask, "mask")), background="black").convert("L")
-        )[..., None]
-    if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 1:
-        values = values.astype(bool)
-    picture = Image.fromarray(_unit_range(values, "mask")[..., 0])
-    if picture.size != (width, height):
-        shrinks = width <= picture.width and height <= picture.height
-        method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-        picture = picture.resize((width, height), method)
-    return np.clip(np.asarray(picture), 0, 1)
-
-
-def _checked_size(size: Any) -> tuple[int, int]:
+def checked_size(size: Any) -> tuple[int, int]:
     try:
         width, height = (int(n) for n in size)
         whole = (width, height) == tuple(size)
@@ -121,7 +97,7 @@ def _checked_size(size: Any) -> tuple[int, int]:
     return width, height
 
 
-def _open(image: Any, what: str) -> Image.Image:
+def opened(image: Any, what: str) -> Image.Image:
     """The picture as its kind gives it: any mode, not yet upright, pixels decoded."""
     if isinstance(image, Image.Image):
         return _decoded(image)
@@ -131,7 +107,7 @@ def _open(image: Any, what: str) -> Image.Image:
         return _from_file(bytes(image))
     if callable(getattr(image, "read", None)):
         return _from_file(_read_stream(image))
-    values = _array_values(image, what)
+    values = array_values(image, what)
     if values is None:
         raise ImageError(
             f"cannot read a {what} from {type(image).__name__}: give a path, bytes, PIL picture or array"
@@ -203,7 +179,7 @@ def _check_pixels(width: int, height: int) -> None:
         )
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def upright(picture: Image.Image) -> Image.Image:
     try:
         turn = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF says nothing about the pixels
@@ -211,7 +187,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def _as_rgb(picture: Image.Image, background: str) -> Image.Image:
+def as_rgb(picture: Image.Image, background: str) -> Image.Image:
     """Any mode -> RGB without metadata, transparency lies on `background`; 16 bits are scaled, F is
     in [0, 1]."""
     if picture.mode == "F" or picture.mode.startswith("I;16"):
@@ -229,7 +205,7 @@ def _as_rgb(picture: Image.Image, background: str) -> Image.Image:
     return rgb
 
 
-def _array_values(image: Any, what: str) -> np.ndarray | None:
+def array_values(image: Any, what: str) -> np.ndarray | None:
     """A numpy array or torch tensor as [h, w, channels], values untouched; None for every other
     kind."""
     if isinstance(image, np.ndarray):
@@ -270,13 +246,13 @@ def _channels_last(values: np.ndarray, last: bool, what: str) -> np.ndarray:
 def _from_array(values: np.ndarray, what: str) -> Image.Image:
     """[h, w, channels] -> PIL L, RGB or RGBA, rounded to 8 bits."""
     if values.dtype != np.uint8:
-        values = np.rint(_unit_range(values, what) * np.float32(255)).astype(np.uint8)
+        values = np.rint(unit_range(values, what) * np.float32(255)).astype(np.uint8)
     return Image.fromarray(
         np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
     )
 
 
-def _unit_range(values: np.ndarray, what: str) -> np.ndarray:
+def unit_range(values: np.ndarray, what: str) -> np.ndarray:
     """bool, uint8, uint16 or floats in [0, 1] -> float32 in [0, 1]."""
     if values.dtype.kind == "b":
         return values.astype(np.float32)

@@ -21,7 +21,6 @@ from icd_engine.errors import (
     SettingsError,
     shown,
 )
-from icd_engine.images import load_mask
 from icd_engine.placement import Placement
 from icd_engine.runners.contract import Prompts, Runner, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
@@ -43,7 +42,6 @@ PLAIN_EDIT = EditSettings(
     control="auto",
     cross_replace=0.0,
     self_replace=0.0,
-    paste_back=False,
     seed=0,
     anchor=1.0,
 )
@@ -141,14 +139,9 @@ class Model:
 
     # --- settings and guidance --------------------------------------------------------------------
 
-    def settle(self, given: EditSettings, size: tuple[int, int]) -> EditSettings:
-        """What an edit at `size` will use: the defaults filled in, and the mask read once (a stream
-        gives its bytes once). SettingsError, ImageError."""
+    def settle(self, given: EditSettings) -> EditSettings:
+        """What an edit will use, but for its mask: the defaults filled in. SettingsError."""
         settings = given.resolve(self.default_settings)
-        if settings.paste_back and settings.blend is None and settings.mask is None:
-            raise SettingsError(
-                "paste_back needs blend words or a mask: they say what is not to change"
-            )
         if settings.anchor and not self.anchors:
             warnings.warn(
                 "this model decodes to boundaries that its encoding does not pass: edits are not "
@@ -156,10 +149,7 @@ class Model:
                 stacklevel=2,
             )
             settings = settings.unanchored()
-        if settings.mask is None:
-            return settings
-        _, _, height, width = self.latent_shape(size)
-        return settings.with_mask(load_mask(settings.mask, (width, height)))
+        return settings
 
     def guidance(self, settings: EditSettings) -> list[float]:
         """w(t) of every decode hop, from settled settings."""

@@ -19,10 +19,9 @@ from icd_engine.errors import OutOfMemoryError
 from icd_engine.images import to_size
 from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
+from icd_engine.restrictions import picture_masks
 from icd_engine.results import Editor, EditResult, Inversion
-from icd_engine.runners.contract import (
-    Tensor,
-)
+from icd_engine.runners.contract import Tensor
 from icd_engine.stopwatch import Stopwatch
 from icd_engine.tasks import Task
 
@@ -183,7 +182,8 @@ def _results(
         masks = None
         if hop_masks is not None:  # waits: after the VAE is under way
             masks = runner.host(runner.join([mask[None] for mask in hop_masks]))
-        own_masks = [None if masks is None else masks[:, span] for span in spans]
+        own_hop_masks = [None if masks is None else masks[:, span] for span in spans]
+        own_masks = [picture_masks(*one) for one in zip(tasks, own_hop_masks, strict=True)]
         images = [pictures[span] for span in spans]
         if output_type != "latent":
             images = [_finished(*one) for one in zip(images, tasks, own_masks, strict=True)]
@@ -197,7 +197,6 @@ def _results(
         assert inversion is not None  # they are encoded
         if task.calls:
             inversion.timings.update({name: timings[name] for name in ENCODE_STAGES})
-        restricted = settings.blend is not None or settings.mask is not None
         results.append(
             EditResult(
                 images=images[i],
@@ -206,17 +205,20 @@ def _results(
                 timings=dict(timings),
                 network_calls=task.calls + model.decode_calls(settings),
                 inversion=inversion,
-                masks=own_masks[i] if restricted else None,
+                masks=own_masks[i],
+                hop_masks=None if own_masks[i] is None else own_hop_masks[i],
                 source_latents=source_latents[i : i + 1],
             )
         )
     return results
 
 
-def _finished(pictures: Any, task: Task, masks: Tensor | None) -> Any:
+def _finished(pictures: Any, task: Task, masks: np.ndarray | None) -> Any:
     """The pictures of one task's targets as they are returned."""
     assert task.inversion is not None
     size = task.inversion.picture_size
-    if not task.settings.paste_back or masks is None:
+    if not task.settings.paste_back:
         return finish(pictures, size)
-    return finish(pictures, size, task.picture, list(np.asarray(masks[-1])))
+    feather = task.settings.feather
+    assert feather is not None  # settled settings have it
+    return finish(pictures, size, task.picture, masks, feather)

@@ -145,8 +145,10 @@ class EditResult:
     images: at the picture's own size, or the size that was asked for; latents with output_type
     "latent".
     latents: final target latents, float32 [targets, 4, h, w] on the CPU. masks: where each target
-    was allowed to change, float32 [hops, targets, h, w] on the CPU, None where neither blend words
-    nor a mask were given.
+    may differ from the picture, float32 numpy [targets, H, W] at the size of the picture it returns;
+    0 is kept. They are what pasting back goes by, or would, and `mask` takes each. hop_masks: what
+    latents were free to do after each hop, float32 [hops, targets, h, w] on the CPU. Both are None
+    where neither blend words nor a mask were given.
     settings: those used, repeatable. timings: milliseconds by stage (of the whole batch in
     `edit_many`).
     network_calls: UNet calls this result took.
@@ -159,7 +161,8 @@ class EditResult:
     network_calls: int
     inversion: Inversion = field(repr=False)
     source_latents: Tensor = field(repr=False)  # [1, 4, h, w]
-    masks: Tensor | None = field(default=None, repr=False)
+    masks: np.ndarray | None = field(default=None, repr=False)
+    hop_masks: Tensor | None = field(default=None, repr=False)
 
     @property
     def image(self) -> Any:

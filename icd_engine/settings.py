@@ -15,6 +15,7 @@ Words = str | Sequence[str]
 
 MAX_GUIDANCE = 100.0
 MAX_AMPLIFY = 20.0
+MAX_FEATHER = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,11 @@ class EditSettings:
     amplify: {target word: factor}, factors -20..20.
     blend: a tuple (source word or words, target word or words); one string or a list of strings
         serves both prompts. Kept as a pair of tuples. A string of several words is a phrase.
-    mask: picture or array, 1 = may change. paste_back: outside mask and blend words, return the
-        original's own pixels (needs one of them). seed: of the encode noise.
+    mask: picture or array of the picture's aspect: 0 is kept, 1 may change, between is how strongly:
+        see `masks.by_hop`. With blend words, both must agree.
+    paste_back: outside mask and blend words, return the original's own pixels (needs one of them).
+        None: where there is a mask. feather: pixels of the returned picture over which the edit
+        fades in, inside of the mask; None: half a cell of the latents. seed: of the encode noise.
     anchor: 0..1, how far an edit is held to the encode trajectory of its picture, see
         `runners.contract.Anchor`; 0 is the paper's own decoding, 1 hands all that the source branch
         misses to the targets.
@@ -52,6 +56,7 @@ class EditSettings:
     blend: Words | tuple[Words, Words] | None = None
     mask: Any = field(default=None, compare=False, repr=False)
     paste_back: bool | None = None
+    feather: float | None = None
     seed: int | None = None
     anchor: float | None = None
 
@@ -66,6 +71,7 @@ class EditSettings:
             "amplify": _amplify,
             "blend": _blend,
             "paste_back": _switch,
+            "feather": lambda name, value: _number(name, value, 0.0, MAX_FEATHER),
             "seed": _seed,
             "anchor": lambda name, value: _number(name, value, 0.0, 1.0),
         }
@@ -109,9 +115,10 @@ class EditSettings:
                 values["cross_replace"] = {**self.cross_replace, "default": share}
         return self._with(values)
 
-    def with_mask(self, mask: Any) -> "EditSettings":
-        """The same settings with another mask: the picture as the array that was read of it."""
-        return self._with({"mask": mask})
+    def masked(self, mask: Any, paste_back: bool, feather: float | None) -> "EditSettings":
+        """The same settings with what masks them known: the picture as the array that was read of
+        it."""
+        return self._with({"mask": mask, "paste_back": paste_back, "feather": feather})
 
     def unanchored(self) -> "EditSettings":
         """The same settings with the paper's own decoding."""

@@ -13,6 +13,7 @@ from icd_engine.editing.plan import EditPlan, make_plan
 from icd_engine.editing.words import Tokens
 from icd_engine.errors import PromptError, SettingsError, shown
 from icd_engine.images import load_image, to_size
+from icd_engine.masks import load_mask
 from icd_engine.model import Model
 from icd_engine.results import EditRequest, Inversion
 from icd_engine.settings import EditSettings
@@ -47,15 +48,15 @@ def check_picture(
     if asked is not None:
         picture = Image.fromarray(to_size(picture, asked)[0])
     works_at = asked or model.working_size(picture.size)
-    settings = model.settle(given, works_at)
-    return Task(picture, works_at, model.tokens(source), settings)
+    return Task(picture, works_at, model.tokens(source), model.settle(given))
 
 
 def check_request(model: Model, request: EditRequest, size: tuple[int, int] | None) -> Task:
     """A picture to encode and to edit: see `check_picture`."""
     given = request.checked_settings()
     task = check_picture(model, request.image, request.source, given, size)
-    return _towards(model, task, request.target)
+    assert task.picture is not None
+    return _towards(model, task, request.target, given, task.picture.size)
 
 
 def check_kept(
@@ -66,11 +67,7 @@ def check_kept(
         raise SettingsError(
             f"seed is {inversion.seed} in this inversion and cannot become {given.seed}"
         )
-    settings = model.settle(given.resolve(EditSettings(seed=inversion.seed)), inversion.size)
-    if settings.paste_back and inversion.picture is None:
-        raise SettingsError(
-            "paste_back needs the picture, which saved inversions do not carry: edit the picture"
-        )
+    settings = model.settle(given.resolve(EditSettings(seed=inversion.seed)))
     if settings.anchor and inversion.boundaries is None:
         warnings.warn(
             "this inversion does not hold its encode trajectory: its edits are not anchored "
@@ -80,14 +77,61 @@ def check_kept(
         settings = settings.unanchored()
     source = model.tokens(inversion.source)
     task = Task(inversion.picture, inversion.size, source, settings, inversion=inversion)
-    return _towards(model, task, target)
+    return _towards(model, task, target, given, inversion.picture_size)
 
 
-def _towards(model: Model, task: Task, target: str | Sequence[str]) -> Task:
+def _towards(
+    model: Model,
+    task: Task,
+    target: str | Sequence[str],
+    given: EditSettings,
+    size: tuple[int, int],
+) -> Task:
+    """The task with its targets. size: of the pictures that it returns."""
     targets = [model.tokens(text) for text in texts(target)]
+    settings = _restricted(model, task, given, size)
     hops = len(model.decode_hops)
-    plans = [make_plan(task.source, tokens, task.settings, hops) for tokens in targets]
-    return replace(task, targets=targets, plans=plans)
+    plans = [make_plan(task.source, tokens, settings, hops) for tokens in targets]
+    return replace(task, settings=settings, targets=targets, plans=plans)
+
+
+def _restricted(
+    model: Model, task: Task, given: EditSettings, size: tuple[int, int]
+) -> EditSettings:
+    """The task's settings with its mask read (once: a stream gives its bytes once) at `size`, and
+    what is pasted back and how settled. SettingsError, ImageError."""
+    settings = task.settings
+    if settings.mask is None and settings.blend is None:
+        if given.paste_back:
+            raise SettingsError(
+                "paste_back needs blend words or a mask: they say what is not to change"
+            )
+        return settings.masked(None, False, settings.feather)
+    mask = None if settings.mask is None else load_mask(settings.mask, size)
+    feather = settings.feather
+    if feather is None:
+        feather = _cell(model, task.size, size) / 2
+    return settings.masked(mask, _pastes_back(task, given), feather)
+
+
+def _pastes_back(task: Task, given: EditSettings) -> bool:
+    """Whether a restricted edit keeps the original's own pixels. SettingsError where that is asked
+    for and there are none, a warning where it is not."""
+    settings = task.settings
+    wanted = settings.mask is not None if settings.paste_back is None else settings.paste_back
+    if not wanted or task.picture is not None:
+        return wanted
+    text = "saved inversions do not carry the picture, whose pixels paste_back keeps"
+    if given.paste_back:
+        raise SettingsError(f"{text}: edit the picture")
+    warnings.warn(f"{text}: what the mask keeps comes back as it is decoded", stacklevel=2)
+    return False
+
+
+def _cell(model: Model, works_at: tuple[int, int], size: tuple[int, int]) -> float:
+    """Pixels of a picture of `size` that a cell of its latents is wide or high."""
+    _, _, *cells = model.latent_shape(works_at)
+    return max(length / count for length, count in zip(size[::-1], cells, strict=True))
 
 
 def texts(prompts: str | Sequence[str]) -> list[str]:

@@ -16,9 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = [
     ["csrc_triton"],
     ["icd_engine.errors", "icd_engine.version"],
-    ["icd_engine.settings", "icd_engine.placement", "icd_engine.atomic", "icd_engine.provenance"],
+    [
+        *("icd_engine.settings", "icd_engine.placement", "icd_engine.atomic"),
+        *("icd_engine.provenance", "icd_engine.feathering"),
+    ],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],
-    ["icd_engine.saving", "icd_engine.inversion_files"],
+    ["icd_engine.saving", "icd_engine.inversion_files", "icd_engine.masks"],
     ["icd_engine.sampling", "icd_engine.editing", "icd_engine.bundles"],
     ["icd_engine.networks"],
     ["icd_engine.runners"],
@@ -26,6 +29,7 @@ HOUSE = [
     ["icd_engine.model"],
     ["icd_engine.results"],
     ["icd_engine.tasks", "icd_engine.search"],
+    ["icd_engine.restrictions"],
     ["icd_engine.decoding"],
     ["icd_engine.passes"],
     ["icd_engine.engine"],
@@ -47,12 +51,15 @@ FLOORS = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 TORCH_FREE = {
     *("icd_engine", "icd_engine.engine", "icd_engine.passes", "icd_engine.decoding"),
     "icd_engine.tasks",
+    "icd_engine.restrictions",
     *("icd_engine.search", "icd_engine.results", "icd_engine.model", "icd_engine.reporting"),
     *(
         "icd_engine.sampling",
         "icd_engine.editing",
         "icd_engine.images",
         "icd_engine.compositing",
+        "icd_engine.feathering",
+        "icd_engine.masks",
         "icd_engine.saving",
         "icd_engine.inversion_files",
     ),

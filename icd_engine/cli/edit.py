@@ -12,7 +12,7 @@ from icd_engine.cli.asked import Asked
 from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.pictures import comparison, save_all
 from icd_engine.cli.terminal import open_engine, print_note, print_path
-from icd_engine.images import load_mask
+from icd_engine.masks import read_mask
 from icd_engine.placement import PLAIN
 from icd_engine.saving import save_image
 from icd_engine.settings import Control
@@ -118,7 +118,7 @@ def edit(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Picture that is white where the edit may change something.",
+            help="Picture that is white where the edit may change something; grey is how strongly.",
             show_default="all may",
         ),
     ] = None,
@@ -127,7 +127,15 @@ def edit(
         typer.Option(
             "--paste-back/--no-paste-back",
             help="Keep the original's own pixels outside --blend and --mask.",
-            show_default=MODELS_OWN,
+            show_default="with --mask",
+        ),
+    ] = None,
+    feather: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Width of the ring over which the edit fades in, inside of the mask.",
+            show_default="half a cell of the latents",
         ),
     ] = None,
     size: options.Size = None,
@@ -159,6 +167,7 @@ def edit(
         blend=options.blend(blend),
         mask=mask,
         paste_back=paste_back,
+        feather=feather,
     )
     if demo and (picture is not None or source is not None or target):
         raise UsageError("--demo brings its own PICTURE, --source and --target")
@@ -178,7 +187,7 @@ def edit(
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
     out = options.check_picture_path(out or Path(f"{Path(picture or 'demo').stem}_edited.png"))
     if mask is not None:
-        load_mask(mask, (8, 8))  # an unreadable mask shows before the model is loaded
+        read_mask(mask)  # an unreadable mask shows before the model is loaded
     asked = asked.read()
     if asked.image is not None and "signature" in marks:
         marks["parent"] = Path(str(picture)).read_bytes()

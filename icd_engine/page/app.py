@@ -38,7 +38,7 @@ LIVE = [
     "amplify_factor",
     "paste_back",
 ]
-WORDS = ["source", "targets", "seed", "blend_source", "blend_target", "amplify_word"]
+WORDS = ["source", "targets", "seed", "feather", "blend_source", "blend_target", "amplify_word"]
 Values = dict[str, Any]  # by the names of parts, or of Gradio's options
 
 
@@ -263,7 +263,8 @@ def _filled(example: Demo, defaults: EditSettings) -> Values:
         "blend_target": ", ".join(blend[1]),
         "amplify_word": word,
         "amplify_factor": factor,
-        "paste_back": bool(settings.paste_back),
+        "paste_back": settings.paste_back is not False,
+        "feather": settings.feather,
     }
 
 

@@ -38,6 +38,7 @@ class Form:
     blend_source: str
     blend_target: str
     paste_back: bool
+    feather: float | None
 
     def prompts(self) -> list[str]:
         """The target prompts. PromptError if there are none, or too many, or no source prompt that
@@ -53,7 +54,9 @@ class Form:
 
     def settings(self) -> dict[str, Any]:
         """Keywords of an edit, the seed aside: it belongs to the inversion. SettingsError."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in (*SEARCHED, "control")}
+        values: dict[str, Any] = {
+            name: getattr(self, name) for name in (*SEARCHED, "control", "feather")
+        }
         if self.amplify_word.strip():
             values["amplify"] = {self.amplify_word.strip(): self.amplify_factor}
         blend = _words(self.blend_source), _words(self.blend_target)

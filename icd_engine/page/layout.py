@@ -11,7 +11,7 @@ import gradio as gr
 from icd_engine.bundles.demo import Demo
 from icd_engine.images import FORMATS
 from icd_engine.page.fields import MOST_TARGETS, shares
-from icd_engine.settings import Control, EditSettings
+from icd_engine.settings import MAX_FEATHER, Control, EditSettings
 
 Parts = dict[str, Any]
 THEME = gr.themes.Base(
@@ -185,9 +185,19 @@ def _words(defaults: EditSettings) -> Parts:
             parts["amplify_factor"] = gr.Slider(
                 -5, 10, 2, step=0.1, label="by the factor", buttons=[], elem_id="amplify_factor"
             )
-        parts["paste_back"] = gr.Checkbox(
-            bool(defaults.paste_back),
-            label="Original pixels outside these words and the mask",
-            elem_id="paste_back",
-        )
+        with gr.Row():
+            parts["paste_back"] = gr.Checkbox(
+                defaults.paste_back is not False,
+                label="Original pixels outside these words and the mask",
+                elem_id="paste_back",
+            )
+            parts["feather"] = gr.Number(
+                defaults.feather,
+                label="Fade in over",
+                info="pixels inside of the mask",
+                placeholder="half a cell",
+                minimum=0,
+                maximum=MAX_FEATHER,
+                elem_id="feather",
+            )
     return parts

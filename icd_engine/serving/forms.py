@@ -19,7 +19,7 @@ from icd_engine.serving.limits import (
     SETTING_CHARACTERS,
     ApiError,
 )
-from icd_engine.settings import MAX_GUIDANCE, Control, EditSettings
+from icd_engine.settings import MAX_FEATHER, MAX_GUIDANCE, Control, EditSettings
 
 ENCODING = {
     name: {"contentType": "image/png, image/jpeg, image/webp"} for name in ("image", "mask")
@@ -94,7 +94,12 @@ async def settings(
         File(description="White may change; or as OpenAI has it, what is transparent."),
     ] = None,
     paste_back: Annotated[
-        bool | None, _text("Outside blend and mask, the original's own pixels.")
+        bool | None,
+        _text("Outside blend and mask, the original's own pixels. Default: where there is a mask."),
+    ] = None,
+    feather: Annotated[
+        float | None,
+        _text("Pixels over which the edit fades in, inside of the mask.", ge=0, le=MAX_FEATHER),
     ] = None,
 ) -> dict[str, Any]:
     """Those fields of EditSettings that were given, checked. Raises ApiError."""
@@ -103,7 +108,7 @@ async def settings(
         "tau_low": tau_low,
         "control": control,
     }
-    values |= {"paste_back": paste_back}
+    values |= {"paste_back": paste_back, "feather": feather}
     texts = dict(
         zip(JSON_SETTINGS, (tau, cross_replace, self_replace, amplify, blend), strict=True)
     )

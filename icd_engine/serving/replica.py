@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image, ImageChops
 
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, ImageError, SettingsError
-from icd_engine.images import load_image, to_size
+from icd_engine.images import load_image, opened, to_size, upright
 from icd_engine.placement import Placement
 from icd_engine.results import EditRequest, EditResult, Inversion
 from icd_engine.saving import image_bytes
@@ -117,9 +116,8 @@ class JobEditor:
         image = self._picture(job.image, "image")
         settings = dict(job.settings)
         if "mask" in settings:
-            settings["mask"] = _openai_mask(
-                settings["mask"], self._picture(settings["mask"], "mask")
-            )
+            self._picture(settings["mask"], "mask")
+            settings["mask"] = _openai_mask(settings["mask"])
         if isinstance(job, EditJob | InvertJob) and job.size is not None:
             width, height = self.engine.bundle.size
             if job.size[0] * job.size[1] > AREAS * width * height:
@@ -203,11 +201,8 @@ def written(results: Sequence[EditResult]) -> Pictures:
     return Pictures(files, [result.settings.as_dict() for result in results])
 
 
-def _openai_mask(data: bytes, picture: Image.Image) -> Image.Image:
-    """OpenAI's masks are transparent where the picture may change, ours white: one that has no hole
-    is read as ours.
-
-    picture: the same file, read and so known to be whole.
-    """
-    alpha = Image.open(io.BytesIO(data)).convert("RGBA").getchannel("A")
-    return picture.convert("L") if alpha.getextrema()[0] == 255 else ImageChops.invert(alpha)
+def _openai_mask(data: bytes) -> Any:
+    """OpenAI's masks are transparent where the picture may change, ours white: one in which no pixel
+    is wholly transparent is read as ours. The file has been read before, so it is whole."""
+    alpha = upright(opened(data, "mask")).convert("RGBA").getchannel("A")
+    return data if np.asarray(alpha).min() > 0 else ImageChops.invert(alpha)

@@ -4,11 +4,15 @@ mask."""
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from icd_engine.compositing import finish, paste_back
+from icd_engine.feathering import distances
 
-SIZE = (48, 32)  # width, height: cells of 8 pixels for a mask [4, 6]
+SIZE = (48, 32)  # width, height
 
 
 @pytest.fixture
@@ -22,9 +26,9 @@ def edited() -> np.ndarray:
 
 
 def mask() -> np.ndarray:
-    cells = np.zeros((4, 6), dtype=np.float32)
-    cells[1, 1] = 1
-    return cells
+    pixels = np.zeros((32, 48), dtype=np.float32)
+    pixels[6:28, 10:41] = 0.3
+    return pixels
 
 
 def test_pictures_of_the_size_are_left_alone(edited):
@@ -46,36 +50,66 @@ def test_every_kind_is_resized_alike(edited):
     assert array.min() >= 0 and array.max() <= 1
 
 
-def test_the_original_is_kept_exactly_outside_and_nothing_of_it_inside(original, edited):
-    out = paste_back(original, edited, mask())
-    assert np.array_equal(out[8:16, 8:16], edited[8:16, 8:16])  # the masked cell
-    far = np.ones((32, 48), dtype=bool)
-    far[:28, :28] = False  # the cell, one cell of growth, and the half cell over which it fades
+def test_the_original_is_kept_outside_and_nothing_of_it_behind_the_ring(original, edited):
+    out = paste_back(original, edited, mask(), 4.0)
     kept = np.asarray(original)
-    assert np.array_equal(out[far], kept[far])
-    between = out[8:16, 16:28].astype(int)
-    low, high = np.minimum(edited, kept)[8:16, 16:28], np.maximum(edited, kept)[8:16, 16:28]
-    assert (between >= low).all() and (between <= high).all()
-    assert (between != edited[8:16, 16:28]).any() and (between != kept[8:16, 16:28]).any()
+    outside = mask() == 0
+    assert np.array_equal(out[outside], kept[outside])
+    assert np.array_equal(out[9:25, 13:38], edited[9:25, 13:38])
+    ring = ~outside
+    ring[9:25, 13:38] = False
+    low = np.minimum(edited, kept)[ring]
+    high = np.maximum(edited, kept)[ring]
+    assert (out[ring] >= low).all() and (out[ring] <= high).all()
+    assert (out[ring] != edited[ring]).any() and (out[ring] != kept[ring]).any()
 
 
-@pytest.mark.parametrize(("value", "whose"), [(0.0, "original"), (1.0, "edited")])
-def test_whole_masks(original, edited, value, whose):
-    out = paste_back(original, edited, np.full((4, 6), value, dtype=np.float32))
-    assert np.array_equal(out, np.asarray(original) if whose == "original" else edited)
+@pytest.mark.parametrize(("value", "whose"), [(0.0, "original"), (0.2, "edited"), (1.0, "edited")])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_whole_masks(original, edited, value, whose, kind):
+    """To the bit, in bytes and floats."""
+    scale = np.float32(1 if kind == np.uint8 else 255)
+    pictures = {
+        "original": (np.asarray(original) / scale).astype(kind),
+        "edited": (edited / scale).astype(kind),
+    }
+    out = paste_back(original, pictures["edited"], np.full((32, 48), value), 4.0)
+    assert out.dtype == kind and np.array_equal(out, pictures[whose])
+
+
+@settings(deadline=None)
+@given(st.data(), st.floats(0, 12))
+def test_any_mask_of_any_picture(data, feather):
+    """Nothing outside, all of the edit behind the ring, and between the two in it."""
+    shape = data.draw(st.tuples(st.integers(1, 30), st.integers(1, 30)))
+    grey = st.sampled_from([0.0, 1.0, 0.5, 0.01])
+    mask = data.draw(arrays(np.float32, shape, elements=grey, fill=st.sampled_from([0.0, 1.0])))
+    rng = np.random.default_rng(0)
+    kept, new = rng.integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+    out = paste_back(Image.fromarray(kept), new, mask, feather)
+    ring = max(1.0, feather)
+    behind = distances(mask > 0, ring) >= ring
+    assert np.array_equal(out[mask == 0], kept[mask == 0])
+    assert np.array_equal(out[behind], new[behind])
+    assert (out >= np.minimum(kept, new)).all() and (out <= np.maximum(kept, new)).all()
+
+
+def test_without_a_ring_all_of_the_mask_is_the_edit(original, edited):
+    inside = mask() > 0
+    out = paste_back(original, edited, mask(), 0.0)
+    assert np.array_equal(out[inside], edited[inside])
 
 
 def test_floats_are_pasted_like_bytes(original, edited):
-    floats = paste_back(original, edited.astype(np.float32) / 255, mask())
+    floats = paste_back(original, edited.astype(np.float32) / 255, mask(), 4.0)
     assert floats.dtype == np.float32
-    assert np.abs(floats * 255 - paste_back(original, edited, mask())).max() <= 0.5 + 1e-3
+    assert np.abs(floats * 255 - paste_back(original, edited, mask(), 4.0)).max() <= 0.5 + 1e-3
 
 
 def test_each_picture_has_its_own_mask(original, edited):
     pictures = [Image.fromarray(edited)] * 2
-    done = finish(
-        pictures, SIZE, original, [np.zeros((4, 6), np.float32), np.ones((4, 6), np.float32)]
-    )
+    masks = np.stack([np.zeros((32, 48)), np.ones((32, 48))]).astype(np.float32)
+    done = finish(pictures, SIZE, original, masks, 4.0)
     assert np.array_equal(np.asarray(done[0]), np.asarray(original))
     assert np.array_equal(np.asarray(done[1]), edited)
 

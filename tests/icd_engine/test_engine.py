@@ -113,7 +113,7 @@ def test_several_targets_equal_single_edits(inversion):
     for row, target in enumerate([TARGET, OTHER, SOURCE]):
         alone = inversion.edit(target, **settings)
         assert_close(together.latents[row : row + 1], alone.latents)
-        assert torch.equal(together.masks[:, row], alone.masks[:, 0])
+        assert torch.equal(together.hop_masks[:, row], alone.hop_masks[:, 0])
 
 
 def test_result_settings_repeat_the_edit(small_engine):
@@ -133,7 +133,7 @@ def test_result_settings_repeat_the_edit(small_engine):
 def test_other_sizes(small_engine):
     result = small_engine.edit(picture(), SOURCE, TARGET, size=(96, 64), blend=("cat", "dog"))
     assert result.latents.shape == (1, 4, 8, 12)
-    assert result.masks.shape == (4, 1, 8, 12)
+    assert result.hop_masks.shape == (4, 1, 8, 12)
     assert result.image.size == result.reconstruction.size == (96, 64)
 
 
@@ -190,7 +190,7 @@ def test_results_are_ordinary_tensors(inversion):
         inversion.latents,
         result.latents,
         result.source_latents,
-        result.masks,
+        result.hop_masks,
         result.images,
     )
     assert not any(tensor.is_inference() for tensor in tensors)

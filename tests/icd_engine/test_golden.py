@@ -124,8 +124,8 @@ def errors(steps: list[Tensor], golden: dict[str, Tensor]) -> list[float]:
 
 
 def assert_masks(result: EditResult, case: dict, golden: dict[str, Tensor]) -> None:
-    assert (result.masks is not None) == ("blend" in case)
-    for k, mask in enumerate([] if result.masks is None else result.masks):
+    assert (result.hop_masks is not None) == ("blend" in case)
+    for k, mask in enumerate([] if result.hop_masks is None else result.hop_masks):
         expected = golden[f"mask_{k}"][1, 0].float()
         assert 0 < expected.mean() < 1
         assert torch.equal(torch.as_tensor(mask[0]), expected)

@@ -57,7 +57,7 @@ def test_a_further_edit_equals_a_first_one(small_engine, settings):
     again = kept.edit([SOURCE, TARGET], **settings)
     assert_close(again.latents[1:], first.latents)
     assert torch.equal(again.source_latents, first.source_latents)
-    assert first.masks is None or torch.equal(again.masks[:, 1:], first.masks)
+    assert first.hop_masks is None or torch.equal(again.hop_masks[:, 1:], first.hop_masks)
 
 
 def test_source_branches_are_kept_for_the_last_few(small_engine):
@@ -100,7 +100,7 @@ def test_outside_the_mask_the_source_stays(inversion, blend):
     mask = np.zeros((64, 64))
     mask[:, 32:] = 1
     result = inversion.edit(TARGET, mask=mask, blend=blend)
-    assert not result.masks[..., :4].any()
+    assert not result.hop_masks[..., :4].any()
     assert torch.equal(result.latents[..., :4], result.source_latents[..., :4])
     assert not torch.equal(result.latents[..., 4:], result.source_latents[..., 4:])
 
@@ -110,7 +110,7 @@ def test_blend_words_close_a_part_after_every_hop(small_engine):
     result = kept.edit(
         TARGET, blend="mat", callback_on_step_end=lambda k, t, x: seen.append(x.clone())
     )
-    rows, closed = torch.stack(seen), (result.masks[:, 0] == 0)[:, None].expand(4, 4, 16, 16)
+    rows, closed = torch.stack(seen), (result.hop_masks[:, 0] == 0)[:, None].expand(4, 4, 16, 16)
     assert 0 < int(closed.sum()) < closed.numel()
     assert torch.equal(rows[:, 1][closed], rows[:, 0][closed])
     assert not torch.equal(rows[:, 1], rows[:, 0])
@@ -139,9 +139,9 @@ def test_edit_many_equals_single_edits(small_engine, monkeypatch, targets):
         assert_close(result.inversion.latents, alone.inversion.latents)
         assert result.settings == alone.settings
         assert len(result.images) == len(alone.images)
-        assert (result.masks is None) == (alone.masks is None)
-        if alone.masks is not None:
-            assert torch.equal(result.masks, alone.masks)
+        assert (result.hop_masks is None) == (alone.hop_masks is None)
+        if alone.hop_masks is not None:
+            assert torch.equal(result.hop_masks, alone.hop_masks)
 
 
 def test_edit_many_shares_passes(small_engine):

@@ -117,10 +117,10 @@ def test_the_source_prompt_rules_above_tau_only(inversion):
 
 def test_attention_control_and_blend(inversion):
     controlled = inversion.edit(CASE["target"], **CONTROLLED)
-    assert controlled.masks is not None and torch.equal(
-        controlled.masks[-1, 0], torch.from_numpy(MASK)
+    assert controlled.hop_masks is not None and torch.equal(
+        controlled.hop_masks[-1, 0], torch.from_numpy(MASK)
     )
-    kept = controlled.masks[-1, 0] == 0
+    kept = controlled.hop_masks[-1, 0] == 0
     assert torch.equal(controlled.latents[0][:, kept], controlled.source_latents[0][:, kept])
     for off in ({"cross_replace": 0.0}, {"self_replace": 0.0}, {"mask": None}):
         assert (

@@ -167,7 +167,7 @@ def test_known_values_are_not_checked_again(monkeypatch):
         raise AssertionError("checked again")
 
     monkeypatch.setattr(EditSettings, "__post_init__", checked)
-    resolved = given.resolve(defaults).with_mask("a mask")
+    resolved = given.resolve(defaults).masked("a mask", True, 2.0)
     assert (resolved.guidance_scale, resolved.tau, resolved.mask) == (4.0, 0.7, "a mask")
     assert given.mask is None and given.guidance_scale is None
 

@@ -154,7 +154,7 @@ def unharmed(engine: Engine, picture: Image.Image) -> Iterator[None]:
         result = engine.edit(
             picture, SOURCE, TARGET, size=(32, 32), seed=5, blend="circle", guidance_scale=3.0
         )
-        return np.asarray(result.image), np.asarray(result.latents), np.asarray(result.masks)
+        return np.asarray(result.image), np.asarray(result.latents), np.asarray(result.hop_masks)
 
     before = edit()
     yield

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
-from icd_engine.images import load_image, load_mask
+from icd_engine.images import load_image
+from icd_engine.masks import load_mask
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "I", "La", "YCbCr")
 WEBP = b"RIFF\x40\0\0\0WEBPVP8"

@@ -45,7 +45,7 @@ def fields(**values) -> list:
         "amplify_factor": 2.0,
         "blend_source": "",
     }
-    plain |= {"blend_target": "", "paste_back": False}
+    plain |= {"blend_target": "", "paste_back": False, "feather": None}
     return [(plain | values)[name] for name in FIELDS]
 
 

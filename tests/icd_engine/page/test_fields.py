@@ -30,6 +30,7 @@ FORM = Form(
     blend_source="",
     blend_target="",
     paste_back=False,
+    feather=None,
 )
 
 

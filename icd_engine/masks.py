@@ -1,0 +1,159 @@
+"""A user's mask: read, brought to the picture's size, and what it lets latents do in each hop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from icd_engine.errors import ImageError
+from icd_engine.images import array_values, as_rgb, checked_size, opened, unit_range, upright
+
+# What lossy files leave of plain black and white: ringing beside edges.
+LOSSY = ("JPEG", "MPO")
+NOISE = 1 / 16
+
+
+def load_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
+    """A user mask as float32 [h, w] in [0, 1] at `size` = (w, h): 0 is kept, 1 may change, between
+    is strength (`by_hop`). Raises ImageError.
+
+    Takes what load_image takes, with one channel where it is an array. Integer masks whose maximum
+    is 1 are read as 0/1. Transparent pixels are kept ones; strokes of one colour on a transparent
+    layer are 1 whatever the colour. Of JPEG files, values within 1/16 of black and white are these.
+    A mask of another size must have the aspect of `size`, to a pixel's rounding. One of 0 and 1
+    alone keeps these values: a pixel is 1 where a larger mask touches it at all, and where a smaller
+    one, bilinear, is at least a half. Others are averaged, or bilinear.
+    """
+    values = read_mask(mask)
+    size = checked_size(size)
+    _check_aspect(values.shape[::-1], size)
+    return _resized(values, size)
+
+
+def read_mask(mask: Any) -> np.ndarray:
+    """The same at the mask's own size."""
+    values = array_values(mask, "mask")
+    if values is None:
+        return _read_picture(opened(mask, "mask"))
+    if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 1:
+        values = values.astype(bool)
+    return unit_range(values, "mask")[..., 0]
+
+
+def _read_picture(picture: Image.Image) -> np.ndarray:
+    lossy = picture.format in LOSSY
+    picture = upright(picture)
+    strokes = _strokes(picture)
+    if strokes is not None:
+        return strokes
+    grey = np.asarray(as_rgb(picture, background="black").convert("L"))
+    values = (grey > 0).astype(np.float32) if grey.max() <= 1 else unit_range(grey, "mask")
+    if lossy:
+        values[values < NOISE] = 0
+        values[values > 1 - NOISE] = 1
+    return values
+
+
+def _strokes(picture: Image.Image) -> np.ndarray | None:
+    """What is painted in one colour on a transparent layer; None of other pictures."""
+    if picture.mode not in ("RGBA", "LA", "PA", "P") or not picture.has_transparency_data:
+        return None
+    pixels = np.asarray(picture.convert("RGBA"))
+    alpha = pixels[..., 3]
+    painted = pixels[alpha > 0, :3]
+    if alpha.min() > 0 or not len(painted) or (painted != painted[0]).any():
+        return None
+    return unit_range(alpha, "mask")
+
+
+def _check_aspect(own: tuple[int, ...], size: tuple[int, int]) -> None:
+    """ImageError unless the width and height of a mask are those of a picture, scaled: to a pixel's
+    rounding, of either."""
+    (mask_width, mask_height), (width, height) = own, size
+    across = mask_width * height
+    down = mask_height * width
+    if abs(across - down) > max(*own, *size):
+        raise ImageError(
+            f"the mask is {mask_width} x {mask_height} and the picture {width} x {height}: give it "
+            "the picture's shape (pictures are turned upright by their EXIF orientation, arrays and "
+            "masks without it are not)"
+        )
+
+
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[h, w] at `size` = (w, h): see `load_mask`."""
+    width, height = size
+    if values.shape == (height, width):
+        return values
+    hard = bool(np.isin(values, (0, 1)).all())
+    shrinks = width <= values.shape[1] and height <= values.shape[0]
+    if hard and shrinks:
+        return touched(values, size)
+    method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+    resized = np.clip(np.asarray(Image.fromarray(values).resize(size, method)), 0, 1)
+    return (resized >= 0.5).astype(np.float32) if hard else resized
+
+
+def touched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The greatest value in each cell of a grid of `size` = (columns, rows) that covers [h, w]; a
+    pixel between two cells counts in both."""
+    for axis, count in ((0, size[1]), (1, size[0])):
+        length = values.shape[axis]
+        rows = np.moveaxis(values, axis, 0)
+        greatest = [
+            rows[i * length // count : -(-(i + 1) * length // count)].max(axis=0)
+            for i in range(count)
+        ]
+        values = np.stack(greatest, axis=axis)
+    return values
+
+
+def by_hop(strengths: np.ndarray, hops: int) -> np.ndarray:
+    """What strengths [h, w] in [0, 1] let latents do after each of K hops: [K, h, w], 1 = free of
+    their source, 0 = held to it.
+
+    A cell of strength g is held for the first hops and free for the last round(g K), at least one
+    where g > 0: the strength maps of differential diffusion (Levin & Fried, arXiv 2306.00950). Of
+    1, that is every hop.
+    """
+    free = np.floor(strengths * hops + 0.5)
+    free = np.where(strengths > 0, np.maximum(free, 1), 0)
+    after = np.arange(hops, 0, -1).reshape(-1, 1, 1)  # hops from this one to the last
+    return (after <= free).astype(np.float32)
+
+
+def for_targets(
+    mask: np.ndarray | None, cells: np.ndarray | None, targets: int, size: tuple[int, int]
+) -> np.ndarray:
+    """Where each target's picture of `size` = (w, h) may change: float32 [targets, h, w].
+
+    mask: the user's [h, w]. cells: [targets, h', w'], where blend words have left latents free.
+    They are grown by a cell, because decoders spread what latents hold by that. With both, both must
+    agree.
+    """
+    width, height = size
+    if cells is None:
+        assert mask is not None
+        return np.broadcast_to(mask, (targets, height, width))
+    grown = np.stack([enlarged(_grown(one), size) for one in cells])
+    return grown if mask is None else np.where(grown > 0, mask, np.float32(0))
+
+
+def _grown(cells: np.ndarray) -> np.ndarray:
+    """[h, w]: 1 where a cell or one beside it is not 0."""
+    height, width = cells.shape
+    padded = np.pad(cells > 0, 1)
+    beside = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return np.any(beside, axis=0).astype(np.float32)
+
+
+def enlarged(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cells [h', w'] as pixels [h, w] of `size` = (w, h), each of the cell that its first corner lies
+    in."""
+    rows, columns = (
+        np.arange(length) * count // length
+        for length, count in zip(size[::-1], cells.shape, strict=True)
+    )
+    return cells[rows[:, None], columns]

@@ -1,0 +1,190 @@
+"""Masks of every kind: right values or one typed error; what they let cells and pixels do."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icd_engine.errors import ImageError
+from icd_engine.masks import by_hop, enlarged, for_targets, load_mask, touched
+from tests.icd_engine.images.encoding import encoded
+
+
+@pytest.fixture
+def mask() -> np.ndarray:
+    """bool [6, 4], the lower right part may change."""
+    return np.add.outer(np.arange(6), np.arange(4)) > 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: m,
+        lambda m: m.astype(np.uint8),
+        lambda m: m.astype(np.uint8) * 255,
+        lambda m: m.astype(np.int64),
+        lambda m: m.astype(np.uint16) * 65535,
+        lambda m: m.astype(np.float16),
+        lambda m: m[..., None],
+        lambda m: m[None, None],
+        lambda m: torch.from_numpy(m),
+        lambda m: torch.from_numpy(m)[None].float(),
+        lambda m: Image.fromarray(m),
+        lambda m: Image.fromarray(m.astype(np.uint8) * 255).convert("RGB"),
+        lambda m: Image.merge(
+            "LA", [Image.new("L", (4, 6), 255), Image.fromarray(m.astype(np.uint8) * 255)]
+        ),
+        lambda m: encoded(m.astype(np.uint8) * 255),
+    ],
+    ids=[
+        "bool",
+        "uint8-01",
+        "uint8",
+        "int64-01",
+        "uint16",
+        "float16",
+        "hw1",
+        "11hw",
+        "torch",
+        "torch-float",
+        "pil-1",
+        "pil-rgb",
+        "brush-layer",
+        "png",
+    ],
+)
+def test_masks_of_every_kind(make, mask: np.ndarray):
+    values = load_mask(make(mask), (4, 6))
+    assert values.dtype == np.float32 and np.array_equal(values, mask)
+
+
+def test_soft_masks_keep_their_values():
+    soft = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    assert np.array_equal(load_mask(soft, (4, 3)), soft)
+
+
+# --- other sizes ----------------------------------------------------------------------------------
+
+
+def test_a_soft_mask_is_averaged_or_enlarged_between_its_values():
+    soft = np.linspace(0, 1, 24, dtype=np.float32).reshape(6, 4)
+    expected = soft.reshape(3, 2, 2, 2).mean(axis=(1, 3))
+    assert np.allclose(load_mask(soft, (2, 3)), expected, rtol=0, atol=1e-6)
+    wide = load_mask(soft, (12, 18))
+    assert wide.shape == (18, 12) and wide.min() == 0 and wide.max() == 1
+    assert (np.diff(wide, axis=0) >= 0).all() and len(np.unique(wide)) > 24
+
+
+def test_a_hard_mask_stays_hard_and_thin_parts_of_it_stay(mask: np.ndarray):
+    line = np.zeros((600, 400), dtype=np.uint8)
+    line[:, 13] = 255
+    shrunk = load_mask(line, (40, 60))
+    assert np.array_equal(np.flatnonzero(shrunk.all(axis=0)), [1]) and shrunk.sum() == 60
+    wide = load_mask(mask, (40, 60))
+    assert set(np.unique(wide)) == {0.0, 1.0}
+    assert abs(wide.mean() - mask.mean()) < 0.02
+    assert np.array_equal(load_mask(np.zeros((3, 3), bool), (8, 8)), np.zeros((8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("own", "size"),
+    [((333, 500), (50, 33)), ((33, 50), (500, 333)), ((34, 50), (500, 333)), ((1, 1), (7, 7))],
+)
+def test_sizes_of_one_aspect_to_a_pixels_rounding(own, size):
+    assert load_mask(np.ones(own, bool), size).shape == size[::-1]
+
+
+@pytest.mark.parametrize(
+    ("own", "size"), [((192, 128), (192, 128)), ((8, 8), (50, 33)), ((1, 9), (20, 30))]
+)
+def test_another_shape_is_refused_with_both_sizes(own, size):
+    text = f"the mask is {own[1]} x {own[0]} and the picture {size[0]} x {size[1]}.*EXIF"
+    with pytest.raises(ImageError, match=text):
+        load_mask(np.ones(own, bool), size)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_strokes_of_any_colour_on_a_transparent_layer(mask: np.ndarray):
+    layer = np.zeros((6, 4, 4), np.uint8)
+    layer[mask] = (200, 10, 30, 255)
+    layer[5, 3] = (200, 10, 30, 51)  # the soft edge of a brush
+    expected = mask.astype(np.float32)
+    expected[5, 3] = 0.2
+    assert np.allclose(load_mask(encoded(layer), (4, 6)), expected, rtol=0, atol=1e-6)
+    assert load_mask(Image.new("RGBA", (4, 6), (255, 255, 255, 0)), (4, 6)).max() == 0
+
+
+def test_what_jpeg_leaves_of_black_and_white_is_black_and_white():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[13:40, 20:50] = 255
+    read = load_mask(encoded(mask, "JPEG", quality=90), (64, 64))
+    assert np.array_equal(read > 0.5, mask > 0)
+    assert np.isin(read, (0, 1)).mean() > 0.95
+
+
+def test_an_upright_mask_follows_its_tag(mask: np.ndarray):
+    turned = Image.fromarray(np.rot90(mask.astype(np.uint8) * 255))
+    tag = Image.Exif()
+    tag[0x112] = 6
+    assert np.array_equal(load_mask(encoded(turned, exif=tag.tobytes()), (4, 6)), mask)
+
+
+# --- cells and pixels -----------------------------------------------------------------------------
+
+
+def test_a_cell_is_as_strong_as_its_strongest_pixel():
+    mask = np.zeros((7, 10), dtype=np.float32)
+    mask[3, 4] = 0.5  # in the middle row of three: between the first and the second of two cells
+    assert np.array_equal(touched(mask, (5, 2)), [[0, 0, 0.5, 0, 0], [0, 0, 0.5, 0, 0]])
+    assert np.array_equal(touched(mask, (10, 7)), mask)
+
+
+def test_pixels_are_those_of_their_cell():
+    cells = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert np.array_equal(enlarged(cells, (6, 4)), cells.repeat(2, axis=0).repeat(2, axis=1))
+    assert enlarged(cells, (7, 5)).shape == (5, 7)
+    assert np.array_equal(touched(enlarged(cells, (6, 4)), (3, 2)), cells)
+
+
+@pytest.mark.parametrize(
+    ("strength", "free"), [(0, 0), (0.004, 1), (0.25, 1), (64 / 255, 1), (0.4, 2), (0.9, 4), (1, 4)]
+)
+def test_strength_is_how_many_of_the_last_hops_are_free(strength, free):
+    hops = by_hop(np.full((1, 1), strength, np.float32), 4)[:, 0, 0]
+    assert np.array_equal(hops, [0.0] * (4 - free) + [1.0] * free)
+
+
+def test_words_are_grown_by_a_cell_and_agree_with_the_mask():
+    cells = np.zeros((2, 4, 5), dtype=np.float32)
+    cells[0, 1, 1] = 1
+    mask = np.full((8, 10), 0.5, dtype=np.float32)
+    mask[:, 4:] = 0
+    grown = for_targets(None, cells, 2, (10, 8))
+    assert grown.shape == (2, 8, 10) and grown[0, :6, :6].all() and grown.sum() == 36
+    assert np.array_equal(for_targets(mask, cells, 2, (10, 8)), grown * mask)
+    assert np.array_equal(for_targets(mask, None, 2, (10, 8)), [mask, mask])
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), "1 channel, got shape"),
+        (np.zeros(4, bool), "mask is"),
+        (np.zeros((2, 4, 4, 1), bool), "batch of 2"),
+        (np.full((4, 4), 2), "mask array holds"),
+        (np.full((4, 4), -1), "mask array holds"),
+        (np.full((4, 4), 1.5), "mask floats"),
+        (np.full((4, 4), np.nan), "NaN"),
+        ("no/such/mask.png", "no such file"),
+        (3, "cannot read a mask"),
+    ],
+    ids=["channels", "vector", "batch", "int", "negative", "range", "nan", "missing", "int-value"],
+)
+def test_masks_that_are_refused(value, text: str):
+    with pytest.raises(ImageError, match=text):
+        load_mask(value, (4, 4))
