@@ -45,7 +45,7 @@ class DecodeLoop(PortModule):
     """All decode hops in one graph: final latents and the masks of all K hops.
 
     What changes from hop to hop has an axis of K in front: hop_a, hop_b, timestep, timestep_cond,
-    boundary, source_mix, target_gain, share_self.
+    boundary, source_mix, target_gain, share_self, user_mask.
     """
 
     arguments = staticmethod(DecodeHop.arguments)
@@ -69,6 +69,7 @@ class DecodeLoop(PortModule):
                 target_gain=edits.target_gain[k],
                 share_self=edits.share_self[k],
                 word_maps=maps,
+                user_mask=edits.user_mask[k],
             )
             of_hop = HopAnchor(boundaries[k], anchor)
             latents, maps, mask, *_ = self.hop.step(_at(loop, k, latents), step, of_hop)

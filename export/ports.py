@@ -22,6 +22,7 @@ EACH_HOP = (
     "source_mix",
     "target_gain",
     "share_self",
+    "user_mask",
 )
 
 

@@ -10,25 +10,36 @@ from PIL import Image
 from icd_engine.errors import ImageError
 from icd_engine.images import array_values, as_rgb, checked_size, opened, unit_range, upright
 
-# What lossy files leave of plain black and white: ringing beside edges.
-LOSSY = ("JPEG", "MPO")
+# What compressing and scaling leave of plain black and white in pictures: ringing beside edges.
 NOISE = 1 / 16
 
 
-def load_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
+def load_mask(
+    mask: Any, size: tuple[int, int], given: tuple[int, int] | None = None
+) -> np.ndarray:
     """A user mask as float32 [h, w] in [0, 1] at `size` = (w, h): 0 is kept, 1 may change, between
     is strength (`by_hop`). Raises ImageError.
 
     Takes what load_image takes, with one channel where it is an array. Integer masks whose maximum
     is 1 are read as 0/1. Transparent pixels are kept ones; strokes of one colour on a transparent
-    layer are 1 whatever the colour. Of JPEG files, values within 1/16 of black and white are these.
-    A mask of another size must have the aspect of `size`, to a pixel's rounding. One of 0 and 1
-    alone keeps these values: a pixel is 1 where a larger mask touches it at all, and where a smaller
-    one, bilinear, is at least a half. Others are averaged, or bilinear.
+    layer are 1 whatever the colour. Of pictures, values within 1/16 of black and white are these, for
+    that is what compressing and scaling leave beside edges; arrays are taken as they are.
+
+    A mask of another size must have the aspect of `size` or of `given`, the picture before it was
+    brought to `size`, to a pixel's rounding. One of 0 and 1 alone keeps these values: a pixel is 1
+    where a larger mask touches it at all, and where a smaller one, bilinear, is at least a half.
+    Others are averaged, or bilinear.
     """
     values = read_mask(mask)
     size = checked_size(size)
-    _check_aspect(values.shape[::-1], size)
+    given = given or size
+    height, width = values.shape
+    if not any(_is_scaled((width, height), one) for one in (given, size)):
+        raise ImageError(
+            f"the mask is {width} x {height} and the picture {given[0]} x {given[1]}: give it the "
+            "picture's shape (pictures are turned upright by their EXIF orientation, arrays and "
+            "masks without it are not)"
+        )
     return _resized(values, size)
 
 
@@ -43,16 +54,15 @@ def read_mask(mask: Any) -> np.ndarray:
 
 
 def _read_picture(picture: Image.Image) -> np.ndarray:
-    lossy = picture.format in LOSSY
     picture = upright(picture)
     strokes = _strokes(picture)
-    if strokes is not None:
-        return strokes
-    grey = np.asarray(as_rgb(picture, background="black").convert("L"))
-    values = (grey > 0).astype(np.float32) if grey.max() <= 1 else unit_range(grey, "mask")
-    if lossy:
-        values[values < NOISE] = 0
-        values[values > 1 - NOISE] = 1
+    if strokes is None:
+        grey = np.asarray(as_rgb(picture, background="black").convert("L"))
+        values = (grey > 0).astype(np.float32) if grey.max() <= 1 else unit_range(grey, "mask")
+    else:
+        values = strokes
+    values[values < NOISE] = 0
+    values[values > 1 - NOISE] = 1
     return values
 
 
@@ -68,18 +78,9 @@ def _strokes(picture: Image.Image) -> np.ndarray | None:
     return unit_range(alpha, "mask")
 
 
-def _check_aspect(own: tuple[int, ...], size: tuple[int, int]) -> None:
-    """ImageError unless the width and height of a mask are those of a picture, scaled: to a pixel's
-    rounding, of either."""
-    (mask_width, mask_height), (width, height) = own, size
-    across = mask_width * height
-    down = mask_height * width
-    if abs(across - down) > max(*own, *size):
-        raise ImageError(
-            f"the mask is {mask_width} x {mask_height} and the picture {width} x {height}: give it "
-            "the picture's shape (pictures are turned upright by their EXIF orientation, arrays and "
-            "masks without it are not)"
-        )
+def _is_scaled(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether (width, height) are those of another picture, scaled and rounded to whole pixels."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

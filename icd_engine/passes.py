@@ -104,6 +104,7 @@ def encode(
             size=size,
             picture_size=pictures[i].size,
             picture=pictures[i],
+            given_size=task.given_size,
             boundaries=[runner.join([at[hop.s][i : i + 1]]) for hop in model.decode_hops]
             if model.anchors
             else None,

@@ -54,7 +54,8 @@ class Inversion:
     boundaries: latents at the s of every decode hop, as encoding passed them (at 0 the VAE's own),
     for anchored decoding; None in files of older versions and where encoding does not pass them.
     size: (width, height) the model works at. picture_size: that of the pictures it returns. picture:
-    the one that was inverted, RGB of that size; saved files do not carry it.
+    the one that was inverted, RGB of that size; saved files do not carry it. given_size: what it had
+    before it was brought to that size, whose shape masks may have too.
     """
 
     engine: Editor = field(repr=False)
@@ -64,6 +65,7 @@ class Inversion:
     size: tuple[int, int]
     picture_size: tuple[int, int]
     picture: Image.Image | None = field(default=None, repr=False)
+    given_size: tuple[int, int] | None = None
     boundaries: list[Tensor] | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict, repr=False)
 

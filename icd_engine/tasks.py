@@ -25,7 +25,8 @@ class Task:
 
     picture: RGB, at the size its edits come back in; None for an inversion that was loaded. size:
     (width, height) that the model works at. targets, plans: none where it is only inverted.
-    inversion: once it is encoded. calls: network calls that encoding took.
+    inversion: once it is encoded. calls: network calls that encoding took. given_size: of the
+    picture before it was brought to a size that was asked for.
     """
 
     picture: Image.Image | None
@@ -36,6 +37,7 @@ class Task:
     plans: Sequence[EditPlan] = ()
     inversion: Inversion | None = None
     calls: int = 0
+    given_size: tuple[int, int] | None = None
 
 
 def check_picture(
@@ -45,10 +47,12 @@ def check_picture(
     the model's area in about its aspect. Raises ImageError, PromptError, SettingsError."""
     asked = None if size is None else model.checked_size(size)
     picture = load_image(image)
+    given_size = picture.size
     if asked is not None:
         picture = Image.fromarray(to_size(picture, asked)[0])
     works_at = asked or model.working_size(picture.size)
-    return Task(picture, works_at, model.tokens(source), model.settle(given))
+    source_tokens = model.tokens(source)
+    return Task(picture, works_at, source_tokens, model.settle(given), given_size=given_size)
 
 
 def check_request(model: Model, request: EditRequest, size: tuple[int, int] | None) -> Task:
@@ -76,7 +80,14 @@ def check_kept(
         )
         settings = settings.unanchored()
     source = model.tokens(inversion.source)
-    task = Task(inversion.picture, inversion.size, source, settings, inversion=inversion)
+    task = Task(
+        inversion.picture,
+        inversion.size,
+        source,
+        settings,
+        inversion=inversion,
+        given_size=inversion.given_size,
+    )
     return _towards(model, task, target, given, inversion.picture_size)
 
 
@@ -107,7 +118,7 @@ def _restricted(
                 "paste_back needs blend words or a mask: they say what is not to change"
             )
         return settings.masked(None, False, settings.feather)
-    mask = None if settings.mask is None else load_mask(settings.mask, size)
+    mask = None if settings.mask is None else load_mask(settings.mask, size, task.given_size)
     feather = settings.feather
     if feather is None:
         feather = _cell(model, task.size, size) / 2

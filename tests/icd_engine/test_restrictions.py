@@ -144,6 +144,13 @@ def test_blend_words_at_the_pictures_size(small_engine):
 def test_a_mask_of_another_shape_is_refused(small_engine):
     with pytest.raises(ImageError, match="the mask is 192 x 128 and the picture 128 x 192"):
         small_engine.edit(picture(128, 192), SOURCE, TARGET, mask=np.ones((128, 192)))
+    # A size that is asked for squeezes the mask as it does the picture.
+    squeezed = small_engine.edit(
+        picture(128, 192), SOURCE, TARGET, mask=np.ones((192, 128)), size=(64, 48)
+    )
+    assert squeezed.masks.shape == (1, 48, 64)
+    again = squeezed.inversion.edit(TARGET, mask=np.ones((192, 128)))
+    assert np.array_equal(np.asarray(again.image).shape, (48, 64, 3))
     half = small_engine.edit(picture(128, 192), SOURCE, TARGET, mask=np.ones((96, 64)))
     assert half.masks.shape == (1, 192, 128)
 
