@@ -14,9 +14,7 @@ from icd_engine.images import array_values, as_rgb, checked_size, opened, unit_r
 NOISE = 1 / 16
 
 
-def load_mask(
-    mask: Any, size: tuple[int, int], given: tuple[int, int] | None = None
-) -> np.ndarray:
+def load_mask(mask: Any, size: tuple[int, int], given: tuple[int, int] | None = None) -> np.ndarray:
     """A user mask as float32 [h, w] in [0, 1] at `size` = (w, h): 0 is kept, 1 may change, between
     is strength (`by_hop`). Raises ImageError.
 

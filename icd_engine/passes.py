@@ -19,7 +19,7 @@ from icd_engine.errors import OutOfMemoryError
 from icd_engine.images import to_size
 from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
-from icd_engine.restrictions import picture_masks
+from icd_engine.restrictions import Seen, picture_masks, seen_words
 from icd_engine.results import Editor, EditResult, Inversion
 from icd_engine.runners.contract import Tensor
 from icd_engine.stopwatch import Stopwatch
@@ -145,9 +145,10 @@ def decode(
         inputs = decode_inputs(model, tasks, owner, branch)
     with watch.stage("decode"):
         ahead = anchored and branch is None and not listener.may_change
-        inputs = replace(inputs, keep=alone and branch is None, ahead=ahead)
+        keep = branch is None and (alone or any(task.settings.from_words for task in tasks))
+        inputs = replace(inputs, keep=keep, ahead=ahead)
         decoded = model.runner.decode(inputs, model.decode_hops, listener.callback)
-    if decoded.source is not None:
+    if decoded.source is not None and alone:
         branches.put(inversions[0], anchored, decoded.source)
     if branch is not None:
         sources = branch.latents[-1]
@@ -156,7 +157,8 @@ def decode(
     else:
         sources = decoded.latents[: len(tasks)]
     edited = decoded.latents[-len(owner) :]
-    return _results(model, tasks, edited, sources, decoded.masks, watch, output_type)
+    seen = seen_words(model, tasks, decoded.maps, branch or decoded.source)
+    return _results(model, tasks, edited, sources, decoded.masks, seen, watch, output_type)
 
 
 # --- out: latents to pictures ---------------------------------------------------------------------
@@ -168,6 +170,7 @@ def _results(
     edited: Tensor,
     sources: Tensor,
     hop_masks: list[Tensor] | None,
+    seen: Sequence[Seen | None],
     watch: Stopwatch,
     output_type: str,
 ) -> list[EditResult]:
@@ -184,10 +187,16 @@ def _results(
         if hop_masks is not None:  # waits: after the VAE is under way
             masks = runner.host(runner.join([mask[None] for mask in hop_masks]))
         own_hop_masks = [None if masks is None else masks[:, span] for span in spans]
-        own_masks = [picture_masks(*one) for one in zip(tasks, own_hop_masks, strict=True)]
         images = [pictures[span] for span in spans]
         if output_type != "latent":
-            images = [_finished(*one) for one in zip(images, tasks, own_masks, strict=True)]
+            sizes = [task.inversion.picture_size for task in tasks if task.inversion is not None]
+            images = [finish(*one) for one in zip(images, sizes, strict=True)]
+        shown = [None] * len(tasks) if output_type == "latent" else images
+        own_masks = [
+            picture_masks(*one) for one in zip(tasks, own_hop_masks, seen, shown, strict=True)
+        ]
+        if output_type != "latent":
+            images = [_pasted(*one) for one in zip(images, tasks, own_masks, strict=True)]
     latents = runner.host(edited)
     source_latents = runner.host(sources)
     timings = watch.timings()
@@ -214,12 +223,11 @@ def _results(
     return results
 
 
-def _finished(pictures: Any, task: Task, masks: np.ndarray | None) -> Any:
-    """The pictures of one task's targets as they are returned."""
+def _pasted(pictures: Any, task: Task, masks: np.ndarray | None) -> Any:
+    """The pictures of one task's targets as they are returned; they have their size."""
     assert task.inversion is not None
-    size = task.inversion.picture_size
     if not task.settings.paste_back:
-        return finish(pictures, size)
+        return pictures
     feather = task.settings.feather
     assert feather is not None  # settled settings have it
-    return finish(pictures, size, task.picture, masks, feather)
+    return finish(pictures, task.inversion.picture_size, task.picture, masks, feather)

@@ -50,6 +50,8 @@ def search(
         raise SettingsError(f"seconds must be a number, not {shown(seconds)}")
     started = time.perf_counter()
     model = inversion.engine.model
+    if callable(fixed.get("mask_from")):
+        fixed["mask_from"] = _once(fixed["mask_from"])
     base = EditSettings.from_mapping(fixed).resolve(model.default_settings)
     agreement = Agreement(model, inversion, target)
     tried: dict[tuple, Candidate] = {}
@@ -81,6 +83,18 @@ def search(
     candidates = ranked(list(tried.values()))
     chosen = {name: getattr(candidates[0].settings, name) for name in SEARCHED}
     return Search(inversion.edit(target, **{**fixed, **chosen}), candidates)
+
+
+def _once(mask_from: Callable[..., Any]) -> Callable[..., Any]:
+    """The user's own function for one picture: it may be slow, and every edit asks for the same."""
+    made: dict[tuple[str, ...], Any] = {}
+
+    def call(picture: Any, words: tuple[str, ...]) -> Any:
+        if words not in made:
+            made[words] = mask_from(picture, words)
+        return made[words]
+
+    return call
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:

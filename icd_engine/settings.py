@@ -1,7 +1,7 @@
 """What an edit may be told: one frozen dataclass, validated where it is made."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -37,6 +37,9 @@ class EditSettings:
         serves both prompts. Kept as a pair of tuples. A string of several words is a phrase.
     mask: picture or array of the picture's aspect: 0 is kept, 1 may change, between is how strongly:
         see `masks.by_hop`. With blend words, both must agree.
+    mask_from: "words": a mask of where the blend words are, by default those that differ between the
+        prompts, see `word_masks`; or a function (picture, words) -> mask, called with the PIL
+        picture that edits come back as and the source's words.
     paste_back: outside mask and blend words, return the original's own pixels (needs one of them).
         None: where there is a mask. feather: pixels of the returned picture over which the edit
         fades in, inside of the mask; None: half a cell of the latents. seed: of the encode noise.
@@ -55,6 +58,7 @@ class EditSettings:
     amplify: Mapping[str, float] | None = None
     blend: Words | tuple[Words, Words] | None = None
     mask: Any = field(default=None, compare=False, repr=False)
+    mask_from: Literal["words"] | Callable[[Any, tuple[str, ...]], Any] | None = None
     paste_back: bool | None = None
     feather: float | None = None
     seed: int | None = None
@@ -70,6 +74,7 @@ class EditSettings:
             "self_replace": _share,
             "amplify": _amplify,
             "blend": _blend,
+            "mask_from": _mask_from,
             "paste_back": _switch,
             "feather": lambda name, value: _number(name, value, 0.0, MAX_FEATHER),
             "seed": _seed,
@@ -117,8 +122,14 @@ class EditSettings:
 
     def masked(self, mask: Any, paste_back: bool, feather: float | None) -> "EditSettings":
         """The same settings with what masks them known: the picture as the array that was read of
-        it."""
-        return self._with({"mask": mask, "paste_back": paste_back, "feather": feather})
+        it, or of what a function made."""
+        values = {"mask": mask, "paste_back": paste_back, "feather": feather}
+        return self._with(values if self.from_words else {**values, "mask_from": None})
+
+    @property
+    def from_words(self) -> bool:
+        """Whether a mask is made of where words are."""
+        return isinstance(self.mask_from, str)
 
     def unanchored(self) -> "EditSettings":
         """The same settings with the paper's own decoding."""
@@ -133,7 +144,7 @@ class EditSettings:
         return changed
 
     def _check_pairs(self) -> None:
-        if self.control == "switch" and self.blend is not None:
+        if self.control == "switch" and (self.blend is not None or self.from_words):
             raise SettingsError(
                 "control 'switch' has no maps to blend by words: give a mask, or another control"
             )
@@ -141,13 +152,15 @@ class EditSettings:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the unset ones left out.
 
-        A mask is only noted, as `"mask": True`.
+        A mask, and a function that makes one, are only noted, as `"mask": True`.
         """
         values = {
             f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None
         }
         if "mask" in values:
             values["mask"] = True
+        if callable(values.get("mask_from")):
+            values["mask_from"] = True
         return {name: _plain(value) for name, value in values.items()}
 
 
@@ -182,6 +195,14 @@ def _control(name: str, value: Any) -> str:
     if not isinstance(value, str) or value not in known:
         raise SettingsError(f"{name} must be one of {', '.join(known)}, not {shown(value)}")
     return value
+
+
+def _mask_from(name: str, value: Any) -> Any:
+    if callable(value) or (isinstance(value, str) and value == "words"):
+        return value
+    raise SettingsError(
+        f"{name} must be 'words' or a function (picture, words) -> mask, not {shown(value)}"
+    )
 
 
 def _cross_replace(name: str, value: Any) -> Share | dict[str, Share]:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from icd_engine.editing.plan import EditPlan, make_plan
-from icd_engine.editing.words import Tokens
-from icd_engine.errors import PromptError, SettingsError, shown
+from icd_engine.editing.words import Tokens, differing
+from icd_engine.errors import ImageError, PromptError, SettingsError, shown
 from icd_engine.images import load_image, to_size
 from icd_engine.masks import load_mask
 from icd_engine.model import Model
@@ -100,36 +101,82 @@ def _towards(
 ) -> Task:
     """The task with its targets. size: of the pictures that it returns."""
     targets = [model.tokens(text) for text in texts(target)]
-    settings = _restricted(model, task, given, size)
+    settings = _restricted(model, task, targets, given, size)
     hops = len(model.decode_hops)
     plans = [make_plan(task.source, tokens, settings, hops) for tokens in targets]
     return replace(task, settings=settings, targets=targets, plans=plans)
 
 
 def _restricted(
-    model: Model, task: Task, given: EditSettings, size: tuple[int, int]
+    model: Model,
+    task: Task,
+    targets: Sequence[Tokens],
+    given: EditSettings,
+    size: tuple[int, int],
 ) -> EditSettings:
     """The task's settings with its mask read (once: a stream gives its bytes once) at `size`, and
     what is pasted back and how settled. SettingsError, ImageError."""
     settings = task.settings
-    if settings.mask is None and settings.blend is None:
+    if settings.mask is None and settings.mask_from is None and settings.blend is None:
         if given.paste_back:
             raise SettingsError(
                 "paste_back needs blend words or a mask: they say what is not to change"
             )
         return settings.masked(None, False, settings.feather)
     mask = None if settings.mask is None else load_mask(settings.mask, size, task.given_size)
+    if settings.mask_from is not None:
+        mask = _with_words(task, targets, mask, size)
     feather = settings.feather
     if feather is None:
         feather = _cell(model, task.size, size) / 2
     return settings.masked(mask, _pastes_back(task, given), feather)
 
 
+def _with_words(
+    task: Task, targets: Sequence[Tokens], mask: np.ndarray | None, size: tuple[int, int]
+) -> np.ndarray | None:
+    """The mask, and what the user's own function makes of the words, where that is given: both must
+    agree. SettingsError where there are no words, or what it makes is no mask."""
+    settings = task.settings
+    words = _words(task, targets)
+    if not words:
+        raise SettingsError(
+            "mask_from needs words that differ between the prompts, or blend to say which"
+        )
+    if not callable(settings.mask_from):
+        return mask
+    if task.picture is None:
+        raise SettingsError(
+            "mask_from needs the picture, which saved inversions do not carry: edit the picture"
+        )
+    made = settings.mask_from(task.picture.copy(), words)
+    try:
+        own = load_mask(made, size)
+    except ImageError as error:
+        raise SettingsError(f"what mask_from returned is no mask: {error}") from None
+    return own if mask is None else np.minimum(mask, own)
+
+
+def _words(task: Task, targets: Sequence[Tokens]) -> tuple[str, ...]:
+    """The source's blend words: by default those that some target has not, or, where a target only
+    adds words, those."""
+    if task.settings.blend is not None:
+        return tuple(task.settings.blend[0])
+    pairs = [differing(task.source, target) for target in targets]
+    for side in (0, 1):
+        words = dict.fromkeys(word.text for pair in pairs for word in pair[side])
+        if words:
+            return tuple(words)
+    return ()
+
+
 def _pastes_back(task: Task, given: EditSettings) -> bool:
     """Whether a restricted edit keeps the original's own pixels. SettingsError where that is asked
     for and there are none, a warning where it is not."""
     settings = task.settings
-    wanted = settings.mask is not None if settings.paste_back is None else settings.paste_back
+    wanted = settings.paste_back
+    if wanted is None:
+        wanted = settings.mask is not None or settings.mask_from is not None
     if not wanted or task.picture is not None:
         return wanted
     text = "saved inversions do not carry the picture, whose pixels paste_back keeps"

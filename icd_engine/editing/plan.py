@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from icd_engine.editing.words import Tokens, align
+from icd_engine.editing.words import Tokens, Word, align, differing
 from icd_engine.errors import PromptError, shown
 from icd_engine.settings import EditSettings
 
@@ -68,13 +68,13 @@ def make_plan(source: Tokens, target: Tokens, settings: EditSettings, steps: int
     mapper, aligned = (
         _replace_mapper(source, target) if control == "replace" else _refine_mapper(source, target)
     )
-    blend = settings.blend or (None, None)
+    blend = _blend_columns(source, target, settings)
     return EditPlan(
         source_mix=np.einsum("st,kt->kst", mapper, alpha * gain * aligned),
         target_gain=alpha * gain * (1 - aligned) + 1 - alpha,
         share_self=share_self,
-        blend_source=_indicator(source, blend[0]),
-        blend_target=_indicator(target, blend[1]),
+        blend_source=blend[0],
+        blend_target=blend[1],
     )
 
 
@@ -178,9 +178,29 @@ def _refine_mapper(source: Tokens, target: Tokens) -> tuple[Floats, Floats]:
     return mapper, aligned
 
 
-def _indicator(tokens: Tokens, words: Any) -> Floats | None:
-    if words is None:
-        return None
-    indicator = np.zeros(len(tokens.ids), dtype=np.float32)
-    indicator[list(tokens.find(words))] = 1
+def _blend_columns(
+    source: Tokens, target: Tokens, settings: EditSettings
+) -> tuple[Floats | None, Floats | None]:
+    """The blend words of both prompts as [n]: those of the settings, or those that differ where a
+    mask is made of words; None where nothing blends."""
+    if settings.blend is not None:
+        found = [
+            tokens.find(words)
+            for tokens, words in zip((source, target), settings.blend, strict=True)
+        ]
+    elif settings.from_words:
+        found = [_positions(words) for words in differing(source, target)]
+    else:
+        return None, None
+    first, second = (_indicator(len(source.ids), positions) for positions in found)
+    return (first, second) if first.any() or second.any() else (None, None)
+
+
+def _positions(words: Sequence[Word]) -> list[int]:
+    return [position for word in words for position in word.tokens]
+
+
+def _indicator(count: int, positions: Sequence[int]) -> Floats:
+    indicator = np.zeros(count, dtype=np.float32)
+    indicator[list(positions)] = 1
     return indicator

@@ -1,5 +1,6 @@
 """Tokens, the words they belong to, and the alignment of two prompts."""
 
+import difflib
 import json
 import re
 import string
@@ -191,6 +192,18 @@ def _encoded(tokenizer: Tokenizer, text: str, **options: bool) -> Encoding:
 def _is_the_librarys(error: BaseException) -> bool:
     """The library raises plain Exception, and where its Rust code panics something that is none."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def differing(source: Tokens, target: Tokens) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
+    """The words of the source that the target has not in their place, and the other way around, as
+    the longest common runs of words leave them."""
+    texts = [[_bare(word.text) for word in tokens.words] for tokens in (source, target)]
+    steps = difflib.SequenceMatcher(None, *texts, autojunk=False).get_opcodes()
+    changed = [step for step in steps if step[0] != "equal"]
+    return (
+        tuple(word for _, i, j, _, _ in changed for word in source.words[i:j]),
+        tuple(word for _, _, _, i, j in changed for word in target.words[i:j]),
+    )
 
 
 def align(source: Tokens, target: Tokens) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

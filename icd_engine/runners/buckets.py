@@ -118,6 +118,7 @@ class Padded:
             take(decoded.latents, self._rows(0 if asked.only_source else -1)),
             masks,
             decoded.source if asked.keep else None,
+            None if masks is None or decoded.maps is None else decoded.maps[:, : self._targets[-1]],
         )
 
 

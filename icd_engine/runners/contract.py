@@ -120,6 +120,9 @@ class Decoded:
     # [K] of [T, h, w]: used after each hop; None without blending
     masks: list[Tensor] | None = None
     source: SourceBranch | None = None
+    # [2, T, h, w]: attention to the source's and the target's blend words, summed over the hops;
+    # None without blending, or where no level has maps
+    maps: Tensor | None = None
 
 
 class Runner(Protocol):

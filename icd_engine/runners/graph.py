@@ -138,7 +138,7 @@ def graphed_stages(stages: Stages, graphs: Graphs) -> Stages:
 
         def all_hops(*tensors: Any) -> tuple:
             decoded = stages.decode(network, DecodeTensors(*tensors), hops, keep)
-            return decoded.latents, decoded.masks, decoded.source
+            return decoded.latents, decoded.masks, decoded.source, decoded.maps
 
         return Decoded(*graphs.replay(("decode", hops, keep), all_hops, *inputs))
 

@@ -109,7 +109,7 @@ def decode_hops(
 
     latents = run_trajectory(inputs.latents, hops, step, callback)[-1]
     own = kept if keeps else branch
-    return Decoded(latents, masks or None, own if keep else None)
+    return Decoded(latents, masks or None, own if keep else None, maps)
 
 
 def _predicted(

@@ -176,7 +176,8 @@ class OnnxRunner:
         own = hops[:1] if inputs.only_source else hops
         latents = run_trajectory(decoding.start, own, decoding.step, callback)[-1]
         masks = decoding.masks if inputs.blend is not None else None
-        return Decoded(latents, masks, decoding.left if inputs.keep else None)
+        left = decoding.left if inputs.keep else None
+        return Decoded(latents, masks, left, None if masks is None else decoding.maps)
 
     def _map_size(self, latents: np.ndarray) -> tuple[int, int]:
         """(h, w) of the word maps of latents [R, 4, h, w]."""

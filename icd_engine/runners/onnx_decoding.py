@@ -42,7 +42,7 @@ class OnnxDecoding:
         self._kept = kept
         self._sources = inputs.sources
         self._ahead = inputs.ahead
-        self._maps = np.zeros((2, inputs.targets(1)[0], *map_size), dtype=np.float32)
+        self.maps = np.zeros((2, inputs.targets(1)[0], *map_size), dtype=np.float32)
         self.branch = inputs.source
         self._own = SourceBranch([], [], [])
         self.masks: list[np.ndarray] = []
@@ -64,15 +64,15 @@ class OnnxDecoding:
         """Rows after hop k."""
         if self._inputs.parents is not None:
             parents = self._inputs.parents[k]
-            first = len(x) - self._maps.shape[1]  # of the targets
+            first = len(x) - self.maps.shape[1]  # of the targets
             x = np.concatenate([x[:first], x[first:][parents]])
-            self._maps = self._maps[:, parents]
+            self.maps = self.maps[:, parents]
         if self.branch is not None:
-            x, self._maps, mask = self._further(k, hop, x, self.branch)
+            x, self.maps, mask = self._further(k, hop, x, self.branch)
         elif self._ahead:
-            x, self._maps, mask = self._opening(x)
+            x, self.maps, mask = self._opening(x)
         else:
-            x, self._maps, mask = self._first(k, hop, x)
+            x, self.maps, mask = self._first(k, hop, x)
         self.masks.append(mask)
         return x
 
@@ -158,7 +158,7 @@ class OnnxDecoding:
         return inputs.edits[k]._asdict() | {
             "use_blend": blend.active,
             "user_mask": blend.user_mask,
-            "word_maps": self._maps,
+            "word_maps": self.maps,
         }
 
     def _held(self, rows: int, boundary: np.ndarray | None, k: int) -> dict[str, Any]:
