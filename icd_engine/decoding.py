@@ -16,11 +16,12 @@ import numpy as np
 
 from icd_engine.editing.plan import edit_steps, make_plan
 from icd_engine.editing.words import Tokens
+from icd_engine.masks import by_hop, touched
 from icd_engine.model import Model
-from icd_engine.restrictions import blends_of
 from icd_engine.results import Inversion
 from icd_engine.runners.contract import (
     Anchor,
+    Blend,
     DecodeInputs,
     Prompts,
     Runner,
@@ -48,7 +49,7 @@ def decode_inputs(
         prompts=model.encode_prompts([*(task.source for task in tasks), *targets]),
         guidance=_guidance(model, tasks, owner, sources=branch is None),
         edits=edit_steps(plans, owner, runner.tensor),
-        blend=blends_of(model, tasks, owner),
+        blend=_blends(model, tasks, owner),
         empty_prompt=model.empty_prompt(),
         source=branch,
         anchor=_anchor(tasks, runner),
@@ -93,6 +94,29 @@ def _hop_prompts(model: Model, tasks: Sequence[Task], owner: Sequence[int]) -> l
     sources = [task.source for task in tasks]
     hops = ([seen(hop.t, row) for row in range(len(targets))] for hop in model.decode_hops)
     return [model.encode_prompts([*sources, *row]) for row in hops]
+
+
+def _blends(model: Model, tasks: Sequence[Task], owner: Sequence[int]) -> list[Blend] | None:
+    """Blend words and user masks of all target rows, for every hop; None where no row has either.
+    owner: the task of every row."""
+    tensor = model.runner.tensor
+    hops = len(model.decode_hops)
+    plans = [plan for task in tasks for plan in task.plans]
+    words = np.array([plan.blend_source is not None for plan in plans])
+    given = [task.settings.mask for task in tasks]
+    if all(mask is None for mask in given) and not words.any():
+        return None
+    blend = Blend(tensor(np.array(owner, dtype=np.int64)), tensor(words))
+    if all(mask is None for mask in given):
+        return [blend] * hops
+    _, _, height, width = model.latent_shape(tasks[0].size)
+    everywhere = np.ones((hops, height, width), dtype=np.float32)
+    free = [
+        everywhere if mask is None else by_hop(touched(mask, (width, height)), hops)
+        for mask in given
+    ]
+    rows = np.stack([free[i] for i in owner], axis=1)  # hops first, so that each is contiguous
+    return [blend._replace(user_mask=tensor(own)) for own in rows]
 
 
 # --- source branches of kept inversions ----------------------------------------------------------

@@ -19,9 +19,9 @@ from icd_engine.errors import OutOfMemoryError
 from icd_engine.images import to_size
 from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
-from icd_engine.restrictions import Seen, picture_masks, seen_words
+from icd_engine.restrictions import picture_masks
 from icd_engine.results import Editor, EditResult, Inversion
-from icd_engine.runners.contract import Tensor
+from icd_engine.runners.contract import Decoded, SourceBranch, Tensor
 from icd_engine.stopwatch import Stopwatch
 from icd_engine.tasks import Task
 
@@ -157,8 +157,9 @@ def decode(
     else:
         sources = decoded.latents[: len(tasks)]
     edited = decoded.latents[-len(owner) :]
-    seen = seen_words(model, tasks, decoded.maps, branch or decoded.source)
-    return _results(model, tasks, edited, sources, decoded.masks, seen, watch, output_type)
+    return _results(
+        model, tasks, edited, sources, decoded, branch or decoded.source, watch, output_type
+    )
 
 
 # --- out: latents to pictures ---------------------------------------------------------------------
@@ -169,13 +170,13 @@ def _results(
     tasks: Sequence[Task],
     edited: Tensor,
     sources: Tensor,
-    hop_masks: list[Tensor] | None,
-    seen: Sequence[Seen | None],
+    decoded: Decoded,
+    branch: SourceBranch | None,
     watch: Stopwatch,
     output_type: str,
 ) -> list[EditResult]:
-    """Final latents [T, 4, h, w] and [S, 4, h, w], and masks [K] of [T, h, w], taken apart by
-    task."""
+    """Final latents [T, 4, h, w] and [S, 4, h, w], and what else was decoded, taken apart by task.
+    branch: the source branch of the pass, where there is one."""
     runner = model.runner
     ends = np.cumsum([len(task.targets) for task in tasks])
     spans = [
@@ -183,20 +184,19 @@ def _results(
     ]
     with watch.stage("vae_decode"):
         pictures = as_pictures(runner, edited, output_type)
-        masks = None
-        if hop_masks is not None:  # waits: after the VAE is under way
-            masks = runner.host(runner.join([mask[None] for mask in hop_masks]))
-        own_hop_masks = [None if masks is None else masks[:, span] for span in spans]
         images = [pictures[span] for span in spans]
         if output_type != "latent":
             sizes = [task.inversion.picture_size for task in tasks if task.inversion is not None]
             images = [finish(*one) for one in zip(images, sizes, strict=True)]
-        shown = [None] * len(tasks) if output_type == "latent" else images
-        own_masks = [
-            picture_masks(*one) for one in zip(tasks, own_hop_masks, seen, shown, strict=True)
-        ]
+        hop_masks: list[Tensor | None] = [None] * len(tasks)
+        masks: list[np.ndarray | None] = [None] * len(tasks)
+        if decoded.masks is not None:  # waits: after the VAE is under way
+            together = runner.host(runner.join([mask[None] for mask in decoded.masks]))
+            hop_masks = [together[:, span] for span in spans]
+            shown = None if output_type == "latent" else images
+            masks = picture_masks(model, tasks, hop_masks, decoded, branch, shown)
         if output_type != "latent":
-            images = [_pasted(*one) for one in zip(images, tasks, own_masks, strict=True)]
+            images = [_pasted(*one) for one in zip(images, tasks, masks, strict=True)]
     latents = runner.host(edited)
     source_latents = runner.host(sources)
     timings = watch.timings()
@@ -215,8 +215,8 @@ def _results(
                 timings=dict(timings),
                 network_calls=task.calls + model.decode_calls(settings),
                 inversion=inversion,
-                masks=own_masks[i],
-                hop_masks=None if own_masks[i] is None else own_hop_masks[i],
+                masks=masks[i],
+                hop_masks=None if masks[i] is None else hop_masks[i],
                 source_latents=source_latents[i : i + 1],
             )
         )

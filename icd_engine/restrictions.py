@@ -1,92 +1,73 @@
-"""What tasks may change: cells of their latents after each hop, and pixels of their pictures."""
+"""What pictures of tasks may change: pixels that a mask or where words are leaves free."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from icd_engine.masks import by_hop, for_targets, touched
+from icd_engine.masks import for_targets
 from icd_engine.model import Model
-from icd_engine.runners.contract import Blend, SourceBranch, Tensor
+from icd_engine.runners.contract import Decoded, SourceBranch, Tensor
 from icd_engine.tasks import Task
 from icd_engine.word_masks import MOST_POSITIONS, grown, self_attention, word_mask
 
 
-def blends_of(model: Model, tasks: Sequence[Task], owner: Sequence[int]) -> list[Blend] | None:
-    """Blend words and user masks of all target rows, for every hop; None where no row has either.
-    owner: the task of every row."""
-    tensor = model.runner.tensor
-    hops = len(model.decode_hops)
-    plans = [plan for task in tasks for plan in task.plans]
-    words = np.array([plan.blend_source is not None for plan in plans])
-    given = [task.settings.mask for task in tasks]
-    if all(mask is None for mask in given) and not words.any():
-        return None
-    blend = Blend(tensor(np.array(owner, dtype=np.int64)), tensor(words))
-    if all(mask is None for mask in given):
-        return [blend] * hops
-    _, _, height, width = model.latent_shape(tasks[0].size)
-    everywhere = np.ones((hops, height, width), dtype=np.float32)
-    free = [
-        everywhere if mask is None else by_hop(touched(mask, (width, height)), hops)
-        for mask in given
-    ]
-    rows = np.stack([free[i] for i in owner], axis=1)  # hops first, so that each is contiguous
-    return [blend._replace(user_mask=tensor(own)) for own in rows]
+def picture_masks(
+    model: Model,
+    tasks: Sequence[Task],
+    hop_masks: Sequence[Tensor | None],
+    decoded: Decoded,
+    branch: SourceBranch | None,
+    pictures: Sequence[Any] | None,
+) -> list[np.ndarray | None]:
+    """Where the pictures of each task's targets may change, float32 [targets, H, W]; None where they
+    may everywhere.
 
-
-class Seen(NamedTuple):
-    """Where one task's source and targets attended to its words."""
-
-    maps: np.ndarray  # [2, targets, h, w]
-    attention: np.ndarray | None  # [h w, h w]: the source's self-attention; None: not known
-
-
-def seen_words(
-    model: Model, tasks: Sequence[Task], maps: Tensor | None, branch: SourceBranch | None
-) -> list[Seen | None]:
-    """What a pass has seen of words, for each task: None where its mask is not made of them.
-
-    maps: [2, T, h, w] of all target rows, None where the network has none. branch: that of the pass,
-    None where the runner keeps none.
+    hop_masks: of each task [K, targets, h, w], on the CPU. branch: that of the pass, None where the
+    runner keeps none. pictures: of each task's targets, at their own size; None where latents are
+    asked for.
     """
-    seen: list[Seen | None] = []
+    masks: list[np.ndarray | None] = []
     first = 0
     for i, task in enumerate(tasks):
         rows = slice(first, first + len(task.targets))
         first = rows.stop
-        if maps is None or not task.settings.from_words:
-            seen.append(None)
-            continue
-        own = _floats(model, maps[:, rows])
-        seen.append(Seen(own, _source_attention(model, branch, i, len(tasks), own.shape[-2:])))
-    return seen
+        own = _of_cells(task, hop_masks[i])
+        if own is not None and task.settings.from_words and decoded.maps is not None:
+            maps = _floats(model, decoded.maps[:, rows])
+            attention = _source_attention(model, branch, i, len(tasks), maps.shape[-2:])
+            edits = None if pictures is None else pictures[i]
+            own = own * _of_words(task, maps, attention, edits)
+        masks.append(own)
+    return masks
 
 
-def picture_masks(
-    task: Task, hop_masks: Tensor | None, seen: Seen | None, pictures: Any
-) -> np.ndarray | None:
-    """Where the pictures of a task's targets may change, float32 [targets, H, W]; None where they
-    may everywhere. pictures: of the targets, at their own size; None where latents are asked for."""
+def _of_cells(task: Task, hop_masks: Tensor | None) -> np.ndarray | None:
+    """By the user's mask, and by where blend words have left latents free."""
     settings = task.settings
     by_words = settings.blend is not None or settings.from_words
     if hop_masks is None or not (by_words or settings.mask is not None):
         return None
-    assert task.inversion is not None and settings.feather is not None
-    size = task.inversion.picture_size
+    assert task.inversion is not None
     cells = np.asarray(hop_masks[-1]) if by_words else None
-    masks = for_targets(settings.mask, cells, len(task.targets), size)
-    if seen is None:
-        return masks
-    edits = [None] * len(masks) if pictures is None else _arrays(pictures)
+    return for_targets(settings.mask, cells, len(task.targets), task.inversion.picture_size)
+
+
+def _of_words(
+    task: Task, maps: np.ndarray, attention: np.ndarray | None, pictures: Any
+) -> np.ndarray:
+    """By where the words are: bool [targets, H, W]. maps: [2, targets, h, w]."""
+    assert task.inversion is not None and task.settings.feather is not None
+    size = task.inversion.picture_size
+    edits = [None] * len(task.targets) if pictures is None else _arrays(pictures)
     found = (
-        word_mask(seen.maps[:, row], seen.attention, task.picture, edit, size)
+        word_mask(maps[:, row], attention, task.picture, edit, size)
         for row, edit in enumerate(edits)
     )
     # The ring lies around what was found, so that none of it fades.
-    return masks * np.stack([grown(own, settings.feather) for own in found])
+    return np.stack([grown(own, task.settings.feather) for own in found])
 
 
 def _source_attention(

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from icd_engine.errors import SettingsError, shown
 
+MaskFrom = Literal["words"]  # what a mask may be made of by name
 Control = Literal["auto", "replace", "refine", "switch", "none"]
 Share = float | tuple[float, float]
 Words = str | Sequence[str]
@@ -58,7 +59,7 @@ class EditSettings:
     amplify: Mapping[str, float] | None = None
     blend: Words | tuple[Words, Words] | None = None
     mask: Any = field(default=None, compare=False, repr=False)
-    mask_from: Literal["words"] | Callable[[Any, tuple[str, ...]], Any] | None = None
+    mask_from: MaskFrom | Callable[[Any, tuple[str, ...]], Any] | None = None
     paste_back: bool | None = None
     feather: float | None = None
     seed: int | None = None
@@ -198,7 +199,7 @@ def _control(name: str, value: Any) -> str:
 
 
 def _mask_from(name: str, value: Any) -> Any:
-    if callable(value) or (isinstance(value, str) and value == "words"):
+    if callable(value) or (isinstance(value, str) and value in get_args(MaskFrom)):
         return value
     raise SettingsError(
         f"{name} must be 'words' or a function (picture, words) -> mask, not {shown(value)}"

@@ -30,8 +30,7 @@ HOUSE = [
     ["icd_engine.model"],
     ["icd_engine.results"],
     ["icd_engine.tasks", "icd_engine.search"],
-    ["icd_engine.restrictions"],
-    ["icd_engine.decoding"],
+    ["icd_engine.decoding", "icd_engine.restrictions"],
     ["icd_engine.passes"],
     ["icd_engine.engine"],
     ["icd_engine"],  # the package itself: hands out what the engine makes

@@ -15,7 +15,7 @@ from icd_engine.cli.terminal import open_engine, print_note, print_path
 from icd_engine.masks import read_mask
 from icd_engine.placement import PLAIN
 from icd_engine.saving import save_image
-from icd_engine.settings import Control
+from icd_engine.settings import Control, MaskFrom
 
 
 @options.placed
@@ -122,12 +122,19 @@ def edit(
             show_default="all may",
         ),
     ] = None,
+    mask_from: Annotated[
+        MaskFrom | None,
+        typer.Option(
+            help="Change only where the words of --blend are, or those that differ between the prompts.",
+            show_default="no such mask",
+        ),
+    ] = None,
     paste_back: Annotated[
         bool | None,
         typer.Option(
             "--paste-back/--no-paste-back",
-            help="Keep the original's own pixels outside --blend and --mask.",
-            show_default="with --mask",
+            help="Keep the original's own pixels outside masks and --blend.",
+            show_default="with a mask",
         ),
     ] = None,
     feather: Annotated[
@@ -166,6 +173,7 @@ def edit(
         amplify=options.by_word("--amplify", amplify or [], options.number) or None,
         blend=options.blend(blend),
         mask=mask,
+        mask_from=mask_from,
         paste_back=paste_back,
         feather=feather,
     )

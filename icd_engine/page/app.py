@@ -36,6 +36,7 @@ LIVE = [
     "self_replace",
     "control",
     "amplify_factor",
+    "mask_words",
     "paste_back",
 ]
 WORDS = ["source", "targets", "seed", "feather", "blend_source", "blend_target", "amplify_word"]
@@ -263,6 +264,7 @@ def _filled(example: Demo, defaults: EditSettings) -> Values:
         "blend_target": ", ".join(blend[1]),
         "amplify_word": word,
         "amplify_factor": factor,
+        "mask_words": settings.from_words,
         "paste_back": settings.paste_back is not False,
         "feather": settings.feather,
     }

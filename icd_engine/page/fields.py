@@ -22,7 +22,8 @@ class Form:
     """The fields of the page, as they are filled in.
 
     targets: one prompt a line. An empty word or number is one that was not given; blend words may
-    be several, with commas between.
+    be several, with commas between. mask_words: a mask is made of where they are, or where the words
+    that differ are.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Form:
     amplify_factor: float | None
     blend_source: str
     blend_target: str
+    mask_words: bool
     paste_back: bool
     feather: float | None
 
@@ -66,6 +68,8 @@ class Form:
                     "words to blend by are needed of both prompts, the source and the target"
                 )
             values["blend"] = blend
+        if self.mask_words:
+            values["mask_from"] = "words"
         return {name: value for name, value in values.items() if value is not None}
 
 

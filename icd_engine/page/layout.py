@@ -185,6 +185,11 @@ def _words(defaults: EditSettings) -> Parts:
             parts["amplify_factor"] = gr.Slider(
                 -5, 10, 2, step=0.1, label="by the factor", buttons=[], elem_id="amplify_factor"
             )
+        parts["mask_words"] = gr.Checkbox(
+            defaults.from_words,
+            label="Change only where these words are, or those that differ",
+            elem_id="mask_words",
+        )
         with gr.Row():
             parts["paste_back"] = gr.Checkbox(
                 defaults.paste_back is not False,

@@ -170,7 +170,8 @@ class Visit:
     def _settings(self, form: Form) -> dict[str, Any]:
         settings = form.settings() | ({} if self.mask is None else {"mask": self.mask})
         # On the page it may be ticked before anything is painted.
-        settings["paste_back"] = form.paste_back and ("mask" in settings or "blend" in settings)
+        restricted = bool({"mask", "blend", "mask_from"} & {*settings})
+        settings["paste_back"] = form.paste_back and restricted
         return settings
 
     def _seed(self, engine: Engine, form: Form) -> int | None:

@@ -19,7 +19,7 @@ from icd_engine.serving.limits import (
     SETTING_CHARACTERS,
     ApiError,
 )
-from icd_engine.settings import MAX_FEATHER, MAX_GUIDANCE, Control, EditSettings
+from icd_engine.settings import MAX_FEATHER, MAX_GUIDANCE, Control, EditSettings, MaskFrom
 
 ENCODING = {
     name: {"contentType": "image/png, image/jpeg, image/webp"} for name in ("image", "mask")
@@ -93,6 +93,12 @@ async def settings(
         UploadFile | None,
         File(description="White may change; or as OpenAI has it, what is transparent."),
     ] = None,
+    mask_from: Annotated[
+        MaskFrom | None,
+        _text(
+            "Change only where the words of blend are, or those that differ between the prompts."
+        ),
+    ] = None,
     paste_back: Annotated[
         bool | None,
         _text("Outside blend and mask, the original's own pixels. Default: where there is a mask."),
@@ -108,7 +114,7 @@ async def settings(
         "tau_low": tau_low,
         "control": control,
     }
-    values |= {"paste_back": paste_back, "feather": feather}
+    values |= {"mask_from": mask_from, "paste_back": paste_back, "feather": feather}
     texts = dict(
         zip(JSON_SETTINGS, (tau, cross_replace, self_replace, amplify, blend), strict=True)
     )

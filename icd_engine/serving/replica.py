@@ -178,7 +178,14 @@ class JobEditor:
             picture = Image.fromarray(to_size(job.image, kept.picture_size)[0])
             noised = self.engine.runner.tensor(kept.latents)
             found = Inversion(
-                self.engine, noised, kept.source, kept.seed, kept.size, kept.picture_size, picture
+                self.engine,
+                noised,
+                kept.source,
+                kept.seed,
+                kept.size,
+                kept.picture_size,
+                picture,
+                given_size=job.image.size,
             )
             self._inversions[job.key] = found
         return found

@@ -100,6 +100,24 @@ def test_latents_are_free_wherever_a_cell_is_touched(small_engine):
     assert np.array_equal(np.asarray(result.hop_masks[:, 0, 0]), [[0, 0, 0, 1, 0, 0, 0, 0]] * 4)
 
 
+def test_grey_cells_follow_their_source_for_the_first_hops(small_engine):
+    mask = np.repeat(np.array([0, 0.1, 0.5, 0.75, 1, 1, 1, 1], np.float32), 8)
+    seen = []
+    result = small_engine.edit(
+        picture(64, 64),
+        SOURCE,
+        TARGET,
+        mask=np.broadcast_to(mask, (64, 64)),
+        callback_on_step_end=lambda step, t, latents: seen.append(latents.clone()),
+    )
+    free = np.asarray(result.hop_masks)[:, 0, 0]
+    expected = [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 1], *[[1] * 4] * 4]
+    assert np.array_equal(free.T, expected)
+    for k, latents in enumerate(seen):
+        same = (latents[0] == latents[1]).all(dim=0).all(dim=0)
+        assert np.array_equal(np.asarray(same), free[k] == 0)
+
+
 @pytest.mark.parametrize(
     ("chosen", "pastes"),
     [

@@ -26,6 +26,8 @@ GOOD = {
         [["cat"], ["dog"]],
     ],
     "seed": [0, 2**63 - 1, np.int64(5)],
+    "feather": [0, 2.5, 1000],
+    "mask_from": ["words", len],
 }
 BAD = {
     "guidance_scale": [-1, 101, float("nan"), float("inf"), "7", True, 10**400],
@@ -48,6 +50,8 @@ BAD = {
         ("cat", [1]),
     ],
     "seed": [-1, 2**63, 1.5, True, "0"],
+    "feather": [-1, 1001, float("nan"), "3", True],
+    "mask_from": ["sky", "", 3, True, ["words"], np.zeros(3)],
 }
 
 
@@ -134,7 +138,7 @@ def test_windows_per_word_take_the_default_share(own, default, resolved):
 
 def test_mask_does_not_take_part_in_equality_or_repr():
     masked = EditSettings(mask=np.ones((4, 4)), tau=0.8)
-    assert masked == EditSettings(tau=0.8) and "mask" not in repr(masked)
+    assert masked == EditSettings(tau=0.8) and "mask=" not in repr(masked)
     assert masked.resolve(EditSettings()).mask is masked.mask
     assert masked.as_dict() == {"tau": 0.8, "mask": True}
 
@@ -172,6 +176,16 @@ def test_known_values_are_not_checked_again(monkeypatch):
     assert given.mask is None and given.guidance_scale is None
 
 
+def test_a_function_that_makes_masks_is_called_once_and_only_noted():
+    given = EditSettings(mask_from=len)
+    assert given.as_dict() == {"mask_from": True} and not given.from_words
+    assert given.masked("a mask", True, 2.0).mask_from is None
+    words = EditSettings(mask_from="words").masked(None, True, 2.0)
+    assert words.mask_from == "words" and words.as_dict()["mask_from"] == "words"
+
+
 def test_defaults_cannot_contradict_what_is_given():
+    with pytest.raises(SettingsError, match="control 'switch' has no maps"):
+        EditSettings(mask_from="words", control="switch")
     with pytest.raises(SettingsError, match="control 'switch' has no maps"):
         EditSettings(blend="cat").resolve(EditSettings(control="switch"))

@@ -67,7 +67,11 @@ VALUES = {
             b"x",
         ]
     ),
+    "mask_from": st.sampled_from(
+        ["words", None, "sky", lambda *_: np.ones((3, 2)), lambda *_: None, lambda *_: "no.png"]
+    ),
     "paste_back": st.sampled_from([True, False, None, "yes"]),
+    "feather": st.one_of(st.floats(0, 40), st.floats(), st.none(), st.text(max_size=2)),
     "seed": st.one_of(st.integers(0, 2**63 - 1), st.integers(), st.floats()),
     "size": st.sampled_from(
         [

@@ -56,8 +56,9 @@ def test_every_setting_reaches_the_engine(place, loaded, capsys, monkeypatch):
         return real(self, image, source, target, **options)
 
     monkeypatch.setattr(Engine, "edit", edit)
-    Image.new("L", (64, 64), 255).save("mask.png")
+    Image.new("L", (80, 60), 255).save("mask.png")
     options = "--seed 7 --guidance-scale 3 --tau 0.7,0.9 --tau-low 0.1 --control refine --self-replace 0.2 --size 64x48"
+    options += " --mask-from words --feather 2.5 --no-paste-back"
     words = [
         "--cross-replace",
         "default=0.3",
@@ -94,6 +95,9 @@ def test_every_setting_reaches_the_engine(place, loaded, capsys, monkeypatch):
         "amplify": {"dog": 2.0},
         "blend": (["cat"], ["dog"]),
         "mask": "mask.png",
+        "mask_from": "words",
+        "feather": 2.5,
+        "paste_back": False,
         "size": (64, 48),
     }
     assert Image.open("a/b.jpg").size == (64, 48)

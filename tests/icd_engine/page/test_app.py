@@ -45,7 +45,7 @@ def fields(**values) -> list:
         "amplify_factor": 2.0,
         "blend_source": "",
     }
-    plain |= {"blend_target": "", "paste_back": False, "feather": None}
+    plain |= {"blend_target": "", "mask_words": False, "paste_back": False, "feather": None}
     return [(plain | values)[name] for name in FIELDS]
 
 

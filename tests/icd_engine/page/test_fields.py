@@ -29,6 +29,7 @@ FORM = Form(
     amplify_factor=2.0,
     blend_source="",
     blend_target="",
+    mask_words=False,
     paste_back=False,
     feather=None,
 )

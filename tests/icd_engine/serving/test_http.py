@@ -27,7 +27,9 @@ def test_a_form_becomes_a_job(application):
         "self_replace": "0.4",
         "amplify": '{"dog": 2}',
         "blend": '[["cat"], ["dog"]]',
+        "mask_from": "words",
         "paste_back": "true",
+        "feather": "2.5",
         "seed": "7",
     }
     files = {"image": ("../../etc/passwd", b"picture"), "mask": ("b", b"mask")}
@@ -57,7 +59,9 @@ def test_a_form_becomes_a_job(application):
         "self_replace": 0.4,
         "amplify": {"dog": 2},
         "blend": [["cat"], ["dog"]],
+        "mask_from": "words",
         "paste_back": True,
+        "feather": 2.5,
         "seed": 7,
         "mask": b"mask",
     }
