@@ -27,7 +27,7 @@ from icd_engine.runners.contract import Prompts, Runner, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
-from icd_engine.settings import EditSettings
+from icd_engine.settings import CHOICES, EditSettings
 from icd_engine.shortage import attempt
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -46,6 +46,7 @@ PLAIN_EDIT = EditSettings(
     paste_back=False,
     seed=0,
     anchor=1.0,
+    auto=False,
 )
 
 
@@ -145,6 +146,8 @@ class Model:
         """What an edit at `size` will use: the defaults filled in, and the mask read once (a stream
         gives its bytes once). SettingsError, ImageError."""
         settings = given.resolve(self.default_settings)
+        if given.auto is None and not given.chosen.isdisjoint(CHOICES):
+            settings = settings.with_values({"auto": False})
         if settings.paste_back and settings.blend is None and settings.mask is None:
             raise SettingsError(
                 "paste_back needs blend words or a mask: they say what is not to change"
@@ -155,11 +158,11 @@ class Model:
                 "anchored (anchor=0)",
                 stacklevel=2,
             )
-            settings = settings.unanchored()
+            settings = settings.with_values({"anchor": 0.0})
         if settings.mask is None:
             return settings
         _, _, height, width = self.latent_shape(size)
-        return settings.with_mask(load_mask(settings.mask, (width, height)))
+        return settings.with_values({"mask": load_mask(settings.mask, (width, height))})
 
     def guidance(self, settings: EditSettings) -> list[float]:
         """w(t) of every decode hop, from settled settings."""

@@ -160,6 +160,7 @@ class EditResult:
     inversion: Inversion = field(repr=False)
     source_latents: Tensor = field(repr=False)  # [1, 4, h, w]
     masks: Tensor | None = field(default=None, repr=False)
+    candidates: Sequence[Candidate] = field(default=(), repr=False)
 
     @property
     def image(self) -> Any:

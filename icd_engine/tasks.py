@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from icd_engine.editing.words import Tokens
 from icd_engine.errors import PromptError, SettingsError, shown
 from icd_engine.images import load_image, to_size
 from icd_engine.model import Model
+from icd_engine.reporting import Listener
 from icd_engine.results import EditRequest, Inversion
 from icd_engine.settings import EditSettings
 
@@ -24,7 +25,8 @@ class Task:
 
     picture: RGB, at the size its edits come back in; None for an inversion that was loaded. size:
     (width, height) that the model works at. targets, plans: none where it is only inverted.
-    inversion: once it is encoded. calls: network calls that encoding took.
+    inversion: once it is encoded. calls: network calls that encoding took. chosen: the settings that
+    the caller gave; automatic settings leave them alone.
     """
 
     picture: Image.Image | None
@@ -35,6 +37,7 @@ class Task:
     plans: Sequence[EditPlan] = ()
     inversion: Inversion | None = None
     calls: int = 0
+    chosen: frozenset[str] = frozenset()
 
 
 def check_picture(
@@ -48,14 +51,14 @@ def check_picture(
         picture = Image.fromarray(to_size(picture, asked)[0])
     works_at = asked or model.working_size(picture.size)
     settings = model.settle(given, works_at)
-    return Task(picture, works_at, model.tokens(source), settings)
+    return Task(picture, works_at, model.tokens(source), settings, chosen=given.chosen)
 
 
 def check_request(model: Model, request: EditRequest, size: tuple[int, int] | None) -> Task:
     """A picture to encode and to edit: see `check_picture`."""
     given = request.checked_settings()
     task = check_picture(model, request.image, request.source, given, size)
-    return _towards(model, task, request.target)
+    return _towards(model, task, request.target, given)
 
 
 def check_kept(
@@ -77,17 +80,44 @@ def check_kept(
             "(anchor=0); invert the picture again for better ones",
             stacklevel=3,
         )
-        settings = settings.unanchored()
+        settings = settings.with_values({"anchor": 0.0})
     source = model.tokens(inversion.source)
-    task = Task(inversion.picture, inversion.size, source, settings, inversion=inversion)
-    return _towards(model, task, target)
+    task = Task(
+        inversion.picture,
+        inversion.size,
+        source,
+        settings,
+        inversion=inversion,
+        chosen=given.chosen,
+    )
+    return _towards(model, task, target, given)
 
 
-def _towards(model: Model, task: Task, target: str | Sequence[str]) -> Task:
+def _towards(model: Model, task: Task, target: str | Sequence[str], given: EditSettings) -> Task:
     targets = [model.tokens(text) for text in texts(target)]
+    if len(targets) > 1 and task.settings.auto:
+        if given.auto:
+            raise SettingsError("automatic settings are for one target at a time")
+        task = replace(task, settings=task.settings.with_values({"auto": False}))
     hops = len(model.decode_hops)
     plans = [make_plan(task.source, tokens, task.settings, hops) for tokens in targets]
     return replace(task, targets=targets, plans=plans)
+
+
+def with_automatic(settings: str | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen settings, with `auto` where settings is "auto". SettingsError for anything else."""
+    if settings is None:
+        return dict(chosen)
+    if settings != "auto":
+        raise SettingsError(f"settings must be 'auto' or left out, not {shown(settings)}")
+    return {**chosen, "auto": True}
+
+
+def check_alone(task: Task, listener: Listener) -> None:
+    """SettingsError where automatic settings were asked for with a callback: there are rows of many
+    candidates, and it would see them all."""
+    if task.settings.auto and "auto" in task.chosen and listener.may_change:
+        raise SettingsError("automatic settings take no callback")
 
 
 def texts(prompts: str | Sequence[str]) -> list[str]:

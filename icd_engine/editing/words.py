@@ -1,5 +1,6 @@
 """Tokens, the words they belong to, and the alignment of two prompts."""
 
+import difflib
 import json
 import re
 import string
@@ -219,6 +220,28 @@ def align(source: Tokens, target: Tokens) -> tuple[NDArray[np.int64], NDArray[np
             i, j = i - 1, j - 1
             m[j] = i
     return m, (m >= 0).astype(np.float32)
+
+
+def changed_words(source: Tokens, target: Tokens) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The words of each prompt that the other has not in their place, as blend words; None where
+    either has none.
+
+    A word that its prompt has elsewhere unchanged too (an article, say) does not count: it would
+    stand for both places.
+    """
+    own = [[_bare(word.text) for word in prompt.words] for prompt in (source, target)]
+    matcher = difflib.SequenceMatcher(None, *own, autojunk=False)
+    same = [block for block in matcher.get_matching_blocks() if block.size]
+    kept = [
+        {i for block in same for i in range(start(block), start(block) + block.size)}
+        for start in (lambda block: block.a, lambda block: block.b)
+    ]
+    found = []
+    for words, places in zip(own, kept, strict=True):
+        unchanged = {words[i] for i in places}
+        changed = (word for i, word in enumerate(words) if i not in places)
+        found.append(tuple(dict.fromkeys(word for word in changed if word not in unchanged)))
+    return (found[0], found[1]) if all(found) else None
 
 
 def _words(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[Word, ...]:

@@ -96,6 +96,13 @@ async def settings(
     paste_back: Annotated[
         bool | None, _text("Outside blend and mask, the original's own pixels.")
     ] = None,
+    anchor: Annotated[
+        float | None,
+        _text("How far the edit is held to the picture's encoding; 0: not at all.", ge=0, le=1),
+    ] = None,
+    auto: Annotated[
+        bool | None, _text("Attention control and blend words as suits this edit.")
+    ] = None,
 ) -> dict[str, Any]:
     """Those fields of EditSettings that were given, checked. Raises ApiError."""
     values: dict[str, Any] = {
@@ -103,7 +110,7 @@ async def settings(
         "tau_low": tau_low,
         "control": control,
     }
-    values |= {"paste_back": paste_back}
+    values |= {"paste_back": paste_back, "anchor": anchor, "auto": auto}
     texts = dict(
         zip(JSON_SETTINGS, (tau, cross_replace, self_replace, amplify, blend), strict=True)
     )

@@ -43,6 +43,8 @@ EDITS = {
     "mask": {"target": TARGET, "mask": LEFT},
     "blend and mask": {"target": [TARGET, LONGER], "blend": "blue", "mask": LEFT},
     "no control": {"target": TARGET, "control": "none"},
+    "unanchored": {"target": [TARGET, LONGER], "anchor": 0.0},
+    "half anchored": {"target": TARGET, "anchor": 0.5},
     "ramp": {"target": TARGET, "tau": (0.5, 0.9), "tau_low": 0.1, "guidance_scale": 7.0},
 }
 
@@ -85,8 +87,10 @@ def test_a_re_edit_runs_targets_alone(engine, picture, edit):
     """It takes what the first edit of the inversion kept, and equals an edit that did not."""
     fresh = engine.edit(picture, SOURCE, seed=3, **edit)
     inversion = engine.invert(picture, SOURCE, seed=3)
-    inversion.edit(LONGER)
-    assert engine._branches.get(inversion) is not None
+    anchored = edit.get("anchor", 1.0) > 0
+    if not anchored:
+        inversion.edit(LONGER, anchor=0.0)
+    assert engine._branches.get(inversion, anchored) is not None
     assert difference(inversion.edit(**edit).latents, fresh.latents) <= TOLERANCE
 
 
