@@ -94,9 +94,18 @@ def write_base(folder: Path, vae: VAE, scale: float, teacher: Teacher) -> None:
     text.write(folder / "tokenizer")
 
 
-def write_tiny(out: Path, distilled: Bundle) -> Bundle:
+def read_vae(bundle: Bundle) -> VAE:
+    """The VAE of a bundle, float32."""
+    vae = VAE(read_json(bundle.path, "vae/config.json"))
+    vae.load_state_dict(
+        {key: value.float() for key, value in read_weights(bundle.weights("vae")).items()}
+    )
+    return vae.eval()
+
+
+def write_tiny(out: Path, distilled: Bundle, vae: VAE | None = None) -> Bundle:
     """The bundle of a finished distillation as it is shipped, over an older one: half precision,
-    with demo and card."""
+    with demo and card; `vae` in its VAE's place where it was trained on."""
     card, licence = (
         path.read_text(encoding="utf-8") for path in (BUNDLE / "README.md", ROOT / "LICENSE")
     )
@@ -104,6 +113,8 @@ def write_tiny(out: Path, distilled: Bundle) -> Bundle:
     for name in distilled.sha256:
         path = distilled.path / name
         files[name] = halves(read_weights(path)) if path.suffix == ".safetensors" else path
+    if vae is not None:
+        files[f"vae/{WEIGHTS}"] = halves(vae.state_dict())
     files |= {
         "demo.png": demo_picture(),
         "demo.json": {"source": DEMO["source"], "target": DEMO["target"], "settings": {}},
