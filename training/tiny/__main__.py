@@ -3,7 +3,8 @@
 
 Stages, each resumable and gated on the one before: vae, judge, latents, teacher, base (a diffusers
 folder). Then `python -m training guidance` and `icd` with the configuration `tiny`, and here
-`bundle`, which seals the package's own.
+`bundle`, which seals the package's own. `instruct` trains an InstructPix2Pix for comparisons, from
+the shipped teacher.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from training.checkpoint import trained
 from training.latents import Latents
 from training.processes import channels_last, processes, rank
 from training.recipe import Recipe
-from training.tiny import bundle, judge, teacher, vae
+from training.tiny import bundle, instruct, judge, teacher, vae
 
 
 def vae_of(folder: Path) -> VAE:
@@ -59,8 +60,14 @@ def _bundle(folder: Path, _: int | None) -> None:
     if rank():
         return
     bundle.write_tiny(bundle.BUNDLE, read_bundle(folder / stages.BUNDLE))
-    bundle.write_teacher(bundle.TEACHERS, teacher_of(folder).unet)
+    bundle.write_unet(bundle.TEACHERS, teacher.CONFIG, teacher_of(folder).unet)
     judge.write_judge(judge.read_judge(folder / judge.WEIGHTS.name))
+
+
+def _instruct(folder: Path, samples: int | None) -> None:
+    unet = instruct.train(folder, _sized(instruct.RECIPE, samples))
+    if rank() == 0:
+        bundle.write_unet(bundle.INSTRUCT, instruct.CONFIG, unet)
 
 
 def _sized(recipe: Recipe, samples: int | None) -> Recipe:
@@ -74,7 +81,9 @@ STAGES: dict[str, Callable[[Path, int | None], None]] = {
     "teacher": _teacher,
     "base": _base,
     "bundle": _bundle,
+    "instruct": _instruct,
 }
+ON_REQUEST = ("bundle", "instruct")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "stages",
         nargs="*",
         metavar="STAGE",
-        help=f"stages to run: {', '.join(STAGES)} (default: all but bundle)",
+        help=f"stages to run: {', '.join(STAGES)} (default: all but {' and '.join(ON_REQUEST)})",
     )
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/tiny"), help="checkpoints, logs, cache and base"
@@ -97,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stage in options.stages:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r} (known: {', '.join(STAGES)})")
-    for stage in options.stages or list(STAGES)[:-1]:
+    for stage in options.stages or [name for name in STAGES if name not in ON_REQUEST]:
         STAGES[stage](options.folder, options.samples)
         processes().wait_for_everyone()
 
