@@ -18,6 +18,7 @@ from PIL import Image
 from benchmarks.evaluation import metrics as pixels
 from benchmarks.evaluation.diffusion import Diffusion, at_size
 from benchmarks.evaluation.methods import METHODS
+from benchmarks.evaluation.shift import shift
 from benchmarks.evaluation.suites import Edited, Item, Metric, mask_at
 from benchmarks.evaluation.tasks import PUBLISHED_SCALES, EditTask, InstructScales
 from icd_engine.engine import Engine
@@ -26,7 +27,7 @@ from icd_engine.settings import EditSettings
 ROWS = "rows.jsonl"
 PICTURES = 24  # items whose pictures are kept for the report
 LABELS = ("run", "method", "item", "kind", "picture")  # of a row, beside its figures
-BACKGROUND = ("psnr", "ssim", "mse")  # figures of what should not change
+BACKGROUND = ("psnr", "ssim", "mse", "shift", "equal")  # figures of what should not change
 ResultRow = dict[str, Any]
 Method = Callable[[Item], Edited]
 
@@ -223,6 +224,8 @@ def _against(picture: np.ndarray, item: Item, made: Edited) -> dict[str, float |
             frames = pixels.masked(made.edited, mask), pixels.masked(picture, mask)
             row["background_psnr"] = pixels.psnr(made.edited, picture, ~mask)
             row |= {"background_ssim": pixels.ssim(*frames), "background_mse": pixels.mse(*frames)}
+            row["background_shift"] = shift(made.edited, picture, ~mask)
+            row["background_equal"] = pixels.outside_equal(made.edited, picture, mask)
     return row
 
 
