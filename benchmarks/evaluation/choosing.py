@@ -13,10 +13,11 @@ from benchmarks.evaluation.tasks import PUBLISHED_SCALES, InstructScales
 from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, SettingsError
 
+MASKED = "icd-masked"
 OWN: dict[str, Callable[..., Method]] = {
     "icd": icd,
     "icd-auto": icd_auto,
-    "icd-masked": icd_masked,
+    MASKED: icd_masked,
 }
 
 
@@ -32,14 +33,16 @@ class Networks(NamedTuple):
 def chosen(
     engine: Engine, names: str, networks: Networks, settings: Mapping[str, Any]
 ) -> dict[str, Method]:
-    """Methods by name: `names` are comma-separated, or "all" that there are networks for.
+    """Methods by name: `names` are comma-separated, or "all": those that know as much as each other
+    (so not icd-masked, which is told the mask) and that there are networks for.
 
     settings: of the engine's own edits. SettingsError for an unknown name or a missing network,
     BundleError for a network that is none of the method's.
     """
     picked = names.split(",")
     if names == "all":
-        picked = [name for name in (*OWN, *METHODS) if networks.instruct or name not in INSTRUCTED]
+        others = [name for name in METHODS if networks.instruct or name not in INSTRUCTED]
+        picked = [name for name in OWN if name != MASKED] + others
     for name in picked:
         if name not in OWN and name not in METHODS:
             known = ", ".join((*OWN, *METHODS))

@@ -2,13 +2,12 @@
 
 import pytest
 
-from benchmarks.evaluation import choosing
 from benchmarks.evaluation.choosing import OWN, Networks, chosen
 from benchmarks.evaluation.methods import METHODS
 from benchmarks.evaluation.options import INSTRUCT_SCALES, TEACHER, instructed
 from benchmarks.evaluation.run import measure
 from benchmarks.evaluation.suites import Item
-from benchmarks.evaluation.tasks import PUBLISHED_SCALES
+from benchmarks.evaluation.tasks import PUBLISHED_SCALES, Outcome
 from icd_engine.errors import BundleError, SettingsError
 from tests.benchmarks.evaluation.inverted import PICTURE, items
 from training.tiny.bundle import INSTRUCT, write_unet
@@ -26,9 +25,9 @@ def folders(tmp_path, model, instructed) -> Networks:
 
 
 def test_all_are_those_that_there_are_networks_for(loaded, folders):
-    assert list(chosen(loaded, "all", folders, {})) == [*OWN, *METHODS]
+    assert list(chosen(loaded, "all", folders, {})) == ["icd", "icd-auto", *METHODS]
     without = chosen(loaded, "all", folders._replace(instruct=None), {})
-    assert list(without) == [name for name in (*OWN, *METHODS) if name != "ip2p"]
+    assert list(without) == ["icd", "icd-auto", *(name for name in METHODS if name != "ip2p")]
 
 
 def test_a_missing_or_another_network_is_one_line(loaded, folders):
@@ -43,25 +42,19 @@ def test_a_missing_or_another_network_is_one_line(loaded, folders):
 def test_ip2p_runs_on_its_own_network(loaded, folders, monkeypatch):
     """With its instruction and guidance, and calls counted like the others'."""
     seen = []
-    monkeypatch.setitem(
-        METHODS,
-        "ip2p",
-        lambda model, task: seen.append((model, task)) or METHODS["sdedit"](model, task),
-    )
-    monkeypatch.setitem(METHODS, "sdedit", lambda model, task: _same(model, task))
+
+    def noting(model, task):
+        seen.append((model, task))
+        model.calls += 1
+        return Outcome(task.latents, task.latents)
+
+    monkeypatch.setitem(METHODS, "ip2p", noting)
     method = chosen(loaded, "ip2p", folders._replace(scales=INSTRUCT_SCALES), {})["ip2p"]
     item = Item("i", "pair", "a cat", "a dog", lambda: PICTURE, instruction="turn it into a dog")
     assert method(item).calls == 1
     ((model, task),) = seen
     assert model.sees_picture and task.instruction == "turn it into a dog"
     assert task.scales == INSTRUCT_SCALES
-
-
-def _same(model, task):
-    from benchmarks.evaluation.tasks import Outcome
-
-    model.calls += 1
-    return Outcome(task.latents, task.latents)
 
 
 def test_the_tiny_network_is_for_its_own_world():
@@ -79,4 +72,3 @@ def test_what_is_pasted_back_is_the_pictures_own(small_engine):
     assert measure(item, plain(item))["background_equal"] < 0.5
     free = Item("i", "color", "a", "b", lambda: PICTURE)
     assert (masked(free).edited == plain(free).edited).all()
-    assert choosing.OWN is OWN
