@@ -43,7 +43,7 @@ KINDS = ("color", "background", "shape")
 SCENES = 1536
 PAIRS = "instruct_pairs.safetensors"
 # float32: processors without products in bfloat16 imitate them, twenty times slower
-RECIPE = Recipe(samples=20_000, batch=8, lr=6e-4, warmup=50, ema=0.995, precision="fp32")
+RECIPE = Recipe(samples=12_800, batch=8, lr=6e-4, warmup=50, ema=0.995, precision="fp32")
 DROPPED = 0.05  # of the pairs each: the text alone, the picture alone, both
 
 
