@@ -5,6 +5,7 @@ Stages, each resumable and gated on the one before: vae, judge, latents, teacher
 folder). Then `python -m training guidance` and `icd` with the configuration `tiny`, and here
 `edits` and `decoder`, which make the VAE's decoder crisper, and `bundle`, which seals the package's
 own. Where the folder holds no bundle, `edits`, `decoder` and `bundle` go on from the package's.
+`instruct` trains an InstructPix2Pix for comparisons, from the shipped teacher.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from training.checkpoint import trained
 from training.latents import Latents
 from training.processes import channels_last, processes, rank
 from training.recipe import Recipe
-from training.tiny import bundle, decoder, judge, teacher, vae
+from training.tiny import bundle, decoder, instruct, judge, teacher, vae
 from training.tiny.edits import EDITS, EditPool, make_edits
 
 
@@ -85,9 +86,15 @@ def _bundle(folder: Path, _: int | None) -> None:
         crisper = trained(folder / "decoder.safetensors", decoder.freeze(bundle.read_vae(start)))
     bundle.write_tiny(bundle.BUNDLE, start, crisper)
     if (folder / "teacher.safetensors").exists():
-        bundle.write_teacher(bundle.TEACHERS, teacher_of(folder).unet)
+        bundle.write_unet(bundle.TEACHERS, teacher.CONFIG, teacher_of(folder).unet)
     if (folder / judge.WEIGHTS.name).exists():
         judge.write_judge(judge.read_judge(folder / judge.WEIGHTS.name))
+
+
+def _instruct(folder: Path, samples: int | None) -> None:
+    unet = instruct.train(folder, _sized(instruct.RECIPE, samples))
+    if rank() == 0:
+        bundle.write_unet(bundle.INSTRUCT, instruct.CONFIG, unet)
 
 
 def _sized(recipe: Recipe, samples: int | None) -> Recipe:
@@ -103,6 +110,7 @@ STAGES: dict[str, Callable[[Path, int | None], None]] = {
     "edits": _edits,
     "decoder": _decoder,
     "bundle": _bundle,
+    "instruct": _instruct,
 }
 
 

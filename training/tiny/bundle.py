@@ -33,6 +33,7 @@ ROOT = HERE.parents[1]
 EDITS = HERE / "edits.jpg"
 BUNDLE = ROOT / "icd_engine" / "bundles" / "tiny"
 TEACHERS = HERE / "teacher_weights"
+INSTRUCT = HERE / "instruct_weights"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
@@ -134,11 +135,10 @@ def write_tiny(out: Path, distilled: Bundle, vae: VAE | None = None) -> Bundle:
     return write_bundle(out, record | {"origin": origin}, files.items(), overwrite=True)
 
 
-def write_teacher(folder: Path, unet: UNet) -> None:
-    """The teacher, half precision, as a diffusers UNet folder: for baselines, too large for the
-    wheel."""
+def write_unet(folder: Path, config: Mapping[str, Any], unet: UNet) -> None:
+    """A UNet, half precision, as a diffusers folder: for baselines, too large for the wheel."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(UNET_CONFIG, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(
         {key: value.contiguous() for key, value in halves(unet.state_dict()).items()},
         folder / WEIGHTS,
