@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.evaluation.diffusion import Diffusion
 from benchmarks.evaluation.methods import INSTRUCTED, METHODS
-from benchmarks.evaluation.run import Method, icd, icd_auto, icd_masked, other
+from benchmarks.evaluation.run import Method, icd, icd_masked, icd_paper, icd_plain, other
 from benchmarks.evaluation.tasks import PUBLISHED_SCALES, InstructScales
 from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, SettingsError
@@ -16,7 +16,8 @@ from icd_engine.errors import BundleError, SettingsError
 MASKED = "icd-masked"
 OWN: dict[str, Callable[..., Method]] = {
     "icd": icd,
-    "icd-auto": icd_auto,
+    "icd-plain": icd_plain,
+    "icd-paper": icd_paper,
     MASKED: icd_masked,
 }
 

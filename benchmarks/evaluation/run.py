@@ -45,6 +45,16 @@ def icd(engine: Engine, **settings: Any) -> Method:
     return edit
 
 
+def icd_plain(engine: Engine, **settings: Any) -> Method:
+    """The same with the model's settings as they are, none of them chosen for the edit."""
+    return icd(engine, **{"auto": False, **settings})
+
+
+def icd_paper(engine: Engine, **settings: Any) -> Method:
+    """The same decoded as the paper does, not held to the encode trajectory."""
+    return icd_plain(engine, **{**settings, "anchor": 0.0})
+
+
 def icd_masked(engine: Engine, **settings: Any) -> Method:
     """The engine's edit where the item's mask lets it, the picture's own pixels everywhere else;
     the same as `icd` where an item has no mask."""
@@ -67,27 +77,6 @@ def generated(engine: Engine, **settings: Any) -> Method:
         return Edited(np.asarray(picture), None, calls, time.perf_counter() - started)
 
     return make
-
-
-def icd_auto(engine: Engine, **settings: Any) -> Method:
-    """The engine's edit with automatic settings; calls and seconds are those of everything that was
-    tried."""
-
-    def edit(item: Item) -> Edited:
-        started = time.perf_counter()
-        inversion = engine.invert(item.picture(), item.source)
-        found = inversion.search(item.target, **settings)
-        edited = np.asarray(found.result.image)
-        seconds = time.perf_counter() - started
-        hops = len(engine.bundle.decode_times)
-        calls = (
-            len(engine.bundle.encode_times)
-            + (len(found.candidates) + 1) * hops
-            + 2 * len(found.candidates)
-        )
-        return Edited(edited, np.asarray(found.result.reconstruction), calls, seconds)
-
-    return edit
 
 
 def other(
@@ -118,8 +107,8 @@ def other(
 
 def round_trip(engine: Engine, item: Item, w: Any, tau: Any) -> float:
     """PSNR of the picture encoded and decoded with its own prompt under this guidance, without
-    control."""
-    settings = {"seed": 0, "guidance_scale": w, "tau": tau, "control": "none"}
+    control, as the paper decodes: an anchored reconstruction is the VAE's."""
+    settings = {"seed": 0, "guidance_scale": w, "tau": tau, "control": "none", "anchor": 0.0}
     return pixels.psnr(
         np.asarray(engine.edit(item.picture(), item.source, item.source, **settings).image),
         item.picture(),

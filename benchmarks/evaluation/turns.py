@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
         "--methods",
         default="icd,icd-masked," + ",".join(METHODS),
         metavar="NAME,...",
-        help="comma-separated, as of icd eval (default: all but icd-auto)",
+        help="comma-separated, as of icd eval (default: all)",
     )
     parser.add_argument(
         "--teacher", type=Path, default=TEACHER, metavar="FOLDER", help="as of icd eval"

@@ -25,9 +25,14 @@ def folders(tmp_path, model, instructed) -> Networks:
 
 
 def test_all_are_those_that_there_are_networks_for(loaded, folders):
-    assert list(chosen(loaded, "all", folders, {})) == ["icd", "icd-auto", *METHODS]
+    assert list(chosen(loaded, "all", folders, {})) == ["icd", "icd-plain", "icd-paper", *METHODS]
     without = chosen(loaded, "all", folders._replace(instruct=None), {})
-    assert list(without) == ["icd", "icd-auto", *(name for name in METHODS if name != "ip2p")]
+    assert list(without) == [
+        "icd",
+        "icd-plain",
+        "icd-paper",
+        *(name for name in METHODS if name != "ip2p"),
+    ]
 
 
 def test_a_missing_or_another_network_is_one_line(loaded, folders):
