@@ -134,6 +134,7 @@ class Clients:
     async def edit(self) -> Answer:
         self._sent += 1
         fields = {"source_prompt": SOURCE, "prompt": TARGET, "seed": str(self._sent)}
+        fields["auto"] = "false"  # plain edits share passes, whatever the model prefers
         began = time.perf_counter()
         try:
             url = f"{self._url}/v1/images/edits"

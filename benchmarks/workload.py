@@ -72,6 +72,11 @@ def further_cases(case: Case, count: int) -> list[Case]:
     return list(itertools.islice(itertools.cycle(found), count))
 
 
+def unanchored(case: Case) -> Case:
+    """The same edit by the published decoding, which baselines are."""
+    return replace(case, settings=case.settings | {"anchor": 0.0})
+
+
 def without_control(case: Case) -> Case:
     """The same edit by the prompt alone: no attention edited, nothing blended."""
     return replace(case, settings={"seed": case.settings["seed"], "control": "none"})

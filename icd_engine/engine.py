@@ -18,7 +18,15 @@ from icd_engine.search import search
 from icd_engine.settings import EditSettings
 from icd_engine.shortage import within_memory
 from icd_engine.stopwatch import Stopwatch
-from icd_engine.tasks import Task, check_kept, check_picture, check_request, texts
+from icd_engine.tasks import (
+    Task,
+    check_alone,
+    check_kept,
+    check_picture,
+    check_request,
+    texts,
+    with_automatic,
+)
 
 
 class Engine:
@@ -148,26 +156,19 @@ class Engine:
     ) -> EditResult:
         """Inverts a picture and decodes it towards one target prompt or several, in one pass.
 
-        size: see `invert`. chosen: fields of EditSettings. settings "auto": the best of some thirty
-        settings is taken for the fields that were not chosen (`search`; pictures, one target).
-        callback_on_step_end(step, t, latents) is called after each decode hop with its number, the
-        time step it led to and latents [1 + targets, 4, h, w], source row first, and may return
-        others to go on with. Raises ImageError, PromptError, SettingsError.
+        size: see `invert`. chosen: fields of EditSettings. settings "auto": attention control and
+        blend words that were not chosen are found for this edit, in the same calls and one more (one
+        target, no callback): see `icd_engine.automatic`. callback_on_step_end(step, t, latents) is
+        called after each decode hop with its number, the time step it led to and latents [1 +
+        targets, 4, h, w], source row first, and may return others to go on with. Raises ImageError,
+        PromptError, SettingsError.
         """
         check_output_type(output_type, self.runner)
-        if settings is None:
-            listener = Listener(self.runner, callback_on_step_end, progress)
-            task = check_request(self.model, EditRequest(image, source, target, chosen), size)
-            return self._edit([task], listener, output_type)[0]
-        if settings != "auto":
-            raise SettingsError(f"settings must be 'auto' or left out, not {shown(settings)}")
-        if not isinstance(target, str) or output_type != "pil" or callback_on_step_end is not None:
-            raise SettingsError(
-                "settings 'auto' is for one target, gives pictures and takes no callback"
-            )
-        seed = EditSettings.from_mapping(chosen).seed
-        inversion = self.invert(image, source, seed=seed, size=size)
-        return self.search(inversion, target, progress=progress, **chosen).result
+        listener = Listener(self.runner, callback_on_step_end, progress)
+        request = EditRequest(image, source, target, with_automatic(settings, chosen))
+        task = check_request(self.model, request, size)
+        check_alone(task, listener)
+        return self._edit([task], listener, output_type)[0]
 
     @within_memory
     def edit_inversion(
@@ -178,13 +179,16 @@ class Engine:
         callback_on_step_end: StepCallback | None = None,
         output_type: str = "pil",
         progress: Progress | None = None,
-        **settings: Any,
+        settings: str | None = None,
+        **chosen: Any,
     ) -> EditResult:
         """Decodes a kept inversion towards one target or several: see `edit`. Its seed is already
         in it."""
         check_output_type(output_type, self.runner)
-        task = check_kept(self.model, inversion, target, EditSettings.from_mapping(settings))
+        given = EditSettings.from_mapping(with_automatic(settings, chosen))
+        task = check_kept(self.model, inversion, target, given)
         listener = Listener(self.runner, callback_on_step_end, progress)
+        check_alone(task, listener)
         watch = Stopwatch(self.runner.device)
         return decode(self.model, [task], self._branches, listener, watch, output_type)[0]
 

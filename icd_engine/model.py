@@ -26,7 +26,7 @@ from icd_engine.runners.contract import Prompts, Runner, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
-from icd_engine.settings import EditSettings
+from icd_engine.settings import CHOICES, EditSettings
 from icd_engine.shortage import attempt
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -44,6 +44,7 @@ PLAIN_EDIT = EditSettings(
     self_replace=0.0,
     seed=0,
     anchor=1.0,
+    auto=False,
 )
 
 
@@ -142,13 +143,15 @@ class Model:
     def settle(self, given: EditSettings) -> EditSettings:
         """What an edit will use, but for its mask: the defaults filled in. SettingsError."""
         settings = given.resolve(self.default_settings)
+        if given.auto is None and not given.chosen.isdisjoint(CHOICES):
+            settings = settings.with_values({"auto": False})
         if settings.anchor and not self.anchors:
             warnings.warn(
                 "this model decodes to boundaries that its encoding does not pass: edits are not "
                 "anchored (anchor=0)",
                 stacklevel=2,
             )
-            settings = settings.unanchored()
+            settings = settings.with_values({"anchor": 0.0})
         return settings
 
     def guidance(self, settings: EditSettings) -> list[float]:

@@ -13,15 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from icd_engine.automatic import candidates, judged, ranked, shared_rows
 from icd_engine.compositing import finish
 from icd_engine.decoding import SourceBranches, decode_inputs
 from icd_engine.errors import OutOfMemoryError
 from icd_engine.images import to_size
 from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
-from icd_engine.restrictions import picture_masks
+from icd_engine.restrictions import pasted, picture_masks
 from icd_engine.results import Editor, EditResult, Inversion
-from icd_engine.runners.contract import Decoded, SourceBranch, Tensor
+from icd_engine.runners.contract import (
+    Decoded,
+    DecodeInputs,
+    SourceBranch,
+    Tensor,
+)
 from icd_engine.stopwatch import Stopwatch
 from icd_engine.tasks import Task
 
@@ -42,8 +48,9 @@ def in_passes(
     """
     results: dict[int, EditResult] = {}
     most = MOST_TARGETS
-    for alike in dict.fromkeys(_alike(task) for task in tasks):
-        waiting = [i for i, task in enumerate(tasks) if _alike(task) == alike]
+    keys = [_alike(task, i) for i, task in enumerate(tasks)]
+    for key in dict.fromkeys(keys):
+        waiting = [i for i, own in enumerate(keys) if own == key]
         while waiting:
             together = waiting[: fitting([len(tasks[i].targets) for i in waiting], most)]
             try:
@@ -61,8 +68,9 @@ def in_passes(
     return [results[i] for i in range(len(tasks))]
 
 
-def _alike(task: Task) -> tuple[tuple[int, int], bool]:
-    return task.size, bool(task.settings.anchor)
+def _alike(task: Task, number: int) -> tuple:
+    """What tasks of one pass have in common; one with automatic settings has rows of its own."""
+    return task.size, bool(task.settings.anchor), number if task.settings.auto else None
 
 
 def fitting(targets: Sequence[int], most: int = MOST_TARGETS) -> int:
@@ -136,30 +144,98 @@ def decode(
     picture is kept, and its next edit runs target rows alone. A callback may change source rows, so
     with one they run hop by hop, and nothing is kept or taken.
     """
-    inversions = [task.inversion for task in tasks if task.inversion is not None]
-    anchored = bool(tasks[0].settings.anchor)
-    alone = len(tasks) == 1 and not listener.may_change
-    branch = branches.get(inversions[0], anchored) if alone else None
+    if tasks[0].settings.auto and not listener.may_change:
+        return [_decode_automatic(model, tasks[0], branches, listener, watch, output_type)]
+    branch = _kept_branch(tasks, branches, listener)
     owner = [i for i, task in enumerate(tasks) for _ in task.targets]
     with watch.stage("text_target"):
         inputs = decode_inputs(model, tasks, owner, branch)
     with watch.stage("decode"):
-        ahead = anchored and branch is None and not listener.may_change
-        keep = branch is None and (alone or any(task.settings.from_words for task in tasks))
-        inputs = replace(inputs, keep=keep, ahead=ahead)
-        decoded = model.runner.decode(inputs, model.decode_hops, listener.callback)
-    if decoded.source is not None and alone:
-        branches.put(inversions[0], anchored, decoded.source)
-    if branch is not None:
-        sources = branch.latents[-1]
-    elif ahead and inputs.anchor is not None:
-        sources = inputs.anchor.boundaries[-1]
-    else:
-        sources = decoded.latents[: len(tasks)]
+        decoded, sources = _run(model, tasks, inputs, branches, listener)
     edited = decoded.latents[-len(owner) :]
     return _results(
         model, tasks, edited, sources, decoded, branch or decoded.source, watch, output_type
     )
+
+
+def _decode_automatic(
+    model: Model,
+    task: Task,
+    branches: SourceBranches,
+    listener: Listener,
+    watch: Stopwatch,
+    output_type: str,
+) -> EditResult:
+    """The result of the candidate that `automatic.ranked` puts first."""
+    branch = _kept_branch([task], branches, listener)
+    with watch.stage("text_target"):
+        tried = candidates(model, task)
+        every = replace(
+            task,
+            targets=[tokens for one in tried for tokens in one.targets],
+            plans=[plan for one in tried for plan in one.plans],
+        )
+        inputs = decode_inputs(model, [every], [0] * len(tried), branch)
+        inputs, tree = shared_rows(model, tried, inputs)
+    with watch.stage("decode"):
+        decoded, source = _run(model, [task], inputs, branches, listener)
+    rows = decoded.latents[-len(tree.first[-1]) :]
+    found = []
+    best = 0
+    if len(tried) > 1:
+        with watch.stage("choice"):
+            found = judged(model, task, tried, rows[tree.rows[-1]], source)
+            order = ranked(found)
+        best = found.index(order[0])
+        found = order
+    own = [slice(row[best], row[best] + 1) for row in tree.rows]
+    chosen = replace(
+        decoded,
+        masks=decoded.masks and [mask[row] for mask, row in zip(decoded.masks, own, strict=True)],
+        maps=None if decoded.maps is None else decoded.maps[:, own[-1]],
+    )
+    branch = branch or decoded.source
+    (result,) = _results(
+        model, [tried[best]], rows[own[-1]], source, chosen, branch, watch, output_type
+    )
+    calls = result.network_calls + bool(found)
+    return replace(result, candidates=found, network_calls=calls)
+
+
+def _kept_branch(
+    tasks: Sequence[Task], branches: SourceBranches, listener: Listener
+) -> SourceBranch | None:
+    """The source branch of a single picture, where it is kept and may be taken."""
+    inversion = tasks[0].inversion
+    if len(tasks) > 1 or listener.may_change or inversion is None:
+        return None
+    return branches.get(inversion, bool(tasks[0].settings.anchor))
+
+
+def _run(
+    model: Model,
+    tasks: Sequence[Task],
+    inputs: DecodeInputs,
+    branches: SourceBranches,
+    listener: Listener,
+) -> tuple[Decoded, Tensor]:
+    """The pass, and the final latents of its source rows [S, 4, h, w]; keeps the source branch of a
+    single picture."""
+    first = inputs.source is None and not listener.may_change
+    ahead = first and inputs.anchor is not None
+    alone = first and len(tasks) == 1
+    by_words = any(task.settings.from_words for task in tasks)
+    keep = alone or (by_words and inputs.source is None)
+    asked = replace(inputs, keep=keep, ahead=ahead)
+    decoded = model.runner.decode(asked, model.decode_hops, listener.callback)
+    inversion = tasks[0].inversion
+    if alone and decoded.source is not None and inversion is not None:
+        branches.put(inversion, inputs.anchor is not None, decoded.source)
+    if inputs.source is not None:
+        return decoded, inputs.source.latents[-1]
+    if ahead and inputs.anchor is not None:
+        return decoded, inputs.anchor.boundaries[-1]
+    return decoded, decoded.latents[: len(tasks)]
 
 
 # --- out: latents to pictures ---------------------------------------------------------------------
@@ -195,8 +271,8 @@ def _results(
             hop_masks = [together[:, span] for span in spans]
             shown = None if output_type == "latent" else images
             masks = picture_masks(model, tasks, hop_masks, decoded, branch, shown)
-        if output_type != "latent":
-            images = [_pasted(*one) for one in zip(images, tasks, masks, strict=True)]
+            if shown is not None:
+                images = [pasted(*one) for one in zip(images, tasks, masks, strict=True)]
     latents = runner.host(edited)
     source_latents = runner.host(sources)
     timings = watch.timings()
@@ -221,13 +297,3 @@ def _results(
             )
         )
     return results
-
-
-def _pasted(pictures: Any, task: Task, masks: np.ndarray | None) -> Any:
-    """The pictures of one task's targets as they are returned; they have their size."""
-    assert task.inversion is not None
-    if not task.settings.paste_back:
-        return pictures
-    feather = task.settings.feather
-    assert feather is not None  # settled settings have it
-    return finish(pictures, task.inversion.picture_size, task.picture, masks, feather)

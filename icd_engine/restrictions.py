@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from icd_engine.compositing import finish
 from icd_engine.masks import for_targets
 from icd_engine.model import Model
 from icd_engine.runners.contract import Decoded, SourceBranch, Tensor
@@ -42,6 +43,17 @@ def picture_masks(
             own = own * _of_words(task, maps, attention, edits)
         masks.append(own)
     return masks
+
+
+def pasted(pictures: Any, task: Task, masks: np.ndarray | None) -> Any:
+    """The pictures of one task's targets over the original, where that is asked for; they have its
+    size."""
+    assert task.inversion is not None
+    if not task.settings.paste_back:
+        return pictures
+    feather = task.settings.feather
+    assert feather is not None  # settled settings have it
+    return finish(pictures, task.inversion.picture_size, task.picture, masks, feather)
 
 
 def _of_cells(task: Task, hop_masks: Tensor | None) -> np.ndarray | None:

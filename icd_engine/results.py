@@ -165,6 +165,7 @@ class EditResult:
     source_latents: Tensor = field(repr=False)  # [1, 4, h, w]
     masks: np.ndarray | None = field(default=None, repr=False)
     hop_masks: Tensor | None = field(default=None, repr=False)
+    candidates: Sequence[Candidate] = field(default=(), repr=False)
 
     @property
     def image(self) -> Any:

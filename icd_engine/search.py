@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from icd_engine.automatic import Agreement, ranked
 from icd_engine.errors import SettingsError, shown
-from icd_engine.model import Model
 from icd_engine.results import Candidate, Inversion, Search
-from icd_engine.runners.contract import DecodeInputs, Prompts, Tensor
-from icd_engine.sampling.noise import normal_noise
 from icd_engine.settings import EditSettings
 
-DRAWS = 2  # samples of noise for each agreement
-# Weight of what changed against how well it shows the target, each in deviations over candidates.
-CHANGE_WEIGHT = 0.5
 GUIDANCE_FACTORS = (0.5, 1.5)
 SEARCHED = ("cross_replace", "self_replace", "tau", "guidance_scale")
 
@@ -38,9 +33,9 @@ def search(
     First every different pair of (cross, self) shares: with K decode hops only their numbers of
     hops count. Then, around the best of these, where guidance begins and how strong it is. What
     `fixed` names is left as it is given. At most `edits` edits are made, and none is begun after
-    `seconds`. Scores need no other model: the decode network tells how well noised latents of the
-    edit agree with each prompt (as in diffusion classifiers, Li et al., arXiv 2303.16203), less
-    what was changed. Raises SettingsError, PromptError.
+    `seconds`. The best is what `automatic.ranked` puts first: the least change that shows the target.
+    This is the long way, for contact sheets; `settings="auto"` is the short one. Raises
+    SettingsError, PromptError.
     """
     if not isinstance(target, str):
         raise SettingsError("automatic settings are for one target at a time")
@@ -52,8 +47,10 @@ def search(
     model = inversion.engine.model
     if callable(fixed.get("mask_from")):
         fixed["mask_from"] = _once(fixed["mask_from"])
+    fixed = {**fixed, "auto": False}
     base = EditSettings.from_mapping(fixed).resolve(model.default_settings)
-    agreement = Agreement(model, inversion, target)
+    source = model.tokens(inversion.source)
+    agreement = Agreement(model, source, model.tokens(target), inversion.size)
     tried: dict[tuple, Candidate] = {}
 
     def over() -> bool:
@@ -70,7 +67,8 @@ def search(
         change = float(
             np.abs(np.asarray(result.latents) - np.asarray(result.source_latents)).mean()
         )
-        tried[key] = Candidate(settings, agreement(result.latents), change, result.latents)
+        agrees = float(agreement(result.latents)[0])
+        tried[key] = Candidate(settings, agrees, change, result.latents)
         if progress is not None:
             progress(1)
 
@@ -95,20 +93,6 @@ def _once(mask_from: Callable[..., Any]) -> Callable[..., Any]:
         return made[words]
 
     return call
-
-
-def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best first: agreement less change, both in deviations over all candidates."""
-    agreement, change = (
-        np.array([getattr(one, name) for one in candidates], dtype=np.float64)
-        for name in ("agreement", "change")
-    )
-    scores = _in_deviations(agreement) - CHANGE_WEIGHT * _in_deviations(change)
-    return [candidates[i] for i in np.argsort(-scores, kind="stable")]
-
-
-def _in_deviations(values: np.ndarray) -> np.ndarray:
-    return (values - values.mean()) / (values.std() or 1.0)
 
 
 def _shares(base: EditSettings, fixed: dict[str, Any], hops: int) -> Iterator[EditSettings]:
@@ -148,42 +132,3 @@ def _guidances(
     for scale in scales:
         for tau in taus:
             yield replace(base, tau=tau, guidance_scale=scale)
-
-
-class Agreement:
-    """How much better the target prompt than the source prompt explains latents.
-
-    It is the difference of the squared noise errors of the decode network, unguided, at its
-    second-highest time step, where layout is decided.
-    """
-
-    def __init__(self, model: Model, inversion: Inversion, target: str):
-        self._runner = model.runner
-        self._schedule = model.schedule
-        self._hop = model.decode_hops[min(1, len(model.decode_hops) - 1)]
-        tokens = [model.tokens(text) for text in (inversion.source, target)]
-        self._prompts = [model.encode_prompts([one]) for one in tokens]
-        self._empty = model.empty_prompt()
-        self._noise = normal_noise(0, (DRAWS, *model.latent_shape(inversion.size)[1:]))
-
-    def __call__(self, latents: Tensor) -> float:
-        """Of latents [1, 4, h, w]."""
-        clean = np.asarray(latents)
-        hop = self._hop
-        noised = self._schedule.a(hop.t) * clean + self._schedule.sigma(hop.t) * self._noise
-        errors = []
-        for prompts in self._prompts:
-            inputs = DecodeInputs(
-                latents=self._runner.tensor(noised.astype(np.float32)),
-                prompts=_repeated(prompts, DRAWS, self._runner.join),
-                guidance=[[0.0] * DRAWS],
-                empty_prompt=self._empty,
-            )
-            after = np.asarray(self._runner.host(self._runner.decode(inputs, [hop], None).latents))
-            errors.append(float(np.square((after - hop.A * noised) / hop.B - self._noise).mean()))
-        return errors[0] - errors[1]
-
-
-def _repeated(prompts: Prompts, count: int, join: Callable[[Sequence[Tensor]], Tensor]) -> Prompts:
-    pooled = None if prompts.pooled is None else join([prompts.pooled] * count)
-    return Prompts(prompts.ids * count, join([prompts.features] * count), pooled)

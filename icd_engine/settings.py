@@ -14,6 +14,18 @@ Control = Literal["auto", "replace", "refine", "switch", "none"]
 Share = float | tuple[float, float]
 Words = str | Sequence[str]
 
+# What says how an edit is to be made; seed, mask and the like do not
+CHOICES = (
+    "guidance_scale",
+    "tau",
+    "tau_low",
+    "control",
+    "cross_replace",
+    "self_replace",
+    "amplify",
+    "blend",
+    "anchor",
+)
 MAX_GUIDANCE = 100.0
 MAX_AMPLIFY = 20.0
 MAX_FEATHER = 1000.0
@@ -47,6 +59,8 @@ class EditSettings:
     anchor: 0..1, how far an edit is held to the encode trajectory of its picture, see
         `runners.contract.Anchor`; 0 is the paper's own decoding, 1 hands all that the source branch
         misses to the targets.
+    auto: attention and blend words that are left open are chosen, see `icd_engine.automatic`. A
+        model's own defaults may ask for it; then it is done where nothing of CHOICES is given.
     Raises SettingsError naming the field.
     """
 
@@ -64,6 +78,7 @@ class EditSettings:
     feather: float | None = None
     seed: int | None = None
     anchor: float | None = None
+    auto: bool | None = None
 
     def __post_init__(self) -> None:
         checks = {
@@ -80,6 +95,7 @@ class EditSettings:
             "feather": lambda name, value: _number(name, value, 0.0, MAX_FEATHER),
             "seed": _seed,
             "anchor": lambda name, value: _number(name, value, 0.0, 1.0),
+            "auto": _switch,
         }
         for name, check in checks.items():
             value = getattr(self, name)
@@ -121,20 +137,19 @@ class EditSettings:
                 values["cross_replace"] = {**self.cross_replace, "default": share}
         return self._with(values)
 
-    def masked(self, mask: Any, paste_back: bool, feather: float | None) -> "EditSettings":
-        """The same settings with what masks them known: the picture as the array that was read of
-        it, or of what a function made."""
-        values = {"mask": mask, "paste_back": paste_back, "feather": feather}
-        return self._with(values if self.from_words else {**values, "mask_from": None})
-
     @property
     def from_words(self) -> bool:
         """Whether a mask is made of where words are."""
         return isinstance(self.mask_from, str)
 
-    def unanchored(self) -> "EditSettings":
-        """The same settings with the paper's own decoding."""
-        return self._with({"anchor": 0.0})
+    def with_values(self, values: Mapping[str, Any]) -> "EditSettings":
+        """The same settings with other values of some fields, which are known to be right."""
+        return self._with(values)
+
+    @property
+    def chosen(self) -> frozenset[str]:
+        """The fields that are not left open."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
     def _with(self, values: Mapping[str, Any]) -> "EditSettings":
         """A copy with some values that are known to be right: each was checked where it was made."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from icd_engine.errors import ImageError, PromptError, SettingsError, shown
 from icd_engine.images import load_image, to_size
 from icd_engine.masks import load_mask
 from icd_engine.model import Model
+from icd_engine.reporting import Listener
 from icd_engine.results import EditRequest, Inversion
 from icd_engine.settings import EditSettings
 
@@ -26,7 +27,8 @@ class Task:
 
     picture: RGB, at the size its edits come back in; None for an inversion that was loaded. size:
     (width, height) that the model works at. targets, plans: none where it is only inverted.
-    inversion: once it is encoded. calls: network calls that encoding took. given_size: of the
+    inversion: once it is encoded. calls: network calls that encoding took. chosen: the settings that
+    the caller gave; automatic settings leave them alone. given_size: of the
     picture before it was brought to a size that was asked for.
     """
 
@@ -38,6 +40,7 @@ class Task:
     plans: Sequence[EditPlan] = ()
     inversion: Inversion | None = None
     calls: int = 0
+    chosen: frozenset[str] = frozenset()
     given_size: tuple[int, int] | None = None
 
 
@@ -52,8 +55,14 @@ def check_picture(
     if asked is not None:
         picture = Image.fromarray(to_size(picture, asked)[0])
     works_at = asked or model.working_size(picture.size)
-    source_tokens = model.tokens(source)
-    return Task(picture, works_at, source_tokens, model.settle(given), given_size=given_size)
+    return Task(
+        picture,
+        works_at,
+        model.tokens(source),
+        model.settle(given),
+        chosen=given.chosen,
+        given_size=given_size,
+    )
 
 
 def check_request(model: Model, request: EditRequest, size: tuple[int, int] | None) -> Task:
@@ -79,7 +88,7 @@ def check_kept(
             "(anchor=0); invert the picture again for better ones",
             stacklevel=3,
         )
-        settings = settings.unanchored()
+        settings = settings.with_values({"anchor": 0.0})
     source = model.tokens(inversion.source)
     task = Task(
         inversion.picture,
@@ -87,6 +96,7 @@ def check_kept(
         source,
         settings,
         inversion=inversion,
+        chosen=given.chosen,
         given_size=inversion.given_size,
     )
     return _towards(model, task, target, given, inversion.picture_size)
@@ -101,6 +111,10 @@ def _towards(
 ) -> Task:
     """The task with its targets. size: of the pictures that it returns."""
     targets = [model.tokens(text) for text in texts(target)]
+    if len(targets) > 1 and task.settings.auto:
+        if given.auto:
+            raise SettingsError("automatic settings are for one target at a time")
+        task = replace(task, settings=task.settings.with_values({"auto": False}))
     settings = _restricted(model, task, targets, given, size)
     hops = len(model.decode_hops)
     plans = [make_plan(task.source, tokens, settings, hops) for tokens in targets]
@@ -117,19 +131,21 @@ def _restricted(
     """The task's settings with its mask read (once: a stream gives its bytes once) at `size`, and
     what is pasted back and how settled. SettingsError, ImageError."""
     settings = task.settings
-    if settings.mask is None and settings.mask_from is None and settings.blend is None:
-        if given.paste_back:
-            raise SettingsError(
-                "paste_back needs blend words or a mask: they say what is not to change"
-            )
-        return settings.masked(None, False, settings.feather)
-    mask = None if settings.mask is None else load_mask(settings.mask, size, task.given_size)
+    values: dict[str, Any] = {"paste_back": False}
+    if settings.feather is None:
+        values["feather"] = _cell(model, task.size, size) / 2
+    if settings.mask is not None:
+        values["mask"] = load_mask(settings.mask, size, task.given_size)
     if settings.mask_from is not None:
-        mask = _with_words(task, targets, mask, size)
-    feather = settings.feather
-    if feather is None:
-        feather = _cell(model, task.size, size) / 2
-    return settings.masked(mask, _pastes_back(task, given), feather)
+        values["mask"] = _with_words(task, targets, values.get("mask"), size)
+        values["mask_from"] = settings.mask_from if settings.from_words else None
+    if settings.mask is not None or settings.mask_from is not None or settings.blend is not None:
+        values["paste_back"] = _pastes_back(task, given)
+    elif given.paste_back:
+        raise SettingsError(
+            "paste_back needs blend words or a mask: they say what is not to change"
+        )
+    return settings.with_values(values)
 
 
 def _with_words(
@@ -190,6 +206,22 @@ def _cell(model: Model, works_at: tuple[int, int], size: tuple[int, int]) -> flo
     """Pixels of a picture of `size` that a cell of its latents is wide or high."""
     _, _, *cells = model.latent_shape(works_at)
     return max(length / count for length, count in zip(size[::-1], cells, strict=True))
+
+
+def with_automatic(settings: str | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen settings, with `auto` where settings is "auto". SettingsError for anything else."""
+    if settings is None:
+        return dict(chosen)
+    if settings != "auto":
+        raise SettingsError(f"settings must be 'auto' or left out, not {shown(settings)}")
+    return {**chosen, "auto": True}
+
+
+def check_alone(task: Task, listener: Listener) -> None:
+    """SettingsError where automatic settings were asked for with a callback: there are rows of many
+    candidates, and it would see them all."""
+    if task.settings.auto and "auto" in task.chosen and listener.may_change:
+        raise SettingsError("automatic settings take no callback")
 
 
 def texts(prompts: str | Sequence[str]) -> list[str]:

@@ -29,8 +29,9 @@ HOUSE = [
     ["icd_engine.loading", "icd_engine.reporting"],
     ["icd_engine.model"],
     ["icd_engine.results"],
-    ["icd_engine.tasks", "icd_engine.search"],
-    ["icd_engine.decoding", "icd_engine.restrictions"],
+    ["icd_engine.tasks"],
+    ["icd_engine.decoding", "icd_engine.automatic", "icd_engine.restrictions"],
+    ["icd_engine.search"],
     ["icd_engine.passes"],
     ["icd_engine.engine"],
     ["icd_engine"],  # the package itself: hands out what the engine makes
@@ -52,6 +53,7 @@ TORCH_FREE = {
     *("icd_engine", "icd_engine.engine", "icd_engine.passes", "icd_engine.decoding"),
     "icd_engine.tasks",
     "icd_engine.restrictions",
+    "icd_engine.automatic",
     *("icd_engine.search", "icd_engine.results", "icd_engine.model", "icd_engine.reporting"),
     *(
         "icd_engine.sampling",

@@ -14,20 +14,16 @@ import torch
 
 from benchmarks import record
 from benchmarks.evaluation import page, suites
-from benchmarks.evaluation.diffusion import Diffusion
+from benchmarks.evaluation.choosing import Networks, chosen
 from benchmarks.evaluation.features import FIGURES, absent, learned
-from benchmarks.evaluation.methods import METHODS
-from benchmarks.evaluation.options import parser
+from benchmarks.evaluation.options import instructed, parser
 from benchmarks.evaluation.orderings import Studies, orderings, read_studies
 from benchmarks.evaluation.run import (
     Method,
     ResultRow,
     evaluate,
     generated,
-    icd,
-    icd_auto,
     inversions,
-    other,
     summary,
 )
 from benchmarks.evaluation.suites import Item, Metric
@@ -160,25 +156,20 @@ def _methods(
             "icd, constant guidance": {"tau": 1.0},
         }
         return {name: generated(engine, **settings | form) for name, form in forms.items()}
-    own = {"icd": icd, "icd-auto": icd_auto}
-    names = [*own, *METHODS] if options.methods == "all" else options.methods.split(",")
-    unknown = [name for name in names if name not in own and name not in METHODS]
-    if unknown:
-        raise SettingsError(f"unknown method {unknown[0]!r} (known: {', '.join((*own, *METHODS))})")
-    methods = {name: own[name](engine, **settings) for name in names if name in own}
-    others = [name for name in names if name in METHODS]
-    if others:
-        model = Diffusion.load(engine, options.teacher)
-        w = float(engine.default_settings.guidance_scale or 0.0)
-        methods |= {name: other(model, name, w) for name in others}
-    return methods
+    return chosen(engine, options.methods, _networks(options), settings)
+
+
+def _networks(options: argparse.Namespace) -> Networks:
+    found = instructed(options.ip2p, options.ip2p_scales, options.suite == "tiny")
+    return Networks(options.teacher, *found)
 
 
 def _about(options: argparse.Namespace, engine: Engine, settings: dict[str, Any]) -> str:
     """What decides the figures of a row, besides its item and method; the model by its weights, not
     by its name."""
-    names = ("suite", "path", "seed", "teacher", "device", "dtype", "runner", *FIGURES)
+    names = ("suite", "path", "seed", "device", "dtype", "runner", *FIGURES)
     given = {name: str(getattr(options, name)) for name in names}
+    given |= {name: str(value) for name, value in _networks(options)._asdict().items()}
     return json.dumps([given, settings, engine.bundle.sha256], sort_keys=True)
 
 

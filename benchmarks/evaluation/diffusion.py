@@ -17,19 +17,28 @@ from icd_engine.editing.plan import EditStep
 from icd_engine.engine import Engine
 from icd_engine.errors import BundleError
 from icd_engine.images import to_size
-from icd_engine.networks.unet import UNet
+from icd_engine.networks.text_encoder import PromptFeatures
+from icd_engine.networks.unet import AddedConditions, UNet
+from icd_engine.runners.contract import TIME_IDS
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
 from training.losses import GRID, Boundaries
 
+LATENT_CHANNELS = 4
+
 
 class Diffusion:
-    """UNet, text encoder and VAE; `calls` counts UNet passes, whatever their rows."""
+    """UNet, text encoder and VAE; `calls` counts UNet passes, whatever their rows.
+
+    sees_picture: the UNet takes the picture's latents beside the noisy ones (InstructPix2Pix).
+    """
 
     def __init__(self, engine: Engine, unet: UNet):
         self.engine = engine
         self.unet = unet.eval().requires_grad_(False)
         self.calls = 0
+        self.sees_picture = unet.in_channels == 2 * LATENT_CHANNELS
+        self.scaling_factor: float = engine.bundle.config("vae")["scaling_factor"]
         self.tables = Boundaries(
             NoiseSchedule.from_config(engine.bundle.config("scheduler")), engine.runner.device
         )
@@ -65,28 +74,46 @@ class Diffusion:
         """uint8 [H, W, 3] of latents [1, 4, h, w]."""
         return np.asarray(self.engine.runner.host(self.engine.runner.to_pixels(latents)))[0]
 
-    def features(self, *texts: str) -> Tensor:
-        """[texts, n, C]."""
+    def features(self, *texts: str) -> PromptFeatures:
+        """[texts, n, C], and SDXL's pooled features [texts, P]; the empty text is encoded like any
+        other, as the engine does."""
         model = self.engine.model
-        return model.encode_prompts([model.tokenizer.encode(text) for text in texts]).features
+        prompts = model.encode_prompts([model.tokenizer.encode(text) for text in texts])
+        pooled = prompts.pooled
+        return PromptFeatures(prompts.features.float(), None if pooled is None else pooled.float())
 
     def noise(self, seed: int, like: Tensor) -> Tensor:
         return torch.from_numpy(normal_noise(seed, like.shape)).to(like.device)
 
     # --- predictions and steps --------------------------------------------------------------------
 
-    def eps(self, x: Tensor, t: int, features: Tensor, edit: EditStep | None = None) -> Tensor:
-        """Predicted noise of rows [B, 4, h, w] for their prompts [B, n, C]."""
+    def eps(
+        self, x: Tensor, t: int, features: PromptFeatures, edit: EditStep | None = None
+    ) -> Tensor:
+        """Predicted noise of rows [B, 4 or 8, h, w] for their prompts [B, n, C], or for one."""
         self.calls += 1
         times = torch.full((len(x),), float(t), device=x.device)
-        return self.unet(x, times, features.expand(len(x), -1, -1), edit=edit).eps
+        tokens = features.tokens.expand(len(x), -1, -1)
+        return self.unet(x, times, tokens, edit=edit, added=self._added(features, len(x))).eps
+
+    def _added(self, features: PromptFeatures, rows: int) -> AddedConditions | None:
+        """What SDXL's UNet takes besides: pooled features, and the size it was trained at."""
+        if not self.unet.addition_channels:
+            return None
+        if features.pooled is None:
+            raise BundleError(
+                f"{self.engine.bundle.path}: its text encoder has no pooled features, which a UNet "
+                "of SDXL needs"
+            )
+        sizes = torch.tensor([TIME_IDS], device=features.pooled.device)
+        return AddedConditions(features.pooled.expand(rows, -1), sizes.expand(rows, -1))
 
     def guided(
         self,
         x: Tensor,
         t: int,
-        features: Tensor,
-        against: Tensor,
+        features: PromptFeatures,
+        against: PromptFeatures,
         w: float | Tensor,
         edit: EditStep | None = None,
     ) -> Tensor:

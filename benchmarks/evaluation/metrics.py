@@ -56,4 +56,9 @@ def _ssim() -> Callable[..., Any] | None:
     return structural_similarity_index_measure
 
 
+def outside_equal(edited: np.ndarray, picture: np.ndarray, mask: np.ndarray) -> float:
+    """Share of the pixels outside of the mask that are the source's, to the last bit."""
+    return float((edited == picture).all(axis=-1)[~mask].mean())
+
+
 changed_share = nearer_share

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.command import CommandLine, add_model, count
 from benchmarks.evaluation.features import FIGURES
 from benchmarks.evaluation.methods import METHODS
+from benchmarks.evaluation.tasks import PUBLISHED_SCALES, InstructScales
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = ROOT / "training" / "tiny" / "teacher_weights"
+INSTRUCT = ROOT / "training" / "tiny" / "instruct_weights"
+INSTRUCT_SCALES = InstructScales(3.0, 1.5)  # of the embedded model: best of three on seed 100
 SUITES = ("tiny", "pie", "pairs", "generate")
 EXAMPLES = (
     "icd eval --suite tiny --json",
@@ -73,7 +77,8 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         "--methods",
         default="icd",
         metavar="NAME,...",
-        help=f"comma-separated: icd, icd-auto, {', '.join(METHODS)}, or all (default: icd)",
+        help=f"comma-separated: icd, icd-plain, icd-paper, icd-masked (with the suite's masks), "
+        f"{', '.join(METHODS)}, or all (default: icd)",
     )
     parser.add_argument(
         "--settings",
@@ -88,6 +93,36 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="undistilled UNet that the other methods use (default: tiny's)",
     )
+    add_instructed(parser)
+
+
+def add_instructed(parser: argparse.ArgumentParser) -> None:
+    """What ip2p runs on, and how."""
+    parser.add_argument(
+        "--ip2p",
+        type=Path,
+        metavar="FOLDER",
+        help="InstructPix2Pix's UNet, for the method ip2p (default: tiny's, for its own suite)",
+    )
+    parser.add_argument(
+        "--ip2p-scales",
+        type=float,
+        nargs=2,
+        metavar=("TEXT", "PICTURE"),
+        help="its two guidance scales, 1 is unguided "
+        f"(default: {PUBLISHED_SCALES.text} {PUBLISHED_SCALES.picture} as published; "
+        f"tiny's {INSTRUCT_SCALES.text} {INSTRUCT_SCALES.picture})",
+    )
+
+
+def instructed(
+    folder: Path | None, scales: Sequence[float] | None, of_the_world: bool
+) -> tuple[Path | None, InstructScales]:
+    """UNet folder and guidance of ip2p as asked for, or by default; None where there is none."""
+    if folder is None and of_the_world:
+        folder = INSTRUCT
+    own = INSTRUCT_SCALES if folder == INSTRUCT else PUBLISHED_SCALES
+    return folder, own if scales is None else InstructScales(*scales)
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:

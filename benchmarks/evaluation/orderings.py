@@ -113,7 +113,7 @@ def _methods(table: Mapping[str, StudyRow]) -> Iterator[Ordering]:
     slow = {
         name: row
         for name, row in table.items()
-        if name != "icd-auto" and (row.get("network_calls") or 0) >= 100
+        if not name.startswith("icd-") and (row.get("network_calls") or 0) >= 100
     }
     if own is None or not slow or own.get("edit_psnr_to_truth") is None:
         return

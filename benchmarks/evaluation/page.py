@@ -29,6 +29,8 @@ COLUMNS = {  # figure -> heading, digits
     "changed_share": ("changed rightly", 3),
     "background_psnr": ("background, dB", 2),
     "background_ssim": ("background SSIM", 4),
+    "background_shift": ("background shift, px", 3),
+    "background_equal": ("background equal", 3),
     "background_lpips": ("background LPIPS", 4),
     "structure_distance": ("structure distance", 4),
     "clip_whole": ("CLIP whole", 2),

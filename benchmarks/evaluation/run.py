@@ -17,14 +17,17 @@ from PIL import Image
 
 from benchmarks.evaluation import metrics as pixels
 from benchmarks.evaluation.diffusion import Diffusion, at_size
-from benchmarks.evaluation.methods import METHODS, EditTask
+from benchmarks.evaluation.methods import METHODS
+from benchmarks.evaluation.shift import shift
 from benchmarks.evaluation.suites import Edited, Item, Metric, mask_at
+from benchmarks.evaluation.tasks import PUBLISHED_SCALES, EditTask, InstructScales
 from icd_engine.engine import Engine
 from icd_engine.settings import EditSettings
 
 ROWS = "rows.jsonl"
 PICTURES = 24  # items whose pictures are kept for the report
 LABELS = ("run", "method", "item", "kind", "picture")  # of a row, beside its figures
+BACKGROUND = ("psnr", "ssim", "mse", "shift", "equal")  # figures of what should not change
 ResultRow = dict[str, Any]
 Method = Callable[[Item], Edited]
 
@@ -42,6 +45,27 @@ def icd(engine: Engine, **settings: Any) -> Method:
     return edit
 
 
+def icd_plain(engine: Engine, **settings: Any) -> Method:
+    """The same with the model's settings as they are, none of them chosen for the edit."""
+    return icd(engine, **{"auto": False, **settings})
+
+
+def icd_paper(engine: Engine, **settings: Any) -> Method:
+    """The same decoded as the paper does, not held to the encode trajectory."""
+    return icd_plain(engine, **{**settings, "anchor": 0.0})
+
+
+def icd_masked(engine: Engine, **settings: Any) -> Method:
+    """The engine's edit where the item's mask lets it, the picture's own pixels everywhere else;
+    the same as `icd` where an item has no mask."""
+
+    def edit(item: Item) -> Edited:
+        kept = {} if item.mask is None else {"mask": item.mask, "paste_back": True}
+        return icd(engine, **settings | kept)(item)
+
+    return edit
+
+
 def generated(engine: Engine, **settings: Any) -> Method:
     """A picture of the item's prompt, from noise of the seed that is its name."""
     given = EditSettings.from_mapping(settings)
@@ -55,28 +79,9 @@ def generated(engine: Engine, **settings: Any) -> Method:
     return make
 
 
-def icd_auto(engine: Engine, **settings: Any) -> Method:
-    """The engine's edit with automatic settings; calls and seconds are those of everything that was
-    tried."""
-
-    def edit(item: Item) -> Edited:
-        started = time.perf_counter()
-        inversion = engine.invert(item.picture(), item.source)
-        found = inversion.search(item.target, **settings)
-        edited = np.asarray(found.result.image)
-        seconds = time.perf_counter() - started
-        hops = len(engine.bundle.decode_times)
-        calls = (
-            len(engine.bundle.encode_times)
-            + (len(found.candidates) + 1) * hops
-            + 2 * len(found.candidates)
-        )
-        return Edited(edited, np.asarray(found.result.reconstruction), calls, seconds)
-
-    return edit
-
-
-def other(model: Diffusion, name: str, w: float) -> Method:
+def other(
+    model: Diffusion, name: str, w: float, scales: InstructScales = PUBLISHED_SCALES
+) -> Method:
     """A method of METHODS on a diffusion model, at the model's own picture size."""
 
     def edit(item: Item) -> Edited:
@@ -84,7 +89,15 @@ def other(model: Diffusion, name: str, w: float) -> Method:
         model.calls = 0
         with torch.no_grad():
             latents = model.latents(at_size(item.picture(), model.engine.bundle.size))
-            outcome = METHODS[name](model, EditTask(latents, item.source, item.target, w))
+            task = EditTask(
+                latents,
+                item.source,
+                item.target,
+                w,
+                instruction=item.instruction,
+                scales=scales,
+            )
+            outcome = METHODS[name](model, task)
             edited = model.picture(outcome.edited)
         seconds = time.perf_counter() - started
         return Edited(edited, model.picture(outcome.reconstruction), model.calls, seconds)
@@ -94,8 +107,8 @@ def other(model: Diffusion, name: str, w: float) -> Method:
 
 def round_trip(engine: Engine, item: Item, w: Any, tau: Any) -> float:
     """PSNR of the picture encoded and decoded with its own prompt under this guidance, without
-    control."""
-    settings = {"seed": 0, "guidance_scale": w, "tau": tau, "control": "none"}
+    control, as the paper decodes: an anchored reconstruction is the VAE's."""
+    settings = {"seed": 0, "guidance_scale": w, "tau": tau, "control": "none", "anchor": 0.0}
     return pixels.psnr(
         np.asarray(engine.edit(item.picture(), item.source, item.source, **settings).image),
         item.picture(),
@@ -194,12 +207,14 @@ def _against(picture: np.ndarray, item: Item, made: Edited) -> dict[str, float |
         row["edit_psnr_to_truth"] = pixels.psnr(made.edited, item.truth)
         row["changed_share"] = pixels.changed_share(made.edited, picture, item.truth)
     if item.mask is not None:
-        row |= dict.fromkeys(("background_psnr", "background_ssim", "background_mse"))
+        row |= dict.fromkeys(f"background_{name}" for name in BACKGROUND)
         mask = mask_at(item.mask, made.edited.shape[1::-1])
         if not mask.all():  # changes of style may change everything: there is no background then
             frames = pixels.masked(made.edited, mask), pixels.masked(picture, mask)
             row["background_psnr"] = pixels.psnr(made.edited, picture, ~mask)
             row |= {"background_ssim": pixels.ssim(*frames), "background_mse": pixels.mse(*frames)}
+            row["background_shift"] = shift(made.edited, picture, ~mask)
+            row["background_equal"] = pixels.outside_equal(made.edited, picture, mask)
     return row
 
 

@@ -35,7 +35,8 @@ PIE_TYPES = {
 class Item:
     """One picture and its edit. read: gives uint8 [H, W, 3], None where a prompt is all there is;
     truth: the exact edited picture, where it is known; mask: true where the edit may change
-    something; words: what the edited picture should show, by kind."""
+    something; words: what the edited picture should show, by kind; instruction: what to do, for
+    methods that take instructions."""
 
     name: str
     kind: str
@@ -45,6 +46,7 @@ class Item:
     truth: np.ndarray | None = field(default=None, repr=False)
     mask: np.ndarray | None = field(default=None, repr=False)
     words: dict[str, str] | None = None
+    instruction: str | None = None
 
     def picture(self) -> np.ndarray:
         if self.read is None:
@@ -146,7 +148,8 @@ def judged() -> Metric:
 
 
 def pairs(path: Path) -> list[Item]:
-    """A CSV of picture, source, target (and kind, if there): paths are relative to the file.
+    """A CSV of picture, source, target (and kind and instruction, if there): paths are relative to
+    the file.
 
     SettingsError.
     """
@@ -157,6 +160,7 @@ def pairs(path: Path) -> list[Item]:
             row["source"],
             row["target"],
             _reader(path.parent / row["picture"]),
+            instruction=row.get("instruction") or None,
         )
         for i, row in enumerate(_csv(path, ("picture", "source", "target")))
     ]
@@ -195,7 +199,9 @@ def _pie_item(folder: Path, name: str, entry: dict[str, Any]) -> Item:
     )
     kind = PIE_TYPES.get(str(entry["editing_type_id"]), str(entry["editing_type_id"]))
     image = folder / "annotation_images" / entry["image_path"]
-    return Item(name, kind, source, target, _reader(image), mask=pie_mask(entry["mask"]))
+    mask = pie_mask(entry["mask"])
+    instruction = entry.get("editing_instruction") or None
+    return Item(name, kind, source, target, _reader(image), mask=mask, instruction=instruction)
 
 
 def pie_mask(runs: Sequence[int], side: int = PIE_SIDE) -> np.ndarray:

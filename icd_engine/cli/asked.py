@@ -3,6 +3,7 @@ edited."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from icd_engine.search import SEARCHED
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
-    from icd_engine.results import EditResult, Inversion, Search
+    from icd_engine.results import Candidate, EditResult, Inversion, Search
+    from icd_engine.settings import EditSettings
 
 KEPT = ".safetensors"
 
@@ -75,21 +77,25 @@ class Asked:
         )
 
     def edit(self, engine: Engine) -> EditResult:
-        """Every target, with a bar of hops."""
+        """Every target, with a bar of hops; says what was chosen where settings are automatic."""
         hops = len(engine.model.decode_hops)
         if self.image is None:
             inversion = self._kept(engine)
             with hop_bar(hops, self.quiet) as progress:
-                return inversion.edit(self.targets, progress=progress, **self.settings)
-        with hop_bar(len(engine.model.encode_hops) + hops, self.quiet) as progress:
-            return engine.edit(
-                self.image,
-                self.source or "",
-                self.targets,
-                size=self.size,
-                progress=progress,
-                **self.settings,
-            )
+                result = inversion.edit(self.targets, progress=progress, **self.settings)
+        else:
+            with hop_bar(len(engine.model.encode_hops) + hops, self.quiet) as progress:
+                result = engine.edit(
+                    self.image,
+                    self.source or "",
+                    self.targets,
+                    size=self.size,
+                    progress=progress,
+                    **self.settings,
+                )
+        if result.candidates:
+            print_note(_best(result.settings, result.candidates), self.quiet)
+        return result
 
     def search(self, engine: Engine, edits: int) -> Search:
         """The settings that suit the first target, by at most so many edits, with a bar of them."""
@@ -102,12 +108,7 @@ class Asked:
             found = inversion.search(
                 self.targets[0], edits=edits, progress=progress, **self.settings
             )
-        values = {name: getattr(found.result.settings, name) for name in SEARCHED}
-        text = ", ".join(
-            f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in values.items()
-        )
-        print_note(f"best of {len(found.candidates)} settings: {text}", self.quiet)
+        print_note(_best(found.result.settings, found.candidates), self.quiet)
         return found
 
     def _kept(self, engine: Engine) -> Inversion:
@@ -127,3 +128,14 @@ class Asked:
             size = "x".join(map(str, inversion.size))
             raise SettingsError(f"{path} was inverted at size {size}")
         return inversion
+
+
+def _best(settings: EditSettings, candidates: Sequence[Candidate]) -> str:
+    """What was chosen among so many."""
+    values = {name: getattr(settings, name) for name in (*SEARCHED, "blend")}
+    text = ", ".join(
+        f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+        if value is not None
+    )
+    return f"best of {len(candidates)} settings: {text}"

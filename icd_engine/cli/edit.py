@@ -52,18 +52,23 @@ def edit(
         ),
     ] = False,
     auto: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--auto", help="Try settings and keep the best; those that are given stay. One target."
+            "--auto/--no-auto",
+            help="Attention control and blend words as suits this edit; those that are given stay. One target.",
+            show_default=MODELS_OWN,
         ),
-    ] = False,
-    edits: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Most edits that --auto tries.")
-    ] = 34,
+    ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write what --auto tried as small pictures, best first."),
+        typer.Option(
+            metavar="FILE",
+            help="Try all settings one by one, keep the best, write them as small pictures here.",
+        ),
     ] = None,
+    edits: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most edits that --sheet tries.")
+    ] = 34,
     demo: Annotated[
         bool, typer.Option("--demo", help="Edit the model's own example; implies --compare.")
     ] = False,
@@ -145,6 +150,15 @@ def edit(
             show_default="half a cell of the latents",
         ),
     ] = None,
+    anchor: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How far the edit is held to the picture's encoding; 0: the paper's own decoding.",
+            show_default=MODELS_OWN,
+        ),
+    ] = None,
     size: options.Size = None,
     placement: options.Placed = PLAIN,
     provenance: options.Provenance = True,
@@ -176,6 +190,8 @@ def edit(
         mask_from=mask_from,
         paste_back=paste_back,
         feather=feather,
+        anchor=anchor,
+        auto=auto,
     )
     if demo and (picture is not None or source is not None or target):
         raise UsageError("--demo brings its own PICTURE, --source and --target")
@@ -188,8 +204,8 @@ def edit(
         demo=demo,
         quiet=quiet,
     )
-    if auto and len(asked.targets) > 1:
-        raise UsageError("--auto is for one --target")
+    if (auto or sheet is not None) and len(asked.targets) > 1:
+        raise UsageError("--auto and --sheet are for one --target")
     if sheet is not None:
         options.check_picture_path(sheet, "--sheet")
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
@@ -201,10 +217,9 @@ def edit(
         marks["parent"] = Path(str(picture)).read_bytes()
     engine = open_engine(model, quiet, placement)
     asked = asked.of_model(engine)
-    if auto:
+    if sheet is not None:
         found = asked.search(engine, edits)
-        if sheet is not None:
-            print_path(save_image(found.contact_sheet(), sheet, **marks))
+        print_path(save_image(found.contact_sheet(), sheet, **marks))
         result = found.result
     else:
         result = asked.edit(engine)

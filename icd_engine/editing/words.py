@@ -234,6 +234,20 @@ def align(source: Tokens, target: Tokens) -> tuple[NDArray[np.int64], NDArray[np
     return m, (m >= 0).astype(np.float32)
 
 
+def changed_words(source: Tokens, target: Tokens) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The words that differ (`differing`), as blend words; None where either prompt has none.
+
+    A word that its prompt has elsewhere unchanged too (an article, say) does not count: it would
+    stand for both places.
+    """
+    found = []
+    for prompt, changed in zip((source, target), differing(source, target), strict=True):
+        unchanged = {_bare(word.text) for word in prompt.words if word not in changed}
+        texts = dict.fromkeys(_bare(word.text) for word in changed)
+        found.append(tuple(text for text in texts if text not in unchanged))
+    return (found[0], found[1]) if all(found) else None
+
+
 def _words(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[Word, ...]:
     """A token belongs to the word whose characters its offsets overlap."""
     words = []

@@ -18,7 +18,6 @@ from icd_engine.images import MAX_FILE_BYTES
 from icd_engine.page.fields import Form, shares
 from icd_engine.page.layout import CANVAS, CSS, THEME, Parts, lay_out
 from icd_engine.page.session import Shown, Stopped, Visit
-from icd_engine.search import SEARCHED
 from icd_engine.settings import EditSettings
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ LIVE = [
     "paste_back",
 ]
 WORDS = ["source", "targets", "seed", "feather", "blend_source", "blend_target", "amplify_word"]
+# What automatic settings fill in
+CHOSEN = ["cross_replace", "self_replace", "blend_source", "blend_target"]
 Values = dict[str, Any]  # by the names of parts, or of Gradio's options
 
 
@@ -150,8 +151,8 @@ class Actions:
         self, visit: Visit | None, *values: Any, progress: gr.Progress = gr.Progress()
     ) -> Values:
         visit = _present(visit)
-        form = visit.search(self._engine, Form(*values), _bar(progress, "settings tried"))
-        found = {name: getattr(form, name) for name in SEARCHED}
+        form = visit.choose_settings(self._engine, Form(*values), _bar(progress, "calls"))
+        found = {name: getattr(form, name) for name in CHOSEN}
         return found | self._edit(visit, form, lambda done, total: None)
 
     def _edit(self, visit: Visit, form: Form, progress: Callable[[int, int], Any]) -> Values:
@@ -197,7 +198,7 @@ def _connect(page: gr.Blocks, parts: Parts, actions: Actions) -> None:
     enter = [parts[name].submit for name in WORDS]
     gr.on([parts["edit"].click, *enter], told(actions.edit), form, result, **seen)
     parts["search"].click(
-        told(actions.search), form, result + [parts[name] for name in SEARCHED], **seen
+        told(actions.search), form, result + [parts[name] for name in CHOSEN], **seen
     )
     changed = [parts[name].input for name in LIVE]
     live: Values = engine | quiet | {"trigger_mode": "always_last"}

@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from icd_engine.automatic import VARIED
 from icd_engine.errors import ImageError
 from icd_engine.images import load_image
 from icd_engine.page.fields import Form, painted, shares
 from icd_engine.saving import save_image
-from icd_engine.search import SEARCHED
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
     from icd_engine.results import EditResult, Inversion
 
-SEARCHED_EDITS = 34
 # Told (done, total) after every hop, or every setting that was tried
 Progress = Callable[[int, int], Any]
 
@@ -137,30 +136,32 @@ class Visit:
         self.shown = self._written(opened, result, targets, again=kept is not None)
         return self.shown
 
-    def search(self, engine: Engine, form: Form, progress: Progress) -> Form:
-        """The form with the settings that suit its first target best; `progress` is told of every
-        one tried.
+    def choose_settings(self, engine: Engine, form: Form, progress: Progress) -> Form:
+        """The form with the automatic settings of its first target.
 
         Raises what `edit` does.
         """
         self._stop.clear()
         opened = self._checked()
         target = form.prompts()[0]
-        fixed = {
-            name: value for name, value in self._settings(form).items() if name not in SEARCHED
-        }
-        tick = self._ticker(progress, SEARCHED_EDITS)
+        given = self._settings(form)
+        fixed = {name: value for name, value in given.items() if name not in VARIED}
+        fixed["paste_back"] = bool(given.get("paste_back")) and "mask" in given
         inversion = self._inversion(engine, form)
+        hops = len(engine.bundle.decode_times)
+        if inversion is None:
+            hops += len(engine.bundle.encode_times)
+        tick = self._ticker(progress, hops)
         if inversion is None:
             seed = self._seed(engine, form)
-            inversion = engine.invert(
-                opened.picture, form.source, seed=seed, progress=lambda hops: tick(0)
-            )
+            inversion = engine.invert(opened.picture, form.source, seed=seed, progress=tick)
             self._kept = opened, inversion
-        found = inversion.search(
-            target, edits=SEARCHED_EDITS, progress=tick, **fixed
-        ).result.settings
-        return replace(form, **shares(found))
+        found = inversion.edit(
+            target, settings="auto", output_type="latent", progress=tick, **fixed
+        ).settings
+        source, own = found.blend or ((), ())
+        words = {"blend_source": ", ".join(source), "blend_target": ", ".join(own)}
+        return replace(form, **shares(found), **words)
 
     def _checked(self) -> Opened:
         if self._opened is None:

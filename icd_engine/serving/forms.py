@@ -107,6 +107,13 @@ async def settings(
         float | None,
         _text("Pixels over which the edit fades in, inside of the mask.", ge=0, le=MAX_FEATHER),
     ] = None,
+    anchor: Annotated[
+        float | None,
+        _text("How far the edit is held to the picture's encoding; 0: not at all.", ge=0, le=1),
+    ] = None,
+    auto: Annotated[
+        bool | None, _text("Attention control and blend words as suits this edit.")
+    ] = None,
 ) -> dict[str, Any]:
     """Those fields of EditSettings that were given, checked. Raises ApiError."""
     values: dict[str, Any] = {
@@ -115,6 +122,7 @@ async def settings(
         "control": control,
     }
     values |= {"mask_from": mask_from, "paste_back": paste_back, "feather": feather}
+    values |= {"anchor": anchor, "auto": auto}
     texts = dict(
         zip(JSON_SETTINGS, (tau, cross_replace, self_replace, amplify, blend), strict=True)
     )

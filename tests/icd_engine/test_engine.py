@@ -29,6 +29,7 @@ from icd_engine.settings import EditSettings
 from tests.icd_engine.plain_loops import (
     ENCODE,
     OTHER,
+    ROUNDING,
     SOURCE,
     TARGET,
     assert_close,

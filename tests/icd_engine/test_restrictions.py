@@ -135,7 +135,7 @@ def test_what_is_pasted_back_by_default(small_engine, chosen, pastes):
     assert result.settings.paste_back is pastes
     assert (result.masks is None) == (result.hop_masks is None) == (not chosen)
     assert chosen == {} or result.masks.shape == (1, 64, 64)
-    assert result.settings.feather == (4.0 if chosen else None)
+    assert result.settings.feather == 4.0
 
 
 def test_the_ring_is_half_a_cell_of_the_picture_that_comes_back(small_engine):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from icd_engine.automatic import ranked
 from icd_engine.errors import PromptError, SettingsError
-from icd_engine.search import SEARCHED, Candidate, ranked, search
+from icd_engine.sampling.guidance import guidance_embedding
+from icd_engine.search import SEARCHED, search
 from icd_engine.settings import EditSettings
 
 SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
@@ -34,7 +36,7 @@ def test_every_number_of_hops_is_tried_and_then_guidance(inversion):
     assert len({tuple(getattr(s, name) for name in SEARCHED) for s in tried}) == len(tried) == 34
     assert len({s.tau for s in tried}) == 4 and len({s.guidance_scale for s in tried}) == 3
     best = found.candidates[0]
-    assert torch.equal(found.result.latents, best.latents)
+    assert torch.equal(found.result.latents, best.latents) and ranked(found.candidates)[0] is best
     assert all(
         getattr(found.result.settings, name) == getattr(best.settings, name) for name in SEARCHED
     )
@@ -63,49 +65,25 @@ def test_no_edit_is_begun_after_the_time_is_over(inversion):
     assert len(inversion.search(TARGET, seconds=0.0).candidates) == 1
 
 
-def test_candidates_are_ranked_by_agreement_less_change():
-    def candidate(agreement: float, change: float) -> Candidate:
-        return Candidate(EditSettings(), agreement, change, None)
-
-    same = [candidate(1.0, 0.5), candidate(3.0, 0.5), candidate(2.0, 0.5)]
-    assert [one.agreement for one in ranked(same)] == [3.0, 2.0, 1.0]
-    equal = [candidate(1.0, 0.5), candidate(1.0, 0.1), candidate(1.0, 0.9)]
-    assert [one.change for one in ranked(equal)] == [0.1, 0.5, 0.9]
-    # Two deviations more of agreement outweigh two of change.
-    assert ranked([candidate(0.0, 0.0), candidate(1.0, 1.0)])[0].agreement == 1.0
-
-
 def test_agreement_is_the_difference_of_noise_errors(small_engine, inversion):
     """Against the network itself: noised latents, one prediction for each prompt."""
     found = inversion.search(TARGET, edits=1).candidates[0]
     runner, schedule, t = small_engine.runner, small_engine.model.schedule, 779
-    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     noised = schedule.a(t) * found.latents + schedule.sigma(t) * noise
     errors = []
     for text in (SOURCE, TARGET):
         features = runner.encode_prompts([small_engine.model.tokenizer.encode(text).ids]).features
-        from icd_engine.sampling.guidance import guidance_embedding
-
         unguided = torch.from_numpy(
-            guidance_embedding([0.0, 0.0], runner.decode_network.guidance_channels)
+            guidance_embedding([0.0], runner.decode_network.guidance_channels)
         )
         with torch.no_grad():
-            eps = runner.decode_network(
-                noised, torch.full((2,), float(t)), features.expand(2, -1, -1), unguided
-            ).eps
+            eps = runner.decode_network(noised, torch.full((1,), float(t)), features, unguided).eps
         errors.append(float((eps - noise).square().mean()))
     assert found.agreement == pytest.approx(errors[0] - errors[1], abs=1e-5)
     assert found.change == pytest.approx(
         float((found.latents - inversion.edit(TARGET).source_latents).abs().mean())
     )
-
-
-def test_automatic_settings_of_an_edit(small_engine, inversion):
-    result = small_engine.edit(picture(), SOURCE, TARGET, settings="auto", seed=1, tau=0.8)
-    assert torch.equal(result.latents, inversion.search(TARGET, tau=0.8).result.latents)
-    for wrong in ({"settings": "best"}, {"settings": "auto", "output_type": "latent"}):
-        with pytest.raises(SettingsError, match="auto"):
-            small_engine.edit(picture(), SOURCE, TARGET, **wrong)
 
 
 def test_bad_input(inversion):

@@ -171,17 +171,16 @@ def test_known_values_are_not_checked_again(monkeypatch):
         raise AssertionError("checked again")
 
     monkeypatch.setattr(EditSettings, "__post_init__", checked)
-    resolved = given.resolve(defaults).masked("a mask", True, 2.0)
+    resolved = given.resolve(defaults).with_values({"mask": "a mask"})
     assert (resolved.guidance_scale, resolved.tau, resolved.mask) == (4.0, 0.7, "a mask")
     assert given.mask is None and given.guidance_scale is None
 
 
-def test_a_function_that_makes_masks_is_called_once_and_only_noted():
+def test_a_function_that_makes_masks_is_only_noted():
     given = EditSettings(mask_from=len)
     assert given.as_dict() == {"mask_from": True} and not given.from_words
-    assert given.masked("a mask", True, 2.0).mask_from is None
-    words = EditSettings(mask_from="words").masked(None, True, 2.0)
-    assert words.mask_from == "words" and words.as_dict()["mask_from"] == "words"
+    words = EditSettings(mask_from="words")
+    assert words.from_words and words.as_dict() == {"mask_from": "words"}
 
 
 def test_defaults_cannot_contradict_what_is_given():

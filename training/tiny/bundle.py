@@ -33,6 +33,7 @@ ROOT = HERE.parents[1]
 EDITS = HERE / "edits.jpg"
 BUNDLE = ROOT / "icd_engine" / "bundles" / "tiny"
 TEACHERS = HERE / "teacher_weights"
+INSTRUCT = HERE / "instruct_weights"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
@@ -94,9 +95,18 @@ def write_base(folder: Path, vae: VAE, scale: float, teacher: Teacher) -> None:
     text.write(folder / "tokenizer")
 
 
-def write_tiny(out: Path, distilled: Bundle) -> Bundle:
+def read_vae(bundle: Bundle) -> VAE:
+    """The VAE of a bundle, float32."""
+    vae = VAE(read_json(bundle.path, "vae/config.json"))
+    vae.load_state_dict(
+        {key: value.float() for key, value in read_weights(bundle.weights("vae")).items()}
+    )
+    return vae.eval()
+
+
+def write_tiny(out: Path, distilled: Bundle, vae: VAE | None = None) -> Bundle:
     """The bundle of a finished distillation as it is shipped, over an older one: half precision,
-    with demo and card."""
+    with demo and card; `vae` in its VAE's place where it was trained on."""
     card, licence = (
         path.read_text(encoding="utf-8") for path in (BUNDLE / "README.md", ROOT / "LICENSE")
     )
@@ -104,6 +114,8 @@ def write_tiny(out: Path, distilled: Bundle) -> Bundle:
     for name in distilled.sha256:
         path = distilled.path / name
         files[name] = halves(read_weights(path)) if path.suffix == ".safetensors" else path
+    if vae is not None:
+        files[f"vae/{WEIGHTS}"] = halves(vae.state_dict())
     files |= {
         "demo.png": demo_picture(),
         "demo.json": {"source": DEMO["source"], "target": DEMO["target"], "settings": {}},
@@ -123,11 +135,10 @@ def write_tiny(out: Path, distilled: Bundle) -> Bundle:
     return write_bundle(out, record | {"origin": origin}, files.items(), overwrite=True)
 
 
-def write_teacher(folder: Path, unet: UNet) -> None:
-    """The teacher, half precision, as a diffusers UNet folder: for baselines, too large for the
-    wheel."""
+def write_unet(folder: Path, config: Mapping[str, Any], unet: UNet) -> None:
+    """A UNet, half precision, as a diffusers folder: for baselines, too large for the wheel."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(UNET_CONFIG, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(
         {key: value.contiguous() for key, value in halves(unet.state_dict()).items()},
         folder / WEIGHTS,

@@ -75,11 +75,10 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def inversion_psnr(engine: Engine, pairs: Sequence[Pair], **settings: Any) -> float:
     """Mean PSNR of pictures encoded and decoded with their own prompt under the given guidance (no
-    control)."""
+    control), not anchored: an anchored reconstruction is the VAE's."""
+    told = {"control": "none", "anchor": 0.0, **settings}
     requests = [
-        EditRequest(
-            pair.picture, pair.source, pair.source, EditSettings(seed=i, control="none", **settings)
-        )
+        EditRequest(pair.picture, pair.source, pair.source, EditSettings(seed=i, **told))
         for i, pair in enumerate(pairs)
     ]
     results = engine.edit_many(requests)

@@ -28,6 +28,16 @@ def test_errors_over_a_part():
     )
 
 
+def test_pixels_outside_of_a_mask_are_equal_in_every_channel_or_not():
+    mask = np.zeros((4, 4), bool)
+    mask[:2] = True
+    edited = BLACK.copy()
+    edited[0] = 200  # within: of no account
+    edited[3, 0, 2] = 1
+    assert metrics.outside_equal(BLACK, BLACK, mask) == 1.0
+    assert metrics.outside_equal(edited, BLACK, mask) == 7 / 8
+
+
 def test_changed_share_counts_what_should_change_only():
     source, truth, edited = BLACK.copy(), BLACK.copy(), BLACK.copy()
     truth[0] = 200

@@ -14,7 +14,7 @@ RESULT = {
 }
 TABLE = {
     "icd": {"network_calls": 8.0, "seconds": 0.3, "edit_psnr_to_truth": 22.0},
-    "icd-auto": {"network_calls": 212.0, "seconds": 6.0, "edit_psnr_to_truth": 25.0},
+    "icd-plain": {"network_calls": 212.0, "seconds": 6.0, "edit_psnr_to_truth": 25.0},
     "infedit": {"network_calls": 24.0, "seconds": 1.0, "edit_psnr_to_truth": 29.0},
     "ddim": {"network_calls": 150.0, "seconds": 3.0, "edit_psnr_to_truth": 22.5},
 }

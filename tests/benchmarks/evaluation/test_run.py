@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.evaluation.run import ROWS, evaluate, generated, read_rows, summary
+from benchmarks.evaluation.run import BACKGROUND, ROWS, evaluate, generated, read_rows, summary
 from benchmarks.evaluation.suites import Item
 from icd_engine.engine import Engine
 from tests.benchmarks.evaluation.inverted import PICTURE, inverting, items
@@ -19,6 +19,7 @@ def test_rows_and_their_means(tmp_path):
     assert table["edit_psnr_to_truth"] == pytest.approx(90) and table["changed_share"] == 1.0
     assert table["inversion_psnr"] == pytest.approx(90) and table["network_calls"] == 8
     assert table["kinds"]["color"]["edit_success"] == 1.0
+    assert table["background_equal"] == 0
     assert table["background_psnr"] < 30  # everything was inverted, the background too
     assert [(tmp_path / row["picture"]).is_file() for row in rows] == [True] * 3
 
@@ -59,7 +60,7 @@ def test_an_edit_of_everything_has_no_background_and_still_counts(tmp_path):
     everything = Item("i0", "change style", "a", "b", lambda: PICTURE, mask=np.ones((16, 16), bool))
     row = summary(evaluate([everything], {"m": inverting([])}, tmp_path))["m"]
     assert (row["items"], row["skipped"]) == (1, 0) and row["inversion_psnr"] == pytest.approx(90)
-    assert [row[f"background_{name}"] for name in ("psnr", "ssim", "mse")] == [None] * 3
+    assert [row[f"background_{name}"] for name in BACKGROUND] == [None] * 5
 
 
 def test_rows_with_nan_are_left_out_and_counted():

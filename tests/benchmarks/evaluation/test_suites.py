@@ -38,6 +38,7 @@ def test_pie_bench(folder):
         item.source == "a cat sitting on a wooden chair"
         and item.target == "a dog sitting on a wooden chair"
     )
+    assert item.instruction == "change the cat into a dog"
     assert item.picture().shape == (512, 512, 3) and item.picture()[0, 0].tolist() == [255, 0, 0]
     inner = item.mask[1:-1, 1:-1]
     assert (
@@ -86,9 +87,11 @@ def test_a_missing_picture_is_named_when_it_is_read(folder):
 def test_pairs(tmp_path):
     Image.new("RGB", (8, 6), "blue").save(tmp_path / "a.png")
     (tmp_path / "pairs.csv").write_text(
-        'picture,source,target,kind\na.png,"a cat, blue",a dog,animal\n'
+        'picture,source,target,kind,instruction\na.png,"a cat, blue",a dog,animal,\n'
+        "a.png,a cat,a dog,animal,make it a dog\n"
     )
-    (item,) = suites.pairs(tmp_path / "pairs.csv")
+    item, told = suites.pairs(tmp_path / "pairs.csv")
+    assert item.instruction is None and told.instruction == "make it a dog"
     assert (item.source, item.target, item.kind) == ("a cat, blue", "a dog", "animal")
     assert item.picture().shape == (6, 8, 3) and item.truth is None and item.mask is None
 

@@ -166,8 +166,11 @@ def test_automatic_settings(place, loaded, capsys):
         "5",
         "--tau",
         "0.8",
-        "--auto",
     ]
+    assert main([*command, "--auto"]) == 0
+    assert "best of" in capsys.readouterr().err
+    result = loaded.edit("cat.png", SOURCE, TARGET, seed=5, tau=0.8, settings="auto")
+    assert np.array_equal(pixels_of("cat_edited.png"), np.asarray(result.image))
     assert main([*command, "--edits", "6", "--sheet", "sheet.png"]) == 0
     out, err = capsys.readouterr()
     assert (
@@ -176,7 +179,7 @@ def test_automatic_settings(place, loaded, capsys):
     found = loaded.invert("cat.png", SOURCE, seed=5).search(TARGET, edits=6, tau=0.8)
     assert np.array_equal(pixels_of("cat_edited.png"), np.asarray(found.result.image))
     assert Image.open("sheet.png").size == (6 * 128, 128)
-    check_refused(capsys, [*command, "--target", OTHER], 2, "one --target")
+    check_refused(capsys, [*command, "--auto", "--target", OTHER], 2, "one --target")
     check_refused(capsys, [*command, "--sheet", "x.txt"], 2, "--sheet")
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 from icd_engine.errors import ImageError, PromptError
 from icd_engine.page.fields import Form
 from icd_engine.page.session import Stopped, Visit
-from icd_engine.search import SEARCHED
 from tests.icd_engine.page.test_fields import FORM, OTHER, SOURCE, TARGET
 
 EDITED = b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -97,13 +96,12 @@ def test_pasting_back_waits_for_words_or_a_mask(small_engine, visit):
     assert np.abs(pixels(ticked) - pixels(plain)).max() <= 1
 
 
-def test_a_search_fills_in_the_form(small_engine, visit):
+def test_automatic_settings_fill_in_the_form(small_engine, visit):
     told = []
-    form = visit.search(small_engine, FORM, lambda done, total: told.append((done, total)))
-    assert {name for name in vars(FORM) if getattr(form, name) != getattr(FORM, name)} <= set(
-        SEARCHED
-    )
-    assert told[-1][0] > 20 and told[-1][1] == 34
+    form = visit.choose_settings(small_engine, FORM, lambda done, total: told.append((done, total)))
+    changed = {name for name in vars(FORM) if getattr(form, name) != getattr(FORM, name)}
+    assert changed <= {"cross_replace", "self_replace", "blend_source", "blend_target"}
+    assert told == [(n, 8) for n in range(1, 9)]
     assert calls(visit, small_engine, form) == 4
 
 
@@ -123,7 +121,7 @@ def test_a_mask_is_new_or_not(visit):
 
 
 def test_without_a_picture(small_engine, tmp_path):
-    for use in (Visit(tmp_path).edit, Visit(tmp_path).search):
+    for use in (Visit(tmp_path).edit, Visit(tmp_path).choose_settings):
         with pytest.raises(ImageError, match="choose one"):
             use(small_engine, FORM, quiet)
 
@@ -156,7 +154,7 @@ def test_stopping_leaves_everything_as_it_was(small_engine, visit, hop):
     assert calls(visit, small_engine) == 4
 
 
-def test_a_search_stops(small_engine, visit):
+def test_automatic_settings_stop(small_engine, visit):
     told = []
 
     def stop(done: int, total: int) -> None:
@@ -165,7 +163,7 @@ def test_a_search_stops(small_engine, visit):
             visit.stop()
 
     with pytest.raises(Stopped):
-        visit.search(small_engine, FORM, stop)
+        visit.choose_settings(small_engine, FORM, stop)
     assert told[-1] == 3
 
 

@@ -45,6 +45,8 @@ EDITS = {
     "strength": {"target": TARGET, "mask": LEFT * np.linspace(0, 1, 64, dtype=np.float32)},
     "mask from words": {"target": [TARGET, LONGER], "mask_from": "words", "paste_back": False},
     "no control": {"target": TARGET, "control": "none"},
+    "unanchored": {"target": [TARGET, LONGER], "anchor": 0.0},
+    "half anchored": {"target": TARGET, "anchor": 0.5},
     "ramp": {"target": TARGET, "tau": (0.5, 0.9), "tau_low": 0.1, "guidance_scale": 7.0},
 }
 
@@ -89,8 +91,10 @@ def test_a_re_edit_runs_targets_alone(engine, picture, edit):
     """It takes what the first edit of the inversion kept, and equals an edit that did not."""
     fresh = engine.edit(picture, SOURCE, seed=3, **edit)
     inversion = engine.invert(picture, SOURCE, seed=3)
-    inversion.edit(LONGER)
-    assert engine._branches.get(inversion) is not None
+    anchored = edit.get("anchor", 1.0) > 0
+    if not anchored:
+        inversion.edit(LONGER, anchor=0.0)
+    assert engine._branches.get(inversion, anchored) is not None
     assert difference(inversion.edit(**edit).latents, fresh.latents) <= TOLERANCE
 
 

@@ -2,6 +2,7 @@
 from nothing (long)."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 import torch
 
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.bundles.files import read_weights
 from icd_engine.engine import Engine
 from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.networks.vae import VAE
 from training.base import Base
 from training.networks import predict
-from training.tiny import bundle, text
+from training.tiny import bundle, edits, text
+from training.tiny.__main__ import main
 from training.tiny.teacher import Teacher, TinyEncoder, thinned
 from training.tiny.vae import CONFIG
 from training.world.pairs import sample_pairs
@@ -79,6 +82,23 @@ def test_sealing_halves_weights_and_adds_the_demo(tmp_path):
     # The shipped bundle is its own sealing
     assert read_bundle(sealed.path, verify=True).sha256 == distilled.sha256
     assert sealed.decode_times == distilled.decode_times and sealed.defaults == distilled.defaults
+
+
+def test_a_crisper_decoder_from_the_shipped_model(tmp_path, monkeypatch):
+    """The stages after distillation, with one step: the encoder stays to the last bit."""
+    shipped = read_bundle("tiny")
+    monkeypatch.setattr(bundle, "BUNDLE", tmp_path / "sealed")
+    shutil.copytree(shipped.path, bundle.BUNDLE)
+    monkeypatch.setattr(edits, "NEAR", 0.0)
+    main(["edits", "decoder", "bundle", "--folder", str(tmp_path / "run"), "--samples", "3"])
+    assert len(edits.EditPool(tmp_path / "run" / "edits")) == 3
+    last = json.loads((tmp_path / "run" / "decoder.jsonl").read_text().splitlines()[-1])
+    assert last["psnr"] > 25 and 0.4 < last["sharpness"] < 1
+    old = read_weights(shipped.weights("vae"))
+    new = read_weights(read_bundle(bundle.BUNDLE, verify=True).weights("vae"))
+    kept = {name for name in old if torch.equal(old[name], new[name])}
+    assert kept >= {name for name in old if name.startswith(("encoder.", "quant_conv."))}
+    assert not kept >= {name for name in old if name.startswith("decoder.up_blocks")}
 
 
 @pytest.mark.long
