@@ -45,9 +45,7 @@ def search(
         raise SettingsError(f"seconds must be a number, not {shown(seconds)}")
     started = time.perf_counter()
     model = inversion.engine.model
-    if callable(fixed.get("mask_from")):
-        fixed["mask_from"] = _once(fixed["mask_from"])
-    fixed = {**fixed, "auto": False}
+    fixed = {**_asking_once(fixed), "auto": False}
     base = EditSettings.from_mapping(fixed).resolve(model.default_settings)
     source = model.tokens(inversion.source)
     agreement = Agreement(model, source, model.tokens(target), inversion.size)
@@ -83,8 +81,12 @@ def search(
     return Search(inversion.edit(target, **{**fixed, **chosen}), candidates)
 
 
-def _once(mask_from: Callable[..., Any]) -> Callable[..., Any]:
-    """The user's own function for one picture: it may be slow, and every edit asks for the same."""
+def _asking_once(fixed: dict[str, Any]) -> dict[str, Any]:
+    """The same settings; a user's own function, which may be slow, is called once for the words, and
+    not for every edit."""
+    mask_from = fixed.get("mask_from")
+    if not callable(mask_from):
+        return fixed
     made: dict[tuple[str, ...], Any] = {}
 
     def call(picture: Any, words: tuple[str, ...]) -> Any:
@@ -92,7 +94,7 @@ def _once(mask_from: Callable[..., Any]) -> Callable[..., Any]:
             made[words] = mask_from(picture, words)
         return made[words]
 
-    return call
+    return {**fixed, "mask_from": call}
 
 
 def _shares(base: EditSettings, fixed: dict[str, Any], hops: int) -> Iterator[EditSettings]:

@@ -15,6 +15,7 @@ from icd_engine.cli.options import UsageError
 from icd_engine.cli.terminal import hop_bar, print_note
 from icd_engine.errors import PromptError, SettingsError
 from icd_engine.images import load_image
+from icd_engine.masks import read_mask
 from icd_engine.search import SEARCHED
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ class Asked:
         return self.path is not None and Path(self.path).suffix.lower() == KEPT
 
     def read(self) -> Asked:
-        """The same with its picture read. Raises ImageError."""
+        """The same with its picture read; an unreadable mask shows, too, before a model is loaded.
+        Raises ImageError."""
+        if "mask" in self.settings:
+            read_mask(self.settings["mask"])
         if self.path is None or self.is_kept:
             return self
         return replace(self, image=load_image(self.path))

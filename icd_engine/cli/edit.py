@@ -12,7 +12,6 @@ from icd_engine.cli.asked import Asked
 from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.pictures import comparison, save_all
 from icd_engine.cli.terminal import open_engine, print_note, print_path
-from icd_engine.masks import read_mask
 from icd_engine.placement import PLAIN
 from icd_engine.saving import save_image
 from icd_engine.settings import Control, MaskFrom
@@ -210,8 +209,6 @@ def edit(
         options.check_picture_path(sheet, "--sheet")
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
     out = options.check_picture_path(out or Path(f"{Path(picture or 'demo').stem}_edited.png"))
-    if mask is not None:
-        read_mask(mask)  # an unreadable mask shows before the model is loaded
     asked = asked.read()
     if asked.image is not None and "signature" in marks:
         marks["parent"] = Path(str(picture)).read_bytes()

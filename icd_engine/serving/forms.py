@@ -59,6 +59,14 @@ Size = Annotated[
     ),
 ]
 Format = Annotated[Literal["b64_json"], _text("How pictures are sent.")]
+FromWords = Annotated[
+    MaskFrom | None,
+    _text("Change only where the words of blend are, or those that differ between the prompts."),
+]
+Feather = Annotated[
+    float | None,
+    _text("Pixels over which the edit fades in, inside of the mask.", ge=0, le=MAX_FEATHER),
+]
 Unused = Annotated[
     str | None,
     _text(
@@ -93,20 +101,12 @@ async def settings(
         UploadFile | None,
         File(description="White may change; or as OpenAI has it, what is transparent."),
     ] = None,
-    mask_from: Annotated[
-        MaskFrom | None,
-        _text(
-            "Change only where the words of blend are, or those that differ between the prompts."
-        ),
-    ] = None,
+    mask_from: FromWords = None,
     paste_back: Annotated[
         bool | None,
         _text("Outside blend and mask, the original's own pixels. Default: where there is a mask."),
     ] = None,
-    feather: Annotated[
-        float | None,
-        _text("Pixels over which the edit fades in, inside of the mask.", ge=0, le=MAX_FEATHER),
-    ] = None,
+    feather: Feather = None,
     anchor: Annotated[
         float | None,
         _text("How far the edit is held to the picture's encoding; 0: not at all.", ge=0, le=1),

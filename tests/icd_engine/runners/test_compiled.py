@@ -37,7 +37,6 @@ SWEEP = [
     {"cross_replace": {"dog": 0.9, "default": 0.1}, "self_replace": 0.9},
     {"amplify": {"dog": 4.0}},
     {"blend": ("cat", "dog")},
-    {"mask": np.tri(64)},
     {"mask": np.tri(64) * np.linspace(0, 1, 64)},
     {"mask_from": "words", "paste_back": False},
     {"blend": ("mat", "mat"), "mask": np.tri(64), "control": "refine"},
@@ -123,9 +122,9 @@ def assert_same(ours, theirs) -> None:
     assert_close(ours.source_latents, theirs.source_latents)
     assert_close(ours.inversion.latents, theirs.inversion.latents)
     assert (ours.masks is None) == (theirs.masks is None)
-    assert ours.masks is None or torch.equal(ours.hop_masks, theirs.hop_masks)
-    # Masks of words are cut: a pixel at the edge may fall on either side.
-    assert ours.masks is None or np.abs(ours.masks - theirs.masks).mean() <= 0.01
+    if ours.masks is not None:  # those of words are cut: a pixel may fall on either side
+        assert np.abs(ours.masks - theirs.masks).mean() <= 0.01
+        assert torch.equal(ours.hop_masks, theirs.hop_masks)
     assert len(ours.images) == len(theirs.images)
     for a, b in zip(ours.images, theirs.images, strict=True):
         assert np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max() <= 1

@@ -27,11 +27,9 @@ def test_a_form_becomes_a_job(application):
         "self_replace": "0.4",
         "amplify": '{"dog": 2}',
         "blend": '[["cat"], ["dog"]]',
-        "mask_from": "words",
         "paste_back": "true",
-        "feather": "2.5",
         "seed": "7",
-    }
+    } | {"mask_from": "words", "feather": "2.5"}
     files = {"image": ("../../etc/passwd", b"picture"), "mask": ("b", b"mask")}
     others = {
         "n": "3",
@@ -59,12 +57,10 @@ def test_a_form_becomes_a_job(application):
         "self_replace": 0.4,
         "amplify": {"dog": 2},
         "blend": [["cat"], ["dog"]],
-        "mask_from": "words",
         "paste_back": True,
-        "feather": 2.5,
         "seed": 7,
         "mask": b"mask",
-    }
+    } | {"mask_from": "words", "feather": 2.5}
     body = answer.json()
     assert body["data"] == [{"b64_json": "AAAA", "settings": {"seed": 3}}]
     assert abs(body["created"] - time.time()) < 60
