@@ -95,14 +95,14 @@ def test_every_candidate_is_the_edit_of_its_settings(small_engine, anchor):
         assert one.change == pytest.approx(change, rel=1e-4)
     best = kept.edit(TARGET, **{name: getattr(result.settings, name) for name in CHOICES})
     assert_close(result.latents, best.latents, MAGNIFIED)
-    assert (result.masks is None) == (best.masks is None)
+    assert (result.hop_masks is None) == (best.masks is None)
 
 
 def test_masks_are_those_of_the_candidate(small_engine):
     mask = np.zeros((64, 64))
     mask[:, 32:] = 1
     result = small_engine.edit(picture(), SOURCE, TARGET, settings="auto", mask=mask)
-    assert result.masks.shape[:2] == (4, 1)
+    assert result.hop_masks.shape[:2] == (4, 1)
     assert torch.equal(result.latents[..., :4], result.source_latents[..., :4])
 
 
