@@ -159,8 +159,8 @@ def prepare(model: Model, task: Task, branches: SourceBranches) -> None:
     decoded = model.runner.decode(
         replace(inputs, keep=True, ahead=True, only_source=True), model.decode_hops, None
     )
-    assert decoded.source is not None
-    branches.put(inversion, True, decoded.source)
+    if decoded.source is not None:  # else the runner keeps none
+        branches.put(inversion, True, decoded.source)
 
 
 def _towards_itself(model: Model, task: Task) -> Task:
