@@ -205,7 +205,7 @@ def _owner(frame: FrameType) -> type | None:
 
 
 def follow_an_edit() -> tuple[list[str], list[str]]:
-    """Files and classes of ours that an edit of the embedded model by the eager runner takes."""
+    """Files and classes of ours that a plain edit of the embedded model by the eager runner takes."""
     from icd_engine import Engine
 
     engine = Engine.from_pretrained("tiny", device="cpu", dtype="float32", runner="eager")
@@ -214,6 +214,7 @@ def follow_an_edit() -> tuple[list[str], list[str]]:
             ROOT / "icd_engine" / "bundles" / "tiny" / "demo.png",
             "a large purple heart on a plain orange background",
             "a large blue heart on a plain orange background",
+            auto=False,
         )
     files = sorted(name for name in followed.files if "/networks/" not in name)
     classes = sorted(name for name in followed.classes if ".networks." not in name)

@@ -18,6 +18,7 @@ from training.world.scenes import Scene, parse_caption, sample_scene
 # are what this bundle does on these scenes less a margin for other processors' roundings; its model
 # card has the figures.
 SEED = 20_000
+PLAIN = {"auto": False}  # what is chosen for an edit may hang on its last digits
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,15 @@ def test_edits_change_what_they_should_and_keep_the_rest(edits):
     pairs, results = edits
     figures = summary(pairs, results)
     for kind in ("color", "background"):
-        assert figures[kind]["changed_share"] >= 0.85, figures
-        assert figures[kind]["psnr_to_truth"] >= 21, figures
-    assert figures["all"]["reconstruction_psnr"] >= 25, figures
-    assert figures["all"]["background_psnr"] >= 23, figures
+        assert figures[kind]["changed_share"] >= 0.95, figures
+        assert figures[kind]["psnr_to_truth"] >= 26, figures
+    assert figures["all"]["reconstruction_psnr"] >= 30, figures
+    assert figures["all"]["background_psnr"] >= 30, figures
 
 
-def test_an_edit_takes_eight_network_calls(edits):
-    assert {result.network_calls for result in edits[1]} == {8}
+def test_an_edit_takes_eight_network_calls_and_one_to_choose(engine, edits):
+    assert {result.network_calls for result in edits[1]} == {9}
+    assert {result.network_calls for result in run_edits(engine, edits[0][:1], PLAIN)} == {8}
 
 
 def test_dynamic_guidance_inverts_better_than_constant(engine):
@@ -91,7 +93,8 @@ def test_half_precision_edits_stay_close(engine, dtype):
     """40 dB is half a percent of full scale: not to be seen."""
     pairs = sample_pairs(3, SEED + 3)
     half = icd_engine.Engine.from_pretrained("tiny", device="cpu", dtype=dtype)
-    for ours, theirs in zip(run_edits(half, pairs, {}), run_edits(engine, pairs, {}), strict=True):
+    edits = (run_edits(one, pairs, PLAIN) for one in (half, engine))
+    for ours, theirs in zip(*edits, strict=True):
         assert psnr(np.asarray(ours.image), np.asarray(theirs.image)) > 40
 
 

@@ -127,7 +127,7 @@ def test_the_worlds_own_suite_stays_narrow(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "CLIP whole" not in cells(err) and "weights not given: --clip" in err
     result = json.loads(out)
-    assert result["edit_success"]["all"] in (0.0, 1.0) and result["network_calls"] == 8
+    assert result["edit_success"]["all"] in (0.0, 1.0) and result["network_calls"] == 9
     assert all(set(claim) == {"claim", "holds", "figures"} for claim in result["orderings"])
     assert "Dynamic guidance keeps at least as much" in (tmp_path / "e" / "report.html").read_text()
 
