@@ -109,6 +109,7 @@ def shared_rows(
     one picture and one target prompt."""
     tree = Tree.of([_done(model, task) for task in tasks])
     tensor = model.runner.tensor
+    each = [model.guidance(task.settings) for task in tasks]
     sources = 0 if inputs.source is not None else inputs.sources
     index = [tensor(np.array(first, dtype=np.int64)) for first in tree.first]
     last = inputs.sources + len(tree.first[-1])
@@ -120,8 +121,8 @@ def shared_rows(
         prompts=prompts[0],
         hop_prompts=prompts[1:] or None,
         guidance=[
-            [*row[:sources], *(row[sources + i] for i in first)]
-            for row, first in zip(inputs.guidance, tree.first, strict=True)
+            [*row[:sources], *(each[i][k] for i in tree.first[k])]
+            for k, row in enumerate(inputs.guidance)
         ],
         edits=[_taken(step, rows) for step, rows in zip(inputs.edits, index, strict=True)],
         blend=inputs.blend

@@ -71,7 +71,7 @@ def test_an_automatic_edit_is_one_pass_and_one_call(small_engine):
     first, *others, scored = seen["decode"]
     rows = [first - 4, *others]
     assert len(rows) == 4 and all(few <= many for few, many in pairwise(rows))
-    assert rows[-1] <= len(CANDIDATES) and sum(rows) < 4 * rows[-1]
+    assert rows[-1] <= len(CANDIDATES) + 1 and sum(rows) < 4 * rows[-1]
     assert scored == 2 * len(result.candidates)
     assert result.network_calls == 9
     with recorded(small_engine) as seen:
@@ -108,12 +108,13 @@ def test_masks_are_those_of_the_candidate(small_engine):
 
 @pytest.mark.parametrize("name", VARIED)
 def test_what_is_given_stays(small_engine, name):
-    value = {"cross_replace": 0.4, "self_replace": (0.0, 0.25), "blend": ("mat", "mat")}[name]
+    values = {"cross_replace": 0.4, "self_replace": (0.0, 0.25), "blend": ("mat", "mat")}
+    value = (values | {"guidance_scale": 3.0, "tau": 0.6})[name]
     kept = small_engine.invert(picture(), SOURCE)
-    result = kept.edit(TARGET, settings="auto", guidance_scale=3.0, **{name: value})
+    result = kept.edit(TARGET, settings="auto", amplify={"dog": 2.0}, **{name: value})
     expected = getattr(EditSettings(**{name: value}), name)
     for one in result.candidates:
-        assert getattr(one.settings, name) == expected and one.settings.guidance_scale == 3.0
+        assert getattr(one.settings, name) == expected and one.settings.amplify == {"dog": 2.0}
 
 
 def test_without_anything_to_choose_nothing_is_scored(small_engine):
