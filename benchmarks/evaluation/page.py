@@ -137,8 +137,8 @@ def _cell(row: TableRow, figure: str, absent: Collection[str]) -> str:
 
 
 def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:
-    """Quality over time, SVG: PSNR to the true edit (else of the background) over seconds an edit,
-    logarithmic."""
+    """Quality over effort, SVG: PSNR to the true edit (else of the background) over network calls an
+    edit, logarithmic. (Seconds would be of this machine, and of what else it did.)"""
     figure = next(
         (
             f
@@ -148,7 +148,9 @@ def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:
         None,
     )
     points = [
-        (r["seconds"], r[figure], name) for name, r in summary.items() if figure and r.get(figure)
+        (r["network_calls"], r[figure], name)
+        for name, r in summary.items()
+        if figure and r.get(figure) and r.get("network_calls")
     ]
     if len(points) < 2:
         return ""
@@ -168,9 +170,9 @@ def scatter(summary: Summary, width: int = 640, height: int = 320) -> str:
             f'<circle cx="{px:.0f}" cy="{py:.0f}" r="5" fill="{"#c33" if name == "icd" else "#357"}"/>'
         )
         marks.append(
-            f'<text x="{px + 9:.0f}" y="{py + 4:.0f}">{escape(name)} ({x:.2g} s, {y:.1f} dB)</text>'
+            f'<text x="{px + 9:.0f}" y="{py + 4:.0f}">{escape(name)} ({x:.0f} calls, {y:.1f} dB)</text>'
         )
-    axes = f'<text x="{width / 2:.0f}" y="{height - 8}">seconds an edit, logarithmic</text>'
+    axes = f'<text x="{width / 2:.0f}" y="{height - 8}">network calls an edit, logarithmic</text>'
     axes += f'<text x="8" y="18">{COLUMNS[str(figure)][0]}</text>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" font-size="12">'
     background = f'<rect width="{width}" height="{height}" fill="white"/>'

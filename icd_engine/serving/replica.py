@@ -55,6 +55,8 @@ class Kept:
     seed: int
     size: Size
     picture_size: Size
+    # As of Inversion, in the same shape
+    boundaries: list[np.ndarray] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,23 +171,26 @@ class JobEditor:
         except Exception as error:
             return error
         about = {name: getattr(made, name) for name in ("source", "seed", "size", "picture_size")}
-        return Kept(latents=np.asarray(made.latents), **about)
+        host = self.engine.runner.host
+        boundaries = made.boundaries and [np.asarray(host(own)) for own in made.boundaries]
+        return Kept(latents=np.asarray(made.latents), boundaries=boundaries, **about)
 
     def _inversion(self, job: EditKeptJob) -> Inversion:
         found = self._inversions.get(job.key)
         if found is None:
             kept = job.kept
             picture = Image.fromarray(to_size(job.image, kept.picture_size)[0])
-            noised = self.engine.runner.tensor(kept.latents)
+            tensor = self.engine.runner.tensor
             found = Inversion(
                 self.engine,
-                noised,
+                tensor(kept.latents),
                 kept.source,
                 kept.seed,
                 kept.size,
                 kept.picture_size,
                 picture,
                 given_size=job.image.size,
+                boundaries=kept.boundaries and [tensor(own) for own in kept.boundaries],
             )
             self._inversions[job.key] = found
         return found

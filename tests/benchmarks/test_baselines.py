@@ -105,9 +105,10 @@ def test_a_wrong_baseline_is_refused(subject, reference, case, monkeypatch):
 def test_a_wrong_further_edit_is_refused(subject, case, monkeypatch):
     kept = edit._Kept(subject, case, 1)
     assert kept.check()["further edit"] <= AGREE
-    monkeypatch.setattr(
-        kept, "inversion", replace(kept.inversion, noised=1.01 * kept.inversion.noised)
-    )
+    # Of the noise alone, source and target would be wrong alike, which anchoring mends.
+    boundaries = [1.01 * latents for latents in kept.inversion.boundaries]
+    wrong = replace(kept.inversion, boundaries=boundaries)
+    monkeypatch.setattr(kept, "inversion", wrong)
     with pytest.raises(Refused, match="a further edit is off by"):
         kept.check()
 

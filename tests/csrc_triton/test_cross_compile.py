@@ -58,9 +58,13 @@ def _repeat(item: str) -> list[str]:
     return ["constexpr" if kind == "-" else kind] * int(count or 1)
 
 
-def hop(eps: str, *, guided: bool) -> Build:
-    types = f"*fp32 *{eps} {f'*{eps}' if guided else '-'} 2x*fp32 {'*fp32' if guided else '-'} *fp32 3xi32 8xi32 -"
+def hop(eps: str, *, guided: bool, anchored: bool = False) -> Build:
+    second = f"*{eps}" if guided else "-"
+    w = "*fp32" if guided else "-"
+    held = "*fp32 *i64 *fp32" if anchored else "3x-"
+    types = f"*fp32 *{eps} {second} 2x*fp32 {w} {held} *fp32 3xi32 8xi32 -"
     absent = {} if guided else {"eps_uncond": None, "w": None}
+    absent |= {} if anchored else {"residual": None, "source_row": None, "share": None}
     return Build("boundary_step.kernel:boundary_step_kernel", types, {"BLOCK": 512, **absent})
 
 
@@ -183,6 +187,9 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "boundary_step-fp16-guided": hop("fp16", guided=True),
     "boundary_step-bf16": hop("bf16", guided=False),
     "boundary_step-bf16-guided": hop("bf16", guided=True),
+    "boundary_step-fp32-anchored": hop("fp32", guided=False, anchored=True),
+    "boundary_step-bf16-anchored": hop("bf16", guided=False, anchored=True),
+    "boundary_step-bf16-guided-anchored": hop("bf16", guided=True, anchored=True),
     "layer_norm-fp32-64": norm("fp32", 64, residual=True),
     "layer_norm-fp32-320": norm("fp32", 320, residual=True),
     "layer_norm-fp16-320": norm("fp16", 320, residual=True),

@@ -94,7 +94,7 @@ def test_source_row_is_never_guided(small_engine, inversion, guidance_scale):
 
 def test_same_seed_is_bit_equal_and_another_differs(small_engine):
     first, again, other = (
-        small_engine.edit(picture(), SOURCE, TARGET, seed=seed) for seed in (5, 5, 6)
+        small_engine.edit(picture(), SOURCE, TARGET, seed=seed, anchor=0.0) for seed in (5, 5, 6)
     )
     assert torch.equal(first.latents, again.latents)
     assert np.array_equal(first.image, again.image)
