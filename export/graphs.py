@@ -170,9 +170,9 @@ def hop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
     }
     targets = {name: port._replace(axes=("targets", *port.axes[1:])) for name, port in rows.items()}
     targets["encoder_hidden_states"] = rows["encoder_hidden_states"]
-    of_source = {name: latents("sources") for name in ("source_latents", "residual")}
-    share = {"anchor": held["anchor"]._replace(axes=("targets",))}
-    further = targets | edit | of_source | share | kept
+    share = held["anchor"]._replace(axes=("targets",))
+    further_held = {"residual": latents("sources"), "anchor": share}
+    further = targets | edit | further_held | {"source_latents": latents("sources")} | kept
     further_after = after | {"next_latents": latents("targets")}
     return [
         GraphSpec(
@@ -232,10 +232,11 @@ def loop_graphs(networks: ExportNetworks) -> list[GraphSpec]:
 
 def pair_graph(networks: ExportNetworks) -> GraphSpec:
     """A decode hop whose every port is batch-first."""
-    of_row = row_ports(networks, "batch_size") | anchor_ports(networks, "batch_size")
-    ports = of_row | edit_ports(networks)
+    of_row = row_ports(networks, "batch_size")
+    held = anchor_ports(networks, "batch_size")
+    ports = of_row | edit_ports(networks) | held
     del ports["source_row"]
-    for name in of_row:
+    for name in of_row | held:
         ports[name] = ports[name]._replace(axes=("batch_size", 2, *ports[name].axes[1:]))
     for name in ("source_mix", "target_gain", "source_words", "target_words", "user_mask"):
         ports[name] = ports[name]._replace(axes=("batch_size", *ports[name].axes[1:]))

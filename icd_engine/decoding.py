@@ -148,12 +148,13 @@ class SourceBranches:
                 self._branches.popitem(last=False)
 
 
-def prepare(model: Model, task: Task, branches: SourceBranches) -> None:
+def prepare(model: Model, task: Task, branches: SourceBranches) -> bool:
     """Runs the source rows of an encoded picture, of all decode hops in one call, so that edits of
-    it run target rows alone. A model that is not anchored leaves that to the first edit."""
+    it run target rows alone; True where they had not run yet. A model that is not anchored leaves
+    that to the first edit."""
     inversion = task.inversion
-    if inversion is None or inversion.boundaries is None:
-        return
+    if inversion is None or inversion.boundaries is None or branches.get(inversion, True):
+        return False
     alone = _towards_itself(model, task)
     inputs = decode_inputs(model, [alone], [0], None)
     decoded = model.runner.decode(
@@ -161,6 +162,7 @@ def prepare(model: Model, task: Task, branches: SourceBranches) -> None:
     )
     if decoded.source is not None:  # else the runner keeps none
         branches.put(inversion, True, decoded.source)
+    return decoded.source is not None
 
 
 def _towards_itself(model: Model, task: Task) -> Task:

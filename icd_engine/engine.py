@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,12 @@ class Engine:
         listener = Listener(self.runner, callback_on_step_end, progress)
         check_alone(task, listener)
         watch = Stopwatch(self.runner.device)
-        return decode(self.model, [task], self._branches, listener, watch, output_type)[0]
+        prepared = False
+        if task.settings.anchor and not listener.may_change:
+            with watch.stage("source"):
+                prepared = prepare(self.model, task, self._branches)
+        (result,) = decode(self.model, [task], self._branches, listener, watch, output_type)
+        return replace(result, network_calls=result.network_calls + prepared)
 
     def search(self, inversion: Inversion, target: str, **options: Any) -> Search:
         """Tries settings for a target and finds the best: see `icd_engine.search.search`."""

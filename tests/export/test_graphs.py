@@ -7,6 +7,7 @@ import torch
 from export.graphs import GraphSpec, hop_graphs, loop_graphs, pair_graph, standard_graphs
 from export.networks import ExportNetworks
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.runners.nested import leaves
 
 NAMES = ["text_encoder", "vae_encoder", "vae_decoder", "unet_forward", "unet"]
 NAMES += ["encode_hop", "decode_hop", "further_hop", "encode", "decode", "decode_pairs"]
@@ -106,3 +107,12 @@ def test_a_further_hop_is_the_hop_of_its_targets(graphs):
     assert (again["next_latents"] - out["next_latents"][sources:]).abs().max() <= 1e-5
     assert (again["next_word_maps"] - out["next_word_maps"]).abs().max() <= 1e-6
     assert torch.equal(again["mask"], out["mask"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ports_are_in_the_order_of_the_arguments(graphs, name):
+    """Exporters know values by their place, and are given the ports' names for them."""
+    graph = graphs[name]
+    inputs = graph.example(graph.sizes[0])
+    places = [id(value) for value in leaves(graph.arguments(inputs))]
+    assert places == [id(value) for value in inputs.values()]

@@ -63,15 +63,16 @@ def test_a_mask_of_words_serves_as_a_mask(engine, pair):
 
 def test_words_in_shared_passes_and_re_edits(engine):
     """What is taken of the source branch is the picture's own, whichever row it has."""
+    words = WORDS | {"auto": False}
     pairs = sample_pairs(3, seed=8, kinds=("color", "shape"))
-    requests = [EditRequest(one.picture, one.source, one.target, WORDS) for one in pairs]
+    requests = [EditRequest(one.picture, one.source, one.target, words) for one in pairs]
     for one, result in zip(pairs, engine.edit_many(requests), strict=True):
         inversion = engine.invert(one.picture, one.source)
-        first = inversion.edit(one.target, **WORDS)
+        first = inversion.edit(one.target, **words)
         seen = inversion.edit(
-            one.target, callback_on_step_end=lambda step, t, latents: None, **WORDS
+            one.target, callback_on_step_end=lambda step, t, latents: None, **words
         )
-        again = inversion.edit([one.target, one.source], **WORDS)
+        again = inversion.edit([one.target, one.source], **words)
         for other in (result.masks[0], again.masks[0], seen.masks[0]):
             assert overlap(other > 0, first.masks[0] > 0) > 0.99
 

@@ -66,7 +66,7 @@ def test_source_branches_are_kept_for_the_last_few(small_engine):
     with recorded(small_engine) as seen:
         for kept in [*inversions, inversions[-1], inversions[0]]:
             kept.edit(TARGET)
-    first, again = [5, 1, 1, 1], [1] * 4
+    first, again = [5, 1, 1, 1, 1], [1] * 4  # all source rows and one to carry them, then targets
     assert seen["decode"] == first * len(inversions) + again + first
 
 
