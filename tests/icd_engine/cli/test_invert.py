@@ -34,7 +34,7 @@ def kept(place, loaded, capsys) -> str:
 def test_a_kept_inversion_costs_the_decode_hops_only(kept, loaded, capsys):
     assert main(["edit", kept, "--target", TARGET]) == 0
     out, err = capsys.readouterr()
-    assert out == "cat_edited.png\n" and "4 network calls" in err
+    assert out == "cat_edited.png\n" and "5 network calls" in err
     expected = loaded.edit("cat.png", SOURCE, TARGET, seed=5).image
     assert np.array_equal(pixels_of("cat_edited.png"), np.asarray(expected))
 
