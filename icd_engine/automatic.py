@@ -68,18 +68,19 @@ class Tree:
         return cls(first, rows, parents)
 
 
-def candidates(model: Model, task: Task) -> list[Task]:
-    """The task with the settings of every candidate that differs from those before it; what the
-    caller chose is left as it is."""
+def candidates(model: Model, task: Task) -> tuple[list[Task], Tree]:
+    """The task with the settings of every candidate that differs from those before it, and the rows
+    that they share; what the caller chose is left as it is."""
     (target,) = task.targets
     own = task.settings
     if own.control in ("none", "switch"):
-        return [replace(task, settings=own.with_values({"auto": False}))]
+        alone = replace(task, settings=own.with_values({"auto": False}))
+        return [alone], Tree.of([_done(model, alone)])
     words = changed_words(task.source, target)
     tried: list[dict[str, Any]] = [dict(values) for values in CANDIDATES]
     if words is not None:
         tried.append(BLENDS | {"blend": words})
-    found: dict[Hashable, Task] = {}
+    found: dict[tuple[Hashable, ...], Task] = {}
     for values in tried:
         w = (own.guidance_scale or 0.0) * values.pop("guidance", 1.0)
         values = {"blend": None, "guidance_scale": min(w, MAX_GUIDANCE), **values}
@@ -88,7 +89,7 @@ def candidates(model: Model, task: Task) -> list[Task]:
         plan = make_plan(task.source, target, settings, len(model.decode_hops))
         one = replace(task, settings=settings, plans=[plan])
         found.setdefault(tuple(_done(model, one)), one)
-    return list(found.values())
+    return list(found.values()), Tree.of(list(found))
 
 
 def _done(model: Model, task: Task) -> list[Hashable]:
@@ -103,11 +104,10 @@ def _done(model: Model, task: Task) -> list[Hashable]:
 
 
 def shared_rows(
-    model: Model, tasks: Sequence[Task], inputs: DecodeInputs
-) -> tuple[DecodeInputs, Tree]:
+    model: Model, tasks: Sequence[Task], tree: Tree, inputs: DecodeInputs
+) -> DecodeInputs:
     """A pass with a target row for every candidate, as a tree of rows. inputs: of the candidates,
     one picture and one target prompt."""
-    tree = Tree.of([_done(model, task) for task in tasks])
     tensor = model.runner.tensor
     each = [model.guidance(task.settings) for task in tasks]
     sources = 0 if inputs.source is not None else inputs.sources
@@ -115,7 +115,7 @@ def shared_rows(
     last = inputs.sources + len(tree.first[-1])
     prompts = [_cut(own, last) for own in (inputs.prompts, *(inputs.hop_prompts or ()))]
     assert inputs.edits is not None
-    grown = replace(
+    return replace(
         inputs,
         latents=inputs.latents[: sources + len(tree.first[0])],
         prompts=prompts[0],
@@ -129,7 +129,6 @@ def shared_rows(
         and [_taken(step, rows) for step, rows in zip(inputs.blend, index, strict=True)],
         parents=[tensor(np.array(parents, dtype=np.int64)) for parents in tree.parents],
     )
-    return grown, tree
 
 
 def _cut(prompts: Prompts, rows: int) -> Prompts:

@@ -136,7 +136,7 @@ class Engine:
         (encoded,) = encode(self, [task], listener, watch)
         inversion = encoded.inversion
         assert inversion is not None
-        if prepare_edits:
+        if prepare_edits and task.settings.anchor:
             with watch.stage("source"):
                 prepare(self.model, encoded, self._branches)
         inversion.timings.update(watch.timings())

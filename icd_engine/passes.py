@@ -168,25 +168,24 @@ def _decode_automatic(
     """The result of the candidate that `automatic.ranked` puts first."""
     branch = _kept_branch([task], branches, listener)
     with watch.stage("text_target"):
-        tried = candidates(model, task)
+        tried, tree = candidates(model, task)
         every = replace(
             task,
             targets=[tokens for one in tried for tokens in one.targets],
             plans=[plan for one in tried for plan in one.plans],
         )
         inputs = decode_inputs(model, [every], [0] * len(tried), branch)
-        inputs, tree = shared_rows(model, tried, inputs)
+        inputs = shared_rows(model, tried, tree, inputs)
     with watch.stage("decode"):
         decoded, source = _run(model, [task], inputs, branches, listener)
     rows = decoded.latents[-len(tree.first[-1]) :]
-    found = []
+    order = []
     best = 0
     if len(tried) > 1:
         with watch.stage("choice"):
             found = judged(model, task, tried, rows[tree.rows[-1]], source)
             order = ranked(found)
         best = found.index(order[0])
-        found = order
     own = [slice(row[best], row[best] + 1) for row in tree.rows]
     chosen = replace(
         decoded,
@@ -197,8 +196,8 @@ def _decode_automatic(
     (result,) = _results(
         model, [tried[best]], rows[own[-1]], source, chosen, branch, watch, output_type
     )
-    calls = result.network_calls + bool(found)
-    return replace(result, candidates=found, network_calls=calls)
+    calls = result.network_calls + bool(order)
+    return replace(result, candidates=order, network_calls=calls)
 
 
 def _kept_branch(

@@ -135,23 +135,19 @@ class EditSettings:
             share = other.get("default") if isinstance(other, Mapping) else other
             if share is not None:
                 values["cross_replace"] = {**self.cross_replace, "default": share}
-        return self._with(values)
+        return self.with_values(values)
 
     @property
     def from_words(self) -> bool:
         """Whether a mask is made of where words are."""
         return isinstance(self.mask_from, str)
 
-    def with_values(self, values: Mapping[str, Any]) -> "EditSettings":
-        """The same settings with other values of some fields, which are known to be right."""
-        return self._with(values)
-
     @property
     def chosen(self) -> frozenset[str]:
         """The fields that are not left open."""
         return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
-    def _with(self, values: Mapping[str, Any]) -> "EditSettings":
+    def with_values(self, values: Mapping[str, Any]) -> "EditSettings":
         """A copy with some values that are known to be right: each was checked where it was made."""
         changed = copy(self)
         for name, value in values.items():

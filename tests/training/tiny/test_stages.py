@@ -149,4 +149,4 @@ def test_from_nothing_to_a_bundle(tmp_path):
     assert losses[-1] < 0.85 * losses[0] and lines[-1]["inversion_psnr_unguided"] > 15
     pair = sample_pairs(1, 3)[0]
     result = Engine.from_pretrained(run / "bundle").edit(pair.picture, pair.source, pair.target)
-    assert result.network_calls in (8, 9) and np.asarray(result.image).std() > 5
+    assert result.network_calls == 9 and np.asarray(result.image).std() > 5
