@@ -96,14 +96,20 @@ def _source_attention(
     shared = bundle.blend_downscale >= bundle.share_downscale  # else its K was not kept
     if branch is None or not shared or positions > MOST_POSITIONS:
         return None
-    features = [one for one in branch.features[-1] if one.shape[2] == positions]
+    features = [one for one in branch.features[-1] if _shape(one)[2] == positions]
     # Rows of all hops, hop by hop, where one list serves all: see `runners.onnx_decoding`.
     hops = len(branch.features)
     if hops > 1 and branch.features[-1] is branch.features[0]:
         source += (hops - 1) * sources
-    values = [_floats(model, one[source : source + 1])[0] for one in features]
+    values = [_floats(model, one)[source] for one in features]
     # Of every block Q and K of self-attention, then Q of text attention
     return self_attention(list(zip(values[::3], values[1::3], strict=True)))
+
+
+def _shape(feature: Tensor) -> Sequence[int]:
+    """Of a kept feature; onnxruntime's values have a method for it."""
+    shape: Any = feature.shape
+    return shape() if callable(shape) else shape
 
 
 def _floats(model: Model, tensor: Tensor) -> np.ndarray:

@@ -47,7 +47,7 @@ def test_edits_change_what_they_should_and_keep_the_rest(edits):
     figures = summary(pairs, results)
     for kind in ("color", "background"):
         assert figures[kind]["changed_share"] >= 0.95, figures
-        assert figures[kind]["psnr_to_truth"] >= 26, figures
+        assert figures[kind]["psnr_to_truth"] >= 25, figures
     assert figures["all"]["reconstruction_psnr"] >= 30, figures
     assert figures["all"]["background_psnr"] >= 30, figures
 

@@ -85,8 +85,9 @@ class OnnxRunner:
     def join(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(tensors)
 
-    def host(self, tensor: np.ndarray) -> np.ndarray:
-        return tensor.copy()
+    def host(self, tensor: Any) -> np.ndarray:
+        # What is kept of a source branch are values of onnxruntime, on its device
+        return tensor.copy() if isinstance(tensor, np.ndarray) else tensor.numpy()
 
     def free_memory(self) -> None:
         self._features.cache_clear()

@@ -52,6 +52,8 @@ EDIT = {
     "use_blend": ["targets"],
     "word_maps": [2, "targets", "map_height", "map_width"],
     "user_mask": ["targets", "height", "width"],
+    "boundary": ["rows", 4, "height", "width"],
+    "anchor": ["rows"],
 }
 
 

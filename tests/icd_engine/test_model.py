@@ -46,11 +46,10 @@ def test_generation_takes_the_models_seed(small_engine):
 )
 def test_dynamic_guidance_reaches_the_network(small_engine, tau, tau_low, expected):
     times, unet = [999.0, 779.0, 519.0, 259.0], small_engine.runner.decode_network
+    settings = {"guidance_scale": 10.0, "tau": tau, "tau_low": tau_low, "anchor": 0.0}
     with recorded(small_engine) as seen:
-        result = small_engine.edit(
-            picture(), SOURCE, [TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low
-        )
-        result.inversion.edit([TARGET, OTHER], guidance_scale=10.0, tau=tau, tau_low=tau_low)
+        result = small_engine.edit(picture(), SOURCE, [TARGET, OTHER], **settings)
+        result.inversion.edit([TARGET, OTHER], **settings)
     assert len(seen["shifts"]) == 8
     for k, shifts in enumerate(seen["shifts"]):
         embedding = torch.from_numpy(guidance_embedding([0.0, expected[k % 4]], 64))
@@ -63,28 +62,44 @@ def test_dynamic_guidance_reaches_the_network(small_engine, tau, tau_low, expect
         assert len(shifts) == (3 if k < 4 else 2)  # a further edit runs the target rows alone
 
 
+def test_source_rows_that_run_ahead_are_unguided_each_at_its_own_time(small_engine):
+    times, unet = [999.0, 779.0, 519.0, 259.0], small_engine.runner.decode_network
+    with recorded(small_engine) as seen:
+        small_engine.edit(picture(), SOURCE, TARGET, guidance_scale=10.0, tau=1.0)
+    unguided, guided = (
+        torch.from_numpy(guidance_embedding([w] * 4, unet.guidance_channels)) for w in (0.0, 10.0)
+    )
+    with torch.no_grad():
+        sources, targets = (unet.time_shifts(torch.tensor(times), w) for w in (unguided, guided))
+    assert [len(shifts) for shifts in seen["shifts"]] == [5, 1, 1, 1]
+    torch.testing.assert_close(seen["shifts"][0][:4], sources, rtol=0, atol=2e-3)
+    own = torch.cat([shifts[-1:] for shifts in seen["shifts"]])
+    torch.testing.assert_close(own, targets, rtol=0, atol=2e-3)
+
+
 @pytest.mark.parametrize("tau", [0.8, (0.3, 0.9)], ids=["step", "ramp"])
 def test_two_pass_model_equals_explicit_guidance(two_pass_engine, tau):
     """eps_u + (1 + w)(eps_c - eps_u): the difference of two near predictions times w loses a digit
     more."""
     kept = two_pass_engine.invert(picture(), SOURCE)
-    result = kept.edit(TARGET, control="none", guidance_scale=4.0, tau=tau)
+    result = kept.edit(TARGET, control="none", guidance_scale=4.0, tau=tau, anchor=0.0)
     expected = plain_decode(two_pass_engine, kept.latents, TARGET, w=4.0, tau=tau)
     assert_close(result.latents, expected, 10 * ROUNDING)
     assert_close(result.source_latents, plain_decode(two_pass_engine, kept.latents, SOURCE))
 
 
-def test_two_pass_model_predicts_twice_on_guided_hops_only(two_pass_engine):
+@pytest.mark.parametrize(("anchor", "rows"), [(0.0, [3, 3, 3, 2, 3, 2]), (1.0, [6, 2, 2, 2, 2, 2])])
+def test_two_pass_model_predicts_twice_on_guided_hops_only(two_pass_engine, anchor, rows):
     with recorded(two_pass_engine) as seen:
         result = two_pass_engine.edit(
-            picture(), SOURCE, [TARGET, OTHER], guidance_scale=4.0, tau=0.6
+            picture(), SOURCE, [TARGET, OTHER], guidance_scale=4.0, tau=0.6, anchor=anchor
         )
         assert seen["encode"] == [1, 1, 1, 1]
-        assert seen["decode"] == [3, 3, 3, 2, 3, 2]  # w(999) = w(779) = 0
+        assert seen["decode"] == rows  # w(999) = w(779) = 0
         assert result.network_calls == 10
         seen["decode"].clear()
         assert (
-            result.inversion.edit(TARGET, guidance_scale=0.0).network_calls
+            result.inversion.edit(TARGET, guidance_scale=0.0, anchor=anchor).network_calls
             == len(seen["decode"])
             == 4
         )

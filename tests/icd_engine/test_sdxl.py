@@ -82,7 +82,7 @@ def error(got, expected) -> float:
 
 def test_the_references_edit(inversion, golden):
     assert error(inversion.latents, golden["inverted_latents"]) <= TOLERANCE
-    result = inversion.edit(CASE["target"], **SWITCH)
+    result = inversion.edit(CASE["target"], **SWITCH, anchor=0.0)
     assert error(result.latents, golden["edited_latents"]) <= TOLERANCE
     assert result.network_calls == len(CASE["reverse"])
     theirs = np.asarray(Image.open(GOLDEN / f"{CASE['name']}_edited.png")).astype(int)
@@ -127,17 +127,20 @@ def test_attention_control_and_blend(inversion):
             error(inversion.edit(CASE["target"], **CONTROLLED | off).latents, controlled.latents)
             > 1e-3
         )
-    same = inversion.edit(CASE["source"], **CONTROLLED | {"guidance_scale": 0.0})
+    same = inversion.edit(CASE["source"], **CONTROLLED | {"guidance_scale": 0.0, "anchor": 0.0})
     assert error(same.latents, same.source_latents) <= ROUNDING
 
 
-def test_several_targets_and_further_edits(engine, inversion):
-    both = invert(engine).edit([CASE["target"], OTHER], **CONTROLLED)
-    again = both.inversion.edit([CASE["target"], OTHER], **CONTROLLED)  # target rows alone
-    assert error(again.latents, both.latents) <= ROUNDING
+# Random weights miss the encode trajectory by many times the latents; so much is added, and rounded.
+@pytest.mark.parametrize(("anchor", "rounding"), [(0.0, ROUNDING), (1.0, 10 * ROUNDING)])
+def test_several_targets_and_further_edits(engine, inversion, anchor, rounding):
+    controlled = CONTROLLED | {"anchor": anchor}
+    both = invert(engine).edit([CASE["target"], OTHER], **controlled)
+    again = both.inversion.edit([CASE["target"], OTHER], **controlled)  # target rows alone
+    assert error(again.latents, both.latents) <= rounding
     for i, target in enumerate((CASE["target"], OTHER)):
         assert (
-            error(both.latents[i : i + 1], inversion.edit(target, **CONTROLLED).latents) <= ROUNDING
+            error(both.latents[i : i + 1], inversion.edit(target, **controlled).latents) <= rounding
         )
 
 

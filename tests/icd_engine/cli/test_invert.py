@@ -35,7 +35,7 @@ def test_a_kept_inversion_costs_the_decode_hops_only(kept, loaded, capsys):
     assert main(["edit", kept, "--target", TARGET]) == 0
     out, err = capsys.readouterr()
     assert out == "cat_edited.png\n" and "5 network calls" in err
-    expected = loaded.edit("cat.png", SOURCE, TARGET, seed=5).image
+    expected = loaded.invert("cat.png", SOURCE, seed=5).edit(TARGET).image
     assert np.array_equal(pixels_of("cat_edited.png"), np.asarray(expected))
 
 

@@ -87,11 +87,15 @@ def test_after_a_refusal_the_next_edit_is_the_same_as_ever(
     assert np.array_equal(picture(post(service, EDITS, {**FORM, "seed": 5}, png(80, 60))), expected)
 
 
-def test_a_kept_picture_is_edited_as_the_whole_one(service, expected):
+def test_a_kept_picture_is_edited_as_the_whole_one(service, expected, small_engine):
+    """To the bit as by the library; a whole edit has its source rows in the same batch as its
+    target, which may round a value the other way."""
+    kept = np.asarray(small_engine.invert(png(80, 60), SOURCE, seed=5).edit(TARGET).image)
+    assert np.abs(kept.astype(int) - expected).max() <= 1
     made = post(service, INVERSIONS, {"source_prompt": SOURCE, "seed": 5}, png(80, 60)).json()
     path = f"{INVERSIONS}/{made['id']}/edits"
     for _ in range(2):
-        assert np.array_equal(picture(post(service, path, {"prompt": TARGET})), expected)
+        assert np.array_equal(picture(post(service, path, {"prompt": TARGET})), kept)
     answer = post(service, f"{INVERSIONS}/inv_unknown/edits", {"prompt": TARGET})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_inversion")
 
