@@ -15,6 +15,7 @@ from training.world.drawing import draw
 from training.world.scenes import COLORS, TEXTURES, parse_caption, sample_scene
 from training.world.shapes import SHAPES
 
+PLAIN = {"detail": 0.0}
 CAPTION = "a {size} {color} {shape} on a {texture} {background} background"
 
 
@@ -38,7 +39,8 @@ def make_cases(count: int, size: tuple[int, int]) -> list[Case]:
 
     Prompts, pictures and seeds differ, so that an engine which keeps what it knows of a prompt
     gains by that only what it would gain in use. Every model can read the words: the random bundles
-    have the embedded model's vocabulary.
+    have the embedded model's vocabulary. Pictures come as the VAE decodes them, as they do from
+    every baseline.
     """
     cases: dict[str, Case] = {}
     for seed in itertools.count():
@@ -48,7 +50,11 @@ def make_cases(count: int, size: tuple[int, int]) -> list[Case]:
         picture = Image.fromarray(draw(scene)).resize(size, Image.Resampling.BICUBIC)
         colour = scene.alternatives("color")[0]
         target = scene.edited("color", colour).caption
-        settings = {"seed": seed, "blend": (scene.shape, scene.shape), "amplify": {colour: 2.0}}
+        settings = PLAIN | {
+            "seed": seed,
+            "blend": (scene.shape, scene.shape),
+            "amplify": {colour: 2.0},
+        }
         cases.setdefault(scene.caption, Case(picture, scene.caption, target, settings))
     raise AssertionError("itertools.count ended")
 
@@ -79,4 +85,4 @@ def unanchored(case: Case) -> Case:
 
 def without_control(case: Case) -> Case:
     """The same edit by the prompt alone: no attention edited, nothing blended."""
-    return replace(case, settings={"seed": case.settings["seed"], "control": "none"})
+    return replace(case, settings=PLAIN | {"seed": case.settings["seed"], "control": "none"})

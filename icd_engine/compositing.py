@@ -1,17 +1,21 @@
-"""Decoded pictures become what an edit returns: at the picture's own size, and over the original
-where asked."""
+"""Decoded pictures become what an edit returns: at the picture's own size, with the detail that the
+VAE lost, and over the original where asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
 from icd_engine.feathering import bounds, ring_weights
 
 STRIP = 256  # rows that are mixed at a time, so that few of them are held in floats
+# Of 255, the greatest difference of a channel: up to SAME an edit shows what its picture does, and all
+# detail is given back; from OTHER on it does not, and keeps its own.
+SAME = 13
+OTHER = 38
 
 
 def finish(
@@ -29,26 +33,80 @@ def finish(
     """
     if _are_done(pictures, size) and (original is None or masks is None):
         return pictures
-    each_mask = [None] * len(pictures) if masks is None else masks
 
-    def each(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    def finished(i: int, values: np.ndarray) -> np.ndarray:
         values = _resized(values, size)
-        if original is None or mask is None:
+        if original is None or masks is None:
             return values
-        return paste_back(original, values, mask, feather)
+        return paste_back(original, values, masks[i], feather)
 
+    return _each(pictures, finished)
+
+
+def with_detail(
+    pictures: Any,
+    decoded: Any,
+    original: Image.Image,
+    reconstruction: Image.Image,
+    share: float,
+) -> Any:
+    """Pictures at the original's size, and `share` of what the VAE and the size that the model works
+    at have lost of it, wherever they show the same.
+
+    decoded: the pictures as the VAE decodes them. reconstruction: the original, encoded and decoded
+    by the VAE alone: what is missing in it is missing in every edit. Where that and an edit are alike
+    (SAME, OTHER), original - reconstruction is added. In and out: see `finish`.
+    """
+    lost = Image.fromarray(_resized(np.asarray(reconstruction), original.size))
+    alike = [_alike(one, reconstruction, share) for one in _in_bytes(decoded)]
+    return _each(pictures, lambda i, values: _detailed(values, original, lost, alike[i]))
+
+
+def _alike(edited: Image.Image, reconstruction: Image.Image, share: float) -> Image.Image:
+    """How much of what is lost each pixel gets back, L: 255 is all of it. A pixel beside one that
+    differs counts as that, and weights change smoothly, or detail would end in an edge."""
+    red, green, blue = ImageChops.difference(edited, reconstruction).split()
+    most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    most = most.filter(ImageFilter.MaxFilter(3)).filter(ImageFilter.GaussianBlur(1))
+    weights = np.clip((OTHER - np.arange(256)) / (OTHER - SAME), 0, 1)
+    return most.point(np.rint(255 * share * weights).astype(int).tolist())
+
+
+def _in_bytes(pictures: Any) -> list[Image.Image]:
+    """Pictures of any output type as PIL pictures."""
     if isinstance(pictures, list):
-        arrays = [
-            each(np.asarray(picture), mask)
-            for picture, mask in zip(pictures, each_mask, strict=True)
-        ]
-        return [Image.fromarray(values) for values in arrays]
+        return pictures
+    arrays = pictures
+    if not isinstance(pictures, np.ndarray):
+        arrays = np.asarray(pictures.permute(0, 2, 3, 1))
+    return [Image.fromarray(np.rint(255 * one).astype(np.uint8)) for one in arrays]
+
+
+def _detailed(
+    edited: np.ndarray, original: Image.Image, reconstruction: Image.Image, weights: Image.Image
+) -> np.ndarray:
+    """[H, W, 3], all of the original's size but the weights."""
+    top = 255 if edited.dtype == np.uint8 else 1.0
+    shares = np.asarray(weights.resize(original.size, Image.Resampling.BILINEAR))
+    own, decoded = (np.asarray(picture) for picture in (original, reconstruction))
+    out = np.empty_like(edited)
+    for start in range(0, len(out), STRIP):
+        rows = slice(start, start + STRIP)
+        lost = own[rows].astype(np.float32) - decoded[rows]
+        share = shares[rows, :, None] * np.float32(top / 255**2)
+        values = np.clip(edited[rows] + share * lost, 0, top)
+        out[rows] = np.rint(values) if top == 255 else values
+    return out
+
+
+def _each(pictures: Any, change: Callable[[int, np.ndarray], np.ndarray]) -> Any:
+    """Pictures of any output type, each changed as [H, W, 3] by its number."""
+    if isinstance(pictures, list):
+        return [Image.fromarray(change(i, np.asarray(one))) for i, one in enumerate(pictures)]
     if isinstance(pictures, np.ndarray):
-        return np.stack(
-            [each(values, mask) for values, mask in zip(pictures, each_mask, strict=True)]
-        )
-    done = finish(pictures.permute(0, 2, 3, 1).numpy(), size, original, masks, feather)
-    return pictures.new_tensor(done.transpose(0, 3, 1, 2))
+        return np.stack([change(i, one) for i, one in enumerate(pictures)])
+    changed = _each(pictures.permute(0, 2, 3, 1).numpy(), change)
+    return pictures.new_tensor(changed.transpose(0, 3, 1, 2))
 
 
 def _are_done(pictures: Any, size: tuple[int, int]) -> bool:

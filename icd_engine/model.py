@@ -21,6 +21,7 @@ from icd_engine.errors import (
     SettingsError,
     shown,
 )
+from icd_engine.images import to_size
 from icd_engine.placement import Placement
 from icd_engine.runners.contract import Prompts, Runner, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
@@ -152,6 +153,8 @@ class Model:
                 stacklevel=2,
             )
             settings = settings.with_values({"anchor": 0.0})
+        if settings.detail is None:
+            settings = settings.with_values({"detail": settings.anchor})
         return settings
 
     def guidance(self, settings: EditSettings) -> list[float]:
@@ -179,6 +182,15 @@ class Model:
             self.runner.tensor(np.stack([draw[k] for draw in draws])) for k in (0, -1)
         )
         return posterior if self.samples_posterior else None, start
+
+    def vae_latents(
+        self, pictures: Sequence[Image.Image], seeds: Sequence[int], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Latents of pictures [N, 4, h, w] as the VAE encodes them at `size`, and the noise for the
+        first time step."""
+        posterior, start = self.noise(seeds, size)
+        pixels = np.concatenate([to_size(picture, size) for picture in pictures])
+        return self.runner.to_latents(self.runner.tensor(pixels), posterior), start
 
     def noised(self, latents: Tensor, noise: Tensor) -> Tensor:
         """A picture's latents at the first encode time step; t = 0 is the picture itself."""

@@ -13,10 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from icd_engine.automatic import candidates, judged, ranked, shared_rows
-from icd_engine.compositing import finish
 from icd_engine.decoding import SourceBranches, decode_inputs
 from icd_engine.errors import OutOfMemoryError
-from icd_engine.images import to_size
 from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
 from icd_engine.restrictions import pasted, picture_masks
@@ -30,7 +28,7 @@ from icd_engine.runners.contract import (
 from icd_engine.stopwatch import Stopwatch
 from icd_engine.tasks import Task
 
-ENCODE_STAGES = ("text", "vae_encode", "encode")
+ENCODE_STAGES = ("text", "vae_encode", "encode", "reconstruct")
 MOST_TARGETS = 16  # target rows in one pass, unless one request alone has more
 
 
@@ -93,13 +91,14 @@ def encode(
     with watch.stage("text"):
         prompts = model.encode_prompts([task.source for task in tasks])
     with watch.stage("vae_encode"):
-        posterior, start = model.noise(seeds, size)
-        pixels = np.concatenate([to_size(picture, size) for picture in pictures])
-        latents = runner.to_latents(runner.tensor(pixels), posterior)
+        latents, start = model.vae_latents(pictures, seeds, size)
     with watch.stage("encode"):
         passed = runner.encode(
             model.noised(latents, start), prompts, model.encode_hops, listener.callback
         )
+    with watch.stage("reconstruct"):
+        detailed = any(task.settings.detail for task in tasks)
+        decoded = as_pictures(runner, latents, "pil") if detailed else [None] * len(tasks)
     at = {0: latents} | {hop.s: own for hop, own in zip(model.encode_hops, passed, strict=True)}
     inversions = [
         Inversion(
@@ -111,6 +110,7 @@ def encode(
             size=size,
             picture_size=pictures[i].size,
             picture=pictures[i],
+            decoded=decoded[i],
             given_size=task.given_size,
             boundaries=[runner.join([at[hop.s][i : i + 1]]) for hop in model.decode_hops]
             if model.anchors
@@ -260,8 +260,11 @@ def _results(
         pictures = as_pictures(runner, edited, output_type)
         images = [pictures[span] for span in spans]
         if output_type != "latent":
-            sizes = [task.inversion.picture_size for task in tasks if task.inversion is not None]
-            images = [finish(*one) for one in zip(images, sizes, strict=True)]
+            images = [
+                task.inversion.finished(own, task.settings.detail or 0.0)
+                for own, task in zip(images, tasks, strict=True)
+                if task.inversion is not None
+            ]
         hop_masks: list[Tensor | None] = [None] * len(tasks)
         masks: list[np.ndarray | None] = [None] * len(tasks)
         if decoded.masks is not None:  # waits: after the VAE is under way

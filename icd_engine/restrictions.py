@@ -109,7 +109,9 @@ def _source_attention(
 def _shape(feature: Tensor) -> Sequence[int]:
     """Of a kept feature; onnxruntime's values have a method for it."""
     shape: Any = feature.shape
-    return shape() if callable(shape) else shape
+    if callable(shape):
+        shape = shape()
+    return tuple(shape)
 
 
 def _floats(model: Model, tensor: Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from icd_engine.compositing import finish
+from icd_engine.compositing import finish, with_detail
 from icd_engine.errors import BundleError, SettingsError, shown
 from icd_engine.inversion_files import (
     InversionFile,
@@ -54,8 +54,9 @@ class Inversion:
     boundaries: latents at the s of every decode hop, as encoding passed them (at 0 the VAE's own),
     for anchored decoding; None in files of older versions and where encoding does not pass them.
     size: (width, height) the model works at. picture_size: that of the pictures it returns. picture:
-    the one that was inverted, RGB of that size; saved files do not carry it. given_size: what it had
-    before it was brought to that size, whose shape masks may have too.
+    the one that was inverted, RGB of that size; saved files do not carry it. decoded: see
+    `reconstruction`. given_size: what it had before it was brought to that size, whose shape masks
+    may have too.
     """
 
     engine: Editor = field(repr=False)
@@ -65,6 +66,7 @@ class Inversion:
     size: tuple[int, int]
     picture_size: tuple[int, int]
     picture: Image.Image | None = field(default=None, repr=False)
+    decoded: Image.Image | None = field(default=None, repr=False)
     given_size: tuple[int, int] | None = None
     boundaries: list[Tensor] | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict, repr=False)
@@ -74,6 +76,17 @@ class Inversion:
         """The noised latents on the CPU."""
         return self.engine.model.runner.host(self.noised)
 
+    @cached_property
+    def reconstruction(self) -> Image.Image:
+        """What the VAE alone keeps of the picture, at the size the model works at. SettingsError
+        where the picture is not at hand."""
+        if self.decoded is not None:
+            return self.decoded
+        if self.picture is None:
+            raise SettingsError("saved inversions do not carry the picture")
+        latents, _ = self.engine.model.vae_latents([self.picture], [self.seed], self.size)
+        return self.engine.to_pictures(latents)[0]
+
     def edit(self, target: str | Sequence[str], **options: Any) -> EditResult:
         """Edits towards one target prompt or several (one pass); options are those of
         `Engine.edit`."""
@@ -82,6 +95,14 @@ class Inversion:
     def search(self, target: str, **options: Any) -> Search:
         """Tries settings for a target and finds the best: see `icd_engine.search.search`."""
         return self.engine.search(self, target, **options)
+
+    def finished(self, decoded: Any, detail: float = 0.0) -> Any:
+        """Decoded pictures of any output type at the size they are returned in, with that share of
+        what the VAE lost of this one (`compositing.with_detail`)."""
+        pictures = finish(decoded, self.picture_size)
+        if not detail or self.picture is None:
+            return pictures
+        return with_detail(pictures, decoded, self.picture, self.reconstruction, detail)
 
     def save(self, path: str | Path) -> Path:
         """Writes a safetensors file, atomically, that `Engine.load_inversion` reads."""
@@ -193,7 +214,7 @@ class EditResult:
     def reconstruction(self) -> Image.Image:
         """The source branch as a picture, made on first use: how well the inversion kept it."""
         pictures = self.inversion.engine.to_pictures(self.source_latents)
-        return finish(pictures, self.inversion.picture_size)[0]
+        return self.inversion.finished(pictures)[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,6 +59,9 @@ class EditSettings:
     anchor: 0..1, how far an edit is held to the encode trajectory of its picture, see
         `runners.contract.Anchor`; 0 is the paper's own decoding, 1 hands all that the source branch
         misses to the targets.
+    detail: 0..1, how much of what the VAE lost of the picture comes back where the edit shows the
+        same, at the picture's own resolution, see `compositing.with_detail`. None: as great as
+        `anchor`; 0 where there is no picture, as in saved inversions.
     auto: attention and blend words that are left open are chosen, see `icd_engine.automatic`. A
         model's own defaults may ask for it; then it is done where nothing of CHOICES is given.
     Raises SettingsError naming the field.
@@ -78,6 +81,7 @@ class EditSettings:
     feather: float | None = None
     seed: int | None = None
     anchor: float | None = None
+    detail: float | None = None
     auto: bool | None = None
 
     def __post_init__(self) -> None:
@@ -95,6 +99,7 @@ class EditSettings:
             "feather": lambda name, value: _number(name, value, 0.0, MAX_FEATHER),
             "seed": _seed,
             "anchor": lambda name, value: _number(name, value, 0.0, 1.0),
+            "detail": lambda name, value: _number(name, value, 0.0, 1.0),
             "auto": _switch,
         }
         for name, check in checks.items():

@@ -89,6 +89,13 @@ def check_kept(
             stacklevel=3,
         )
         settings = settings.with_values({"anchor": 0.0})
+    if inversion.picture is None:
+        if given.detail:
+            raise SettingsError(
+                "saved inversions do not carry the picture, whose detail is asked for: edit the "
+                "picture"
+            )
+        settings = settings.with_values({"detail": 0.0})
     source = model.tokens(inversion.source)
     task = Task(
         inversion.picture,

@@ -158,6 +158,15 @@ def edit(
             show_default=MODELS_OWN,
         ),
     ] = None,
+    detail: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How much of what the VAE lost comes back where nothing changed.",
+            show_default="as great as --anchor",
+        ),
+    ] = None,
     size: options.Size = None,
     placement: options.Placed = PLAIN,
     provenance: options.Provenance = True,
@@ -190,6 +199,7 @@ def edit(
         paste_back=paste_back,
         feather=feather,
         anchor=anchor,
+        detail=detail,
         auto=auto,
     )
     if demo and (picture is not None or source is not None or target):

@@ -111,6 +111,10 @@ async def settings(
         float | None,
         _text("How far the edit is held to the picture's encoding; 0: not at all.", ge=0, le=1),
     ] = None,
+    detail: Annotated[
+        float | None,
+        _text("How much of what the VAE lost comes back where nothing changed.", ge=0, le=1),
+    ] = None,
     auto: Annotated[
         bool | None, _text("Attention control and blend words as suits this edit.")
     ] = None,
@@ -122,7 +126,7 @@ async def settings(
         "control": control,
     }
     values |= {"mask_from": mask_from, "paste_back": paste_back, "feather": feather}
-    values |= {"anchor": anchor, "auto": auto}
+    values |= {"anchor": anchor, "detail": detail, "auto": auto}
     texts = dict(
         zip(JSON_SETTINGS, (tau, cross_replace, self_replace, amplify, blend), strict=True)
     )

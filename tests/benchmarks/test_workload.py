@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.workload import further_cases, make_cases, without_control
+from benchmarks.workload import PLAIN, further_cases, make_cases, without_control
 from training.tiny.text import vocabulary
 
 
@@ -37,7 +37,7 @@ def test_every_word_is_known(cases):
 
 def test_without_control_keeps_picture_prompts_and_seed(cases):
     plain = without_control(cases[3])
-    assert plain.settings == {"seed": cases[3].settings["seed"], "control": "none"}
+    assert plain.settings == PLAIN | {"seed": cases[3].settings["seed"], "control": "none"}
     assert (plain.picture, plain.source, plain.target) == (
         cases[3].picture,
         cases[3].source,

@@ -79,6 +79,34 @@ def test_source_as_target_reconstructs(inversion, control, anchor):
     assert_close(result.latents, result.source_latents, tolerance)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (150, 90)])
+def test_an_edit_that_changes_nothing_is_the_picture(small_engine, size):
+    """At its own resolution, though the VAE and the model's size lose most of random pixels."""
+    pixels = np.random.default_rng(9).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    same = {"control": "none", "guidance_scale": 0.0}
+    result = small_engine.edit(pixels, SOURCE, SOURCE, **same)
+    assert np.abs(np.asarray(result.image).astype(int) - pixels).max() <= 2
+    decoded = small_engine.edit(pixels, SOURCE, SOURCE, **same, detail=0.0)
+    assert np.abs(np.asarray(decoded.image).astype(int) - pixels).max() > 40
+    assert torch.equal(decoded.latents, result.latents)
+    assert (result.settings.detail, decoded.settings.detail) == (1.0, 0.0)
+
+
+def test_detail_is_as_great_as_the_anchor(inversion):
+    assert inversion.edit(TARGET, anchor=0.0).settings.detail == 0
+    assert inversion.edit(TARGET, anchor=0.25).settings.detail == 0.25
+    assert inversion.edit(TARGET, anchor=0.0, detail=0.5).settings.detail == 0.5
+
+
+def test_detail_asked_for_late_is_that_of_a_new_edit(small_engine):
+    """The inversion of an edit without it has not decoded the picture."""
+    plain = small_engine.edit(picture(), SOURCE, TARGET, anchor=0.0)
+    assert plain.inversion.decoded is None
+    first = small_engine.edit(picture(), SOURCE, TARGET, anchor=0.0, detail=1.0)
+    assert np.array_equal(plain.inversion.reconstruction, first.inversion.reconstruction)
+    assert np.array_equal(plain.inversion.edit(TARGET, anchor=0.0, detail=1.0).image, first.image)
+
+
 def test_control_changes_the_edit(inversion):
     plain, controlled = (
         inversion.edit(TARGET, control=c, cross_replace=0.8).latents for c in ("none", "replace")

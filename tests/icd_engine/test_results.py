@@ -45,14 +45,16 @@ def test_saved_inversion_edits_bit_equal(small_engine, inversion, saved):
     assert (loaded.source, loaded.seed, loaded.size) == (SOURCE, 11, (96, 64))
     assert torch.equal(loaded.latents, inversion.latents)
     assert all(map(torch.equal, loaded.boundaries, inversion.boundaries))
-    first, again = (
-        inversion.edit(TARGET, blend=("cat", "dog")),
-        loaded.edit(TARGET, blend=("cat", "dog")),
-    )
+    first, again = (one.edit(TARGET, blend=("cat", "dog")) for one in (inversion, loaded))
     assert torch.equal(first.latents, again.latents)
     assert (first.network_calls, again.network_calls) == (4, 5)  # the source's, once
-    assert np.array_equal(first.image, again.image)
-    assert again.settings.seed == 11
+    assert again.settings.seed == 11 and again.settings.detail == 0  # the picture is not in the file
+    decoded = inversion.edit(TARGET, blend=("cat", "dog"), detail=0.0)
+    assert np.array_equal(decoded.image, again.image)
+    with pytest.raises(SettingsError, match="detail is asked for"):
+        loaded.edit(TARGET, detail=1.0)
+    with pytest.raises(SettingsError, match="do not carry the picture"):
+        _ = loaded.reconstruction
 
 
 def test_a_file_of_the_first_format_edits_unanchored(small_engine, inversion, saved):
@@ -201,7 +203,7 @@ def test_timings_are_milliseconds_by_stage(small_engine, inversion):
     assert set(decode) == {"source", "text_target", "decode", "vae_decode", "total"}
     assert decode["total"] >= sum(decode.values()) - decode["total"]
     whole = small_engine.edit(np.zeros((64, 64, 3), dtype=np.uint8), SOURCE, TARGET).timings
-    assert set(whole) == {"text", "vae_encode", "encode", *decode} - {"source"}
+    assert set(whole) == {"text", "vae_encode", "encode", "reconstruct", *decode} - {"source"}
 
 
 def test_pictures_are_clipped_and_their_axes_in_order():
