@@ -48,7 +48,9 @@ def test_saved_inversion_edits_bit_equal(small_engine, inversion, saved):
     first, again = (one.edit(TARGET, blend=("cat", "dog")) for one in (inversion, loaded))
     assert torch.equal(first.latents, again.latents)
     assert (first.network_calls, again.network_calls) == (4, 5)  # the source's, once
-    assert again.settings.seed == 11 and again.settings.detail == 0  # the picture is not in the file
+    assert (
+        again.settings.seed == 11 and again.settings.detail == 0
+    )  # the picture is not in the file
     decoded = inversion.edit(TARGET, blend=("cat", "dog"), detail=0.0)
     assert np.array_equal(decoded.image, again.image)
     with pytest.raises(SettingsError, match="detail is asked for"):
