@@ -1,22 +1,28 @@
-"""Any picture in, RGB out: limits, orientation, modes; network range both ways."""
+"""Any picture in, upright sRGB out: limits, orientation, modes; network range both ways."""
 
-import io
 import os
-import re
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from icd_engine import metadata
+from icd_engine.colour import as_srgb, grey_curve, srgb_profile
 from icd_engine.errors import ImageError, shown
-
-MAX_FILE_BYTES = 64 * 2**20
-MAX_PIXELS = 32_000_000
-FORMATS = ("PNG", "JPEG", "WEBP")
+from icd_engine.picture_files import (
+    MAX_PIXELS,
+    MEGA,
+    check_pixels,
+    decoded,
+    from_file,
+    limit,
+    read_path,
+    read_stream,
+)
+from icd_engine.transparency import filled, parted
 
 _ROUNDING = 1e-5  # what float arithmetic may leave outside [0, 1]
 _CHANNELS = {"picture": (1, 3, 4), "mask": (1,)}
-_PNG_END = b"IEND\xaeB`\x82"
 _UPRIGHT = {  # EXIF orientation -> the turn that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,17 +34,39 @@ _UPRIGHT = {  # EXIF orientation -> the turn that makes the picture upright
 }
 
 
-def load_image(image: Any) -> Image.Image:
-    """One picture of any kind as a new, upright PIL RGB picture that carries pixels and no
-    metadata.
+def read_picture(image: Any) -> Image.Image:
+    """One picture of any kind as a new, upright PIL picture in sRGB: RGB, or RGBA where some of it is
+    transparent. Its `info` holds what `metadata.read` finds, and the sRGB profile. What is read so may
+    be read again: it stays as it is.
 
-    `image`: a path, the bytes of a file or a binary file object (PNG, JPEG or WEBP; at most 64 MiB
-    and 32 megapixels; a URL is refused), a PIL picture, a numpy array (HW, HWC or CHW; where both
-    fit it is HWC) or a torch tensor (HW or CHW). Arrays have 1, 3 or 4 channels, may have a batch
-    axis of 1, and hold bool, uint8, uint16 or floats in [0, 1]. Transparency lies on white. Any
-    aspect is accepted, 1 x 4096 too. Raises ImageError.
+    `image`: a path, the bytes of a file or a binary file object (a URL is refused), a PIL picture, a
+    numpy array (HW, HWC or CHW; where both fit it is HWC) or a torch tensor (HW or CHW). Files are
+    PNG, JPEG, WEBP, AVIF, TIFF, GIF, BMP, and HEIC where pillow-heif is installed; of several frames
+    the first is read, with a warning. Arrays have 1, 3 or 4 channels, may have a batch axis of 1, and
+    hold bool, uint8, uint16 or floats in [0, 1]. At most `limit("PIXELS")` pixels, in any aspect.
+    Colours are brought to sRGB by `colour.as_srgb`. Raises ImageError.
     """
-    return as_rgb(upright(opened(image, "picture")), background="white")
+    picture = opened(image, "picture")
+    about = metadata.read(picture)
+    picture, alpha = parted(upright(picture))
+    rgb = as_rgb(picture)
+    if alpha is not None:
+        rgb = filled(rgb, alpha)
+        rgb.putalpha(alpha)
+    rgb.info = {**about, "icc_profile": srgb_profile()}
+    return rgb
+
+
+def load_image(image: Any) -> Image.Image:
+    """What networks see of `read_picture`: mode RGB, without its transparency and metadata."""
+    return opaque(read_picture(image))[0]
+
+
+def opaque(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """A picture of `read_picture` as RGB without metadata, and its alpha as L, where it has one."""
+    rgb = picture.convert("RGB") if picture.mode == "RGBA" else picture.copy()
+    rgb.info = {}
+    return rgb, picture.getchannel("A") if picture.mode == "RGBA" else None
 
 
 def to_size(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -90,9 +118,11 @@ def checked_size(size: Any) -> tuple[int, int]:
         whole = (width, height) == tuple(size)
     except (TypeError, ValueError, OverflowError):
         raise ImageError(f"size must be (width, height), got {shown(size)}") from None
-    if not whole or min(width, height) < 1 or width * height > MAX_PIXELS:
+    most = limit("PIXELS", MAX_PIXELS)
+    if not whole or min(width, height) < 1 or width * height > most:
         raise ImageError(
-            f"size must be two whole numbers from 1, at most 32 megapixels, got {shown(size)}"
+            f"size must be two whole numbers from 1, at most {most / MEGA:g} megapixels, got "
+            f"{shown(size)}"
         )
     return width, height
 
@@ -100,83 +130,19 @@ def checked_size(size: Any) -> tuple[int, int]:
 def opened(image: Any, what: str) -> Image.Image:
     """The picture as its kind gives it: any mode, not yet upright, pixels decoded."""
     if isinstance(image, Image.Image):
-        return _decoded(image)
+        return decoded(image)
     if isinstance(image, (str, os.PathLike)):
-        return _from_file(_read_path(os.fsdecode(image)))
+        return from_file(read_path(os.fsdecode(image)))
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _from_file(bytes(image))
+        return from_file(bytes(image))
     if callable(getattr(image, "read", None)):
-        return _from_file(_read_stream(image))
+        return from_file(read_stream(image))
     values = array_values(image, what)
     if values is None:
         raise ImageError(
             f"cannot read a {what} from {type(image).__name__}: give a path, bytes, PIL picture or array"
         )
     return _from_array(values, what)
-
-
-def _read_path(path: str) -> bytes:
-    if re.match(r"[a-z][a-z0-9+.-]*://|data:", path, re.IGNORECASE):
-        raise ImageError("URLs are not fetched: download the picture and give its path or bytes")
-    if not os.path.isfile(path):
-        raise ImageError(f"no such file: {shown(path)}")
-    try:
-        with open(path, "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
-    except OSError:
-        raise ImageError(f"cannot read {shown(path)}") from None
-
-
-def _read_stream(stream: Any) -> bytes:
-    try:
-        data = stream.read(MAX_FILE_BYTES + 1)
-    except Exception:  # the caller's object: anything may come
-        raise ImageError("cannot read the file object") from None
-    if not isinstance(data, bytes):
-        raise ImageError("the file object does not give bytes: open it in binary mode")
-    return data
-
-
-def _from_file(data: bytes) -> Image.Image:
-    if not data:
-        raise ImageError("the picture file is empty")
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageError(f"the picture file is larger than {MAX_FILE_BYTES >> 20} MiB")
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"the picture has more than {MAX_PIXELS // 10**6} megapixels") from None
-    # Damaged headers raise nearly anything, and Pillow's texts hold memory addresses
-    except Exception:
-        raise ImageError("not a PNG, JPEG or WEBP picture, or a damaged one") from None
-    # Pillow alone would let the last bytes be missing
-    if picture.format == "PNG" and _PNG_END not in data:
-        raise ImageError("the picture is damaged or cut short")
-    return _decoded(picture)
-
-
-def _decoded(picture: Image.Image) -> Image.Image:
-    _check_pixels(*picture.size)
-    try:
-        # MPO: a phone's JPEG with previews or depth behind the picture itself, which comes first.
-        animated = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
-        if not animated:
-            picture.load()
-    # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
-    except Exception:
-        raise ImageError("the picture is damaged or cut short") from None
-    if animated:
-        raise ImageError("the picture is animated: give a single frame")
-    return picture
-
-
-def _check_pixels(width: int, height: int) -> None:
-    if min(width, height) < 1:
-        raise ImageError("the picture has no pixels")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"the picture has more than {MAX_PIXELS // 10**6} megapixels: {width} x {height}"
-        )
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -187,22 +153,30 @@ def upright(picture: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def as_rgb(picture: Image.Image, background: str) -> Image.Image:
-    """Any mode -> RGB without metadata, transparency lies on `background`; 16 bits are scaled, F is
-    in [0, 1]."""
-    if picture.mode == "F" or picture.mode.startswith("I;16"):
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """Any opaque mode -> sRGB without metadata; 16 bits are scaled, F is in [0, 1]."""
+    if picture.mode == "F":
         picture = _from_array(np.asarray(picture)[..., None], "picture")
+    elif picture.mode.startswith("I;16"):
+        picture = _from_sixteen_bits(picture)
     elif picture.mode == "I":
         raise ImageError("pictures of mode I have no fixed range: convert to L or I;16 first")
     try:
-        if picture.has_transparency_data:
-            pixels = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", pixels.size, background), pixels)
-        rgb = picture.convert("RGB")
+        rgb = as_srgb(picture)
     except Exception:
         raise ImageError(f"cannot convert a picture of mode {picture.mode} to RGB") from None
     rgb.info = {}  # an orientation left here would turn the picture twice
     return rgb
+
+
+def _from_sixteen_bits(picture: Image.Image) -> Image.Image:
+    """Grey, by its profile before it is rounded to 8 bits."""
+    values = np.asarray(picture)[..., None]
+    curve = grey_curve(picture.info.get("icc_profile"))
+    if curve is None:
+        return _from_array(values, "picture")
+    levels = np.interp(values / np.float32(257), np.arange(256), curve)
+    return Image.fromarray(np.rint(levels[..., 0]).astype(np.uint8))
 
 
 def array_values(image: Any, what: str) -> np.ndarray | None:
@@ -239,7 +213,7 @@ def _channels_last(values: np.ndarray, last: bool, what: str) -> np.ndarray:
             "[h, w], [h, w, channels] or [channels, h, w]" if last else "[h, w] or [channels, h, w]"
         )
         raise ImageError(f"a {what} is {kinds} with {counts}, got shape {shape}")
-    _check_pixels(values.shape[1], values.shape[0])
+    check_pixels(values.shape[1], values.shape[0])
     return values
 
 

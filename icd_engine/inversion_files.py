@@ -13,7 +13,7 @@ import numpy as np
 
 from icd_engine.atomic import write_whole
 from icd_engine.errors import BundleError, SettingsError
-from icd_engine.images import MAX_PIXELS
+from icd_engine.picture_files import MAX_PIXELS, limit
 
 # Files of format 1 hold the last latents alone; their edits are not anchored.
 FORMATS = ("1", "2")
@@ -85,7 +85,7 @@ def read_inversion_file(path: str | Path, model: str, decode_hops: int) -> Inver
 
 def _is_whole(held: InversionFile, decode_hops: int) -> bool:
     width, height = held.picture_size
-    if min(width, height) < 1 or width * height > MAX_PIXELS:
+    if min(width, height) < 1 or width * height > limit("PIXELS", MAX_PIXELS):
         return False
     latents = [held.noised] if held.boundaries is None else [held.noised, held.boundaries]
     counts = [1, decode_hops]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,71 +10,102 @@ from PIL import Image
 
 from icd_engine.errors import ImageError
 from icd_engine.images import array_values, as_rgb, checked_size, opened, unit_range, upright
+from icd_engine.transparency import parted, real_holes
 
 # What compressing and scaling leave of plain black and white in pictures: ringing beside edges.
 NOISE = 1 / 16
+ONE_COLOUR = 8  # of 255: strokes that differ by no more are one colour
 
 
-def load_mask(mask: Any, size: tuple[int, int], given: tuple[int, int] | None = None) -> np.ndarray:
+def load_mask(
+    mask: Any,
+    size: tuple[int, int],
+    given: tuple[int, int] | None = None,
+    alpha: str | None = None,
+) -> np.ndarray:
     """A user mask as float32 [h, w] in [0, 1] at `size` = (w, h): 0 is kept, 1 may change, between
     is strength (`by_hop`). Raises ImageError.
 
-    Takes what load_image takes, with one channel where it is an array. Integer masks whose maximum
-    is 1 are read as 0/1. Transparent pixels are kept ones; strokes of one colour on a transparent
-    layer are 1 whatever the colour. Of pictures, values within 1/16 of black and white are these, for
-    that is what compressing and scaling leave beside edges; arrays are taken as they are.
+    Takes what `read_picture` takes, with one channel where it is an array. Integer masks whose maximum
+    is 1 are read as 0/1. Of pictures, values within 1/16 of black and white are these, for that is
+    what compressing and scaling leave beside edges; arrays are taken as they are. Of a palette of
+    colours, index 0 is kept and all others may change (a label map).
+
+    Where a real part of a picture is transparent (`transparency.real_holes`), its alpha is the mask, by
+    `alpha`: "painted" (what covers may change) or "hole" (what is transparent may change: OpenAI's
+    API). None: strokes of one colour are painted; anything else could mean either, and is refused.
 
     A mask of another size must have the aspect of `size` or of `given`, the picture before it was
     brought to `size`, to a pixel's rounding. One of 0 and 1 alone keeps these values: a pixel is 1
     where a larger mask touches it at all, and where a smaller one, bilinear, is at least a half.
-    Others are averaged, or bilinear.
+    Others are averaged, or bilinear. A mask that lets nothing or everything change warns.
     """
-    values = read_mask(mask)
+    values = read_mask(mask, alpha)
     size = checked_size(size)
     given = given or size
     height, width = values.shape
     if not any(_is_scaled((width, height), one) for one in (given, size)):
-        raise ImageError(
-            f"the mask is {width} x {height} and the picture {given[0]} x {given[1]}: give it the "
-            "picture's shape (pictures are turned upright by their EXIF orientation, arrays and "
-            "masks without it are not)"
+        text = f"the mask is {width} x {height} and the picture {given[0]} x {given[1]}"
+        turned = _is_scaled((height, width), given)
+        hint = (
+            "the picture is turned upright by its EXIF orientation: turn the mask in the same way"
+            if turned
+            else "give it the picture's shape (pictures are turned upright by their EXIF orientation, "
+            "arrays and masks without it are not)"
         )
+        raise ImageError(f"{text}: {hint}")
+    for nothing, text in ((0, "nothing"), (1, "everything")):
+        if (values == nothing).all():
+            warnings.warn(f"the mask lets {text} change", stacklevel=2)
     return _resized(values, size)
 
 
-def read_mask(mask: Any) -> np.ndarray:
+def read_mask(mask: Any, alpha: str | None = None) -> np.ndarray:
     """The same at the mask's own size."""
     values = array_values(mask, "mask")
     if values is None:
-        return _read_picture(opened(mask, "mask"))
+        return _read_picture(upright(opened(mask, "mask")), alpha)
     if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 1:
         values = values.astype(bool)
     return unit_range(values, "mask")[..., 0]
 
 
-def _read_picture(picture: Image.Image) -> np.ndarray:
-    picture = upright(picture)
-    strokes = _strokes(picture)
-    if strokes is None:
-        grey = np.asarray(as_rgb(picture, background="black").convert("L"))
-        values = (grey > 0).astype(np.float32) if grey.max() <= 1 else unit_range(grey, "mask")
+def _read_picture(picture: Image.Image, meaning: str | None) -> np.ndarray:
+    colours, alpha = parted(picture)
+    if alpha is not None and real_holes(np.asarray(alpha)):
+        values = unit_range(np.asarray(alpha), "mask")
+        meaning = meaning or _meaning(np.asarray(as_rgb(colours)), np.asarray(alpha))
+        values = values if meaning == "painted" else 1 - values
+    elif picture.mode == "P" and alpha is None and _is_labels(picture):
+        values = (np.asarray(picture) > 0).astype(np.float32)
     else:
-        values = strokes
+        grey = np.asarray(as_rgb(colours).convert("L"))
+        values = (grey > 0).astype(np.float32) if grey.max() <= 1 else unit_range(grey, "mask")
     values[values < NOISE] = 0
     values[values > 1 - NOISE] = 1
     return values
 
 
-def _strokes(picture: Image.Image) -> np.ndarray | None:
-    """What is painted in one colour on a transparent layer; None of other pictures."""
-    if picture.mode not in ("RGBA", "LA", "PA", "P") or not picture.has_transparency_data:
-        return None
-    pixels = np.asarray(picture.convert("RGBA"))
-    alpha = pixels[..., 3]
-    painted = pixels[alpha > 0, :3]
-    if alpha.min() > 0 or not len(painted) or (painted != painted[0]).any():
-        return None
-    return unit_range(alpha, "mask")
+def _meaning(colours: np.ndarray, alpha: np.ndarray) -> str:
+    """Which part of a transparent mask may change. ImageError where it could be either."""
+    painted = colours[alpha >= 128].astype(int)
+    if not len(painted) or np.ptp(painted, axis=0).max() <= ONE_COLOUR:
+        return "painted"
+    raise ImageError(
+        "a part of the mask is transparent, and that can mean two things: say "
+        "mask_alpha='painted' (what is covered may change) or mask_alpha='hole' (what is "
+        "transparent may change, as in OpenAI's API)"
+    )
+
+
+def _is_labels(picture: Image.Image) -> bool:
+    """Whether a palette names things: it has colours, and what is used of it is not black and white."""
+    palette = np.asarray(picture.getpalette("RGB") or []).reshape(-1, 3).astype(int)
+    indices = np.unique(np.asarray(picture))
+    used = palette[indices[indices < len(palette)]]
+    in_greys = (np.ptp(used, axis=1) <= 2).all()
+    black_and_white = in_greys and len(used) and used.min() <= 16 and used.max() >= 239
+    return bool((np.ptp(palette, axis=1) > 2).any() and not black_and_white)
 
 
 def _is_scaled(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -45,6 +45,7 @@ PLAIN_EDIT = EditSettings(
     self_replace=0.0,
     seed=0,
     anchor=1.0,
+    keep_alpha=True,
     auto=False,
 )
 

@@ -17,7 +17,7 @@ from icd_engine.decoding import SourceBranches, decode_inputs
 from icd_engine.errors import OutOfMemoryError
 from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
-from icd_engine.restrictions import pasted, picture_masks
+from icd_engine.restrictions import dressed, picture_masks
 from icd_engine.results import Editor, EditResult, Inversion
 from icd_engine.runners.contract import (
     Decoded,
@@ -110,6 +110,7 @@ def encode(
             size=size,
             picture_size=pictures[i].size,
             picture=pictures[i],
+            alpha=task.alpha,
             decoded=decoded[i],
             given_size=task.given_size,
             boundaries=[runner.join([at[hop.s][i : i + 1]]) for hop in model.decode_hops]
@@ -252,14 +253,14 @@ def _results(
     """Final latents [T, 4, h, w] and [S, 4, h, w], and what else was decoded, taken apart by task.
     branch: the source branch of the pass, where there is one."""
     runner = model.runner
-    ends = np.cumsum([len(task.targets) for task in tasks])
-    spans = [
-        slice(int(end) - len(task.targets), int(end)) for end, task in zip(ends, tasks, strict=True)
-    ]
+    counts = [len(task.targets) for task in tasks]
+    ends = np.cumsum(counts).tolist()
+    spans = [slice(end - own, end) for end, own in zip(ends, counts, strict=True)]
+    as_latents = output_type == "latent"
     with watch.stage("vae_decode"):
         pictures = as_pictures(runner, edited, output_type)
         images = [pictures[span] for span in spans]
-        if output_type != "latent":
+        if not as_latents:
             images = [
                 task.inversion.finished(own, task.settings.detail or 0.0)
                 for own, task in zip(images, tasks, strict=True)
@@ -270,16 +271,15 @@ def _results(
         if decoded.masks is not None:  # waits: after the VAE is under way
             together = runner.host(runner.join([mask[None] for mask in decoded.masks]))
             hop_masks = [together[:, span] for span in spans]
-            shown = None if output_type == "latent" else images
+            shown = None if as_latents else images
             masks = picture_masks(model, tasks, hop_masks, decoded, branch, shown)
-            if shown is not None:
-                images = [pasted(*one) for one in zip(images, tasks, masks, strict=True)]
+        if not as_latents:
+            images = [dressed(*one) for one in zip(images, tasks, masks, strict=True)]
     latents = runner.host(edited)
     source_latents = runner.host(sources)
     timings = watch.timings()
     results = []
     for i, task in enumerate(tasks):
-        settings = task.settings
         inversion = task.inversion
         assert inversion is not None  # they are encoded
         if task.calls:
@@ -288,9 +288,9 @@ def _results(
             EditResult(
                 images=images[i],
                 latents=latents[spans[i]],
-                settings=settings,
+                settings=task.settings,
                 timings=dict(timings),
-                network_calls=task.calls + model.decode_calls(settings),
+                network_calls=task.calls + model.decode_calls(task.settings),
                 inversion=inversion,
                 masks=masks[i],
                 hop_masks=None if masks[i] is None else hop_masks[i],

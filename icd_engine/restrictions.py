@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from icd_engine.colour import srgb_profile
 from icd_engine.compositing import finish
 from icd_engine.masks import for_targets
+from icd_engine.metadata import DPI
 from icd_engine.model import Model
 from icd_engine.runners.contract import Decoded, SourceBranch, Tensor
 from icd_engine.tasks import Task
@@ -45,15 +47,26 @@ def picture_masks(
     return masks
 
 
-def pasted(pictures: Any, task: Task, masks: np.ndarray | None) -> Any:
-    """The pictures of one task's targets over the original, where that is asked for; they have its
-    size."""
-    assert task.inversion is not None
-    if not task.settings.paste_back:
+def dressed(pictures: Any, task: Task, masks: np.ndarray | None) -> Any:
+    """The pictures of one task's targets as they leave: over the original, where that is asked for;
+    those of PIL with the source's transparency, unless that is not wanted, its resolution, and the
+    profile that they are in."""
+    assert task.inversion is not None  # they are encoded
+    settings = task.settings
+    if settings.paste_back and masks is not None:
+        assert settings.feather is not None  # settled settings have it
+        size = task.inversion.picture_size
+        pictures = finish(pictures, size, task.picture, masks, settings.feather)
+    if not isinstance(pictures, list):
         return pictures
-    feather = task.settings.feather
-    assert feather is not None  # settled settings have it
-    return finish(pictures, task.inversion.picture_size, task.picture, masks, feather)
+    about: dict[Any, Any] = {"icc_profile": srgb_profile()}
+    if task.picture is not None and DPI in task.picture.info:
+        about[DPI] = task.picture.info[DPI]
+    for picture in pictures:
+        if task.alpha is not None and settings.keep_alpha:
+            picture.putalpha(task.alpha)
+        picture.info.update(about)
+    return pictures
 
 
 def _of_cells(task: Task, hop_masks: Tensor | None) -> np.ndarray | None:

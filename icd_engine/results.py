@@ -54,9 +54,9 @@ class Inversion:
     boundaries: latents at the s of every decode hop, as encoding passed them (at 0 the VAE's own),
     for anchored decoding; None in files of older versions and where encoding does not pass them.
     size: (width, height) the model works at. picture_size: that of the pictures it returns. picture:
-    the one that was inverted, RGB of that size; saved files do not carry it. decoded: see
-    `reconstruction`. given_size: what it had before it was brought to that size, whose shape masks
-    may have too.
+    the one that was inverted, RGB of that size, and its metadata in `info`; alpha: its transparency,
+    L, or None; saved files do not carry them. decoded: see `reconstruction`. given_size: what it had
+    before it was brought to that size, whose shape masks may have too.
     """
 
     engine: Editor = field(repr=False)
@@ -66,6 +66,7 @@ class Inversion:
     size: tuple[int, int]
     picture_size: tuple[int, int]
     picture: Image.Image | None = field(default=None, repr=False)
+    alpha: Image.Image | None = field(default=None, repr=False)
     decoded: Image.Image | None = field(default=None, repr=False)
     given_size: tuple[int, int] | None = None
     boundaries: list[Tensor] | None = field(default=None, repr=False)
@@ -193,11 +194,14 @@ class EditResult:
         """The first (often only) edited picture."""
         return self.images[0]
 
-    def save(self, path: str | Path, target: int = 0, **marks: Any) -> Path:
+    def save(
+        self, path: str | Path, target: int = 0, *, keep_metadata: bool = False, **marks: Any
+    ) -> Path:
         """Writes the picture of one target; its file says that a model made it.
 
-        marks: provenance, signature and parent of `saving.save_image`. Raises SettingsError where
-        there is no such picture, and what `save_image` raises.
+        keep_metadata: with what the source's file says: EXIF, XMP, comment, and IPTC of a JPEG in a
+        JPEG. marks: provenance, signature, parent and quality of `saving.save_image`. Raises
+        SettingsError where there is no such picture, and what `save_image` raises.
         """
         pictures = self.images
         if not isinstance(pictures, list) or not all(
@@ -208,7 +212,11 @@ class EditResult:
             raise SettingsError(
                 f"target must be the number of one of {len(pictures)} pictures, not {shown(target)}"
             )
-        return save_image(pictures[target], path, **marks)
+        source = self.inversion.picture
+        if keep_metadata and source is None:
+            raise SettingsError("saved inversions do not carry the picture's metadata")
+        about = source.info if keep_metadata and source is not None else None
+        return save_image(pictures[target], path, about=about, **marks)
 
     @cached_property
     def reconstruction(self) -> Image.Image:

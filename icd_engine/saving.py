@@ -2,24 +2,22 @@
 
 import io
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
+from icd_engine import metadata
 from icd_engine.atomic import write_whole
+from icd_engine.colour import srgb_profile
 from icd_engine.errors import ImageError, shown
 from icd_engine.provenance import SOURCE_TYPE, SOURCE_TYPES, Signature
 
-_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-_OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
-_XMP = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
-    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"><Iptc4xmpExt:DigitalSourceType>'
-    f"{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType></rdf:Description>"
-    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-)
+_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
+_OPTIONS = {"JPEG": {"subsampling": 0}, "AVIF": {"subsampling": "4:4:4"}}
+QUALITY = 95  # of formats that have one
 
 
 def save_image(
@@ -30,18 +28,29 @@ def save_image(
     source_type: str = "compositeWithTrainedAlgorithmicMedia",
     signature: Signature | None = None,
     parent: bytes | None = None,
+    about: Mapping[Any, Any] | None = None,
+    quality: int = QUALITY,
 ) -> Path:
-    """Write PNG, JPEG or WEBP (by suffix) in one step: `path` holds the whole picture or what it
+    """Write PNG, JPEG, WEBP or AVIF (by suffix) in one step: `path` holds the whole picture or what it
     held before.
 
-    Missing folders are made. With `provenance` the file says in XMP that a model made it: IPTC
-    digital source type "compositeWithTrainedAlgorithmicMedia" (an edit) or
-    "trainedAlgorithmicMedia" (generated). With a `signature` it says so in a C2PA manifest too, as
-    an edit of the file `parent` where that is given. Returns the path. Raises ImageError, and what
-    `Signature.sign` does.
+    Missing folders are made. The picture is sRGB, and the file says so; its resolution goes with it.
+    With `provenance` the file says in XMP that a model made it: IPTC digital source type
+    "compositeWithTrainedAlgorithmicMedia" (an edit) or "trainedAlgorithmicMedia" (generated). With a
+    `signature` it says so in a C2PA manifest too, as an edit of the file `parent` where that is given.
+    about: metadata that are kept (`metadata.read`); a mark of a model in them stays. quality: 1 to
+    100, of JPEG, WEBP and AVIF. A JPEG cannot be transparent: it lies on white, with a warning.
+    Returns the path. Raises ImageError, and what `Signature.sign` does.
     """
     target = Path(path)
-    data = image_bytes(picture, target.name, provenance=provenance, source_type=source_type)
+    data = image_bytes(
+        picture,
+        target.name,
+        provenance=provenance,
+        source_type=source_type,
+        about=about,
+        quality=quality,
+    )
     if signature is not None:
         data = signature.sign(data, target.name, source_type, parent)
     return write_whole(target, data, ImageError)
@@ -53,27 +62,36 @@ def image_bytes(
     *,
     provenance: bool = True,
     source_type: str = "compositeWithTrainedAlgorithmicMedia",
+    about: Mapping[Any, Any] | None = None,
+    quality: int = QUALITY,
 ) -> bytes:
     """The file that save_image would write under `name`, unsigned. Raises ImageError."""
     if source_type not in SOURCE_TYPES:
         raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(SOURCE_TYPES)}")
-    return _encoded(picture, name, _XMP.format(source_type) if provenance else None)
-
-
-def _encoded(picture: Image.Image, name: str, xmp: str | None) -> bytes:
+    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise ImageError(f"quality must be a whole number in 1..100, not {shown(quality)}")
     file_format = _SUFFIXES.get(Path(name).suffix.lower())
     if file_format is None:
         raise ImageError(f"cannot tell the format of {name!r}: end it in {', '.join(_SUFFIXES)}")
-    options: dict[str, Any] = dict(_OPTIONS[file_format])
-    if xmp is not None and file_format == "PNG":
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
-    elif xmp is not None:
-        options["xmp"] = xmp.encode()
+    options: dict[str, Any] = dict(_OPTIONS.get(file_format, {}))
+    if file_format != "PNG":
+        options["quality"] = quality
+    mark = SOURCE_TYPE.format(source_type) if provenance else None
+    options |= metadata.options(file_format, {**picture.info, **(about or {})}, mark, bool(about))
+    return _encoded(picture, file_format, options)
+
+
+def _encoded(picture: Image.Image, file_format: str, options: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
+    plain = picture.copy()
+    if file_format == "JPEG" and plain.mode == "RGBA":
+        warnings.warn("a JPEG cannot be transparent: the picture lies on white", stacklevel=4)
+        white = Image.new("RGBA", plain.size, "white")
+        plain = Image.alpha_composite(white, plain).convert("RGB")
     try:
-        plain = picture.copy()
         plain.info = {}  # Pillow would carry the input's metadata over
+        if plain.mode in ("RGB", "RGBA"):
+            options = {"icc_profile": srgb_profile(), **options}
         plain.save(buffer, file_format, **options)
     except Exception:  # encoders raise OSError, ValueError, struct.error and more
         raise ImageError(

@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args
 from icd_engine.errors import SettingsError, shown
 
 MaskFrom = Literal["words"]  # what a mask may be made of by name
+MaskAlpha = Literal[
+    "painted", "hole"
+]  # where transparency in a mask says that the picture may change
 Control = Literal["auto", "replace", "refine", "switch", "none"]
 Share = float | tuple[float, float]
 Words = str | Sequence[str]
@@ -50,6 +53,8 @@ class EditSettings:
         serves both prompts. Kept as a pair of tuples. A string of several words is a phrase.
     mask: picture or array of the picture's aspect: 0 is kept, 1 may change, between is how strongly:
         see `masks.by_hop`. With blend words, both must agree.
+    mask_alpha: of a mask with transparency, which may change: "painted", what covers, or "hole", what
+        is transparent, as OpenAI's API has it. None: see `masks.load_mask`.
     mask_from: "words": a mask of where the blend words are, by default those that differ between the
         prompts, see `word_masks`; or a function (picture, words) -> mask, called with the PIL
         picture that edits come back as and the source's words.
@@ -62,6 +67,7 @@ class EditSettings:
     detail: 0..1, how much of what the VAE lost of the picture comes back where the edit shows the
         same, at the picture's own resolution, see `compositing.with_detail`. None: as great as
         `anchor`; 0 where there is no picture, as in saved inversions.
+    keep_alpha: PIL pictures come back with the source's transparency (arrays never do). None: yes.
     auto: attention and blend words that are left open are chosen, see `icd_engine.automatic`. A
         model's own defaults may ask for it; then it is done where nothing of CHOICES is given.
     Raises SettingsError naming the field.
@@ -76,12 +82,14 @@ class EditSettings:
     amplify: Mapping[str, float] | None = None
     blend: Words | tuple[Words, Words] | None = None
     mask: Any = field(default=None, compare=False, repr=False)
+    mask_alpha: MaskAlpha | None = None
     mask_from: MaskFrom | Callable[[Any, tuple[str, ...]], Any] | None = None
     paste_back: bool | None = None
     feather: float | None = None
     seed: int | None = None
     anchor: float | None = None
     detail: float | None = None
+    keep_alpha: bool | None = None
     auto: bool | None = None
 
     def __post_init__(self) -> None:
@@ -89,17 +97,19 @@ class EditSettings:
             "guidance_scale": lambda name, value: _number(name, value, 0.0, MAX_GUIDANCE),
             "tau": _share,
             "tau_low": lambda name, value: _number(name, value, 0.0, 1.0),
-            "control": _control,
+            "control": lambda name, value: _one_of(name, value, get_args(Control)),
             "cross_replace": _cross_replace,
             "self_replace": _share,
             "amplify": _amplify,
             "blend": _blend,
+            "mask_alpha": lambda name, value: _one_of(name, value, get_args(MaskAlpha)),
             "mask_from": _mask_from,
             "paste_back": _switch,
             "feather": lambda name, value: _number(name, value, 0.0, MAX_FEATHER),
             "seed": _seed,
             "anchor": lambda name, value: _number(name, value, 0.0, 1.0),
             "detail": lambda name, value: _number(name, value, 0.0, 1.0),
+            "keep_alpha": _switch,
             "auto": _switch,
         }
         for name, check in checks.items():
@@ -207,8 +217,7 @@ def _share(name: str, value: Any) -> Share:
     return _number(name, value, 0.0, 1.0)
 
 
-def _control(name: str, value: Any) -> str:
-    known = get_args(Control)
+def _one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in known:
         raise SettingsError(f"{name} must be one of {', '.join(known)}, not {shown(value)}")
     return value

@@ -13,7 +13,7 @@ from PIL import Image
 from icd_engine.editing.plan import EditPlan, make_plan
 from icd_engine.editing.words import Tokens, differing
 from icd_engine.errors import ImageError, PromptError, SettingsError, shown
-from icd_engine.images import load_image, to_size
+from icd_engine.images import opaque, read_picture, to_size
 from icd_engine.masks import load_mask
 from icd_engine.model import Model
 from icd_engine.reporting import Listener
@@ -25,7 +25,8 @@ from icd_engine.settings import EditSettings
 class Task:
     """One request, from its check to its result.
 
-    picture: RGB, at the size its edits come back in; None for an inversion that was loaded. size:
+    picture: RGB, at the size its edits come back in, with metadata in its `info`; None for an inversion
+    that was loaded. alpha: its transparency, L, where it has some. size:
     (width, height) that the model works at. targets, plans: none where it is only inverted.
     inversion: once it is encoded. calls: network calls that encoding took. chosen: the settings that
     the caller gave; automatic settings leave them alone. given_size: of the
@@ -42,6 +43,7 @@ class Task:
     calls: int = 0
     chosen: frozenset[str] = frozenset()
     given_size: tuple[int, int] | None = None
+    alpha: Image.Image | None = None
 
 
 def check_picture(
@@ -50,10 +52,13 @@ def check_picture(
     """A picture to encode. size: what it is worked at and comes back in; None: its own size, and
     the model's area in about its aspect. Raises ImageError, PromptError, SettingsError."""
     asked = None if size is None else model.checked_size(size)
-    picture = load_image(image)
-    given_size = picture.size
+    read = read_picture(image)
+    given_size = read.size
+    picture, alpha = opaque(read)
     if asked is not None:
         picture = Image.fromarray(to_size(picture, asked)[0])
+        alpha = None if alpha is None else alpha.resize(asked, Image.Resampling.BICUBIC)
+    picture.info = read.info
     works_at = asked or model.working_size(picture.size)
     return Task(
         picture,
@@ -62,6 +67,7 @@ def check_picture(
         model.settle(given),
         chosen=given.chosen,
         given_size=given_size,
+        alpha=alpha,
     )
 
 
@@ -105,6 +111,7 @@ def check_kept(
         inversion=inversion,
         chosen=given.chosen,
         given_size=inversion.given_size,
+        alpha=inversion.alpha,
     )
     return _towards(model, task, target, given, inversion.picture_size)
 
@@ -142,7 +149,7 @@ def _restricted(
     if settings.feather is None:
         values["feather"] = _cell(model, task.size, size) / 2
     if settings.mask is not None:
-        values["mask"] = load_mask(settings.mask, size, task.given_size)
+        values["mask"] = load_mask(settings.mask, size, task.given_size, settings.mask_alpha)
     if settings.mask_from is not None:
         values["mask"] = _with_words(task, targets, values.get("mask"), size)
         values["mask_from"] = settings.mask_from if settings.from_words else None

@@ -18,7 +18,8 @@ HOUSE = [
     ["icd_engine.errors", "icd_engine.version"],
     [
         *("icd_engine.settings", "icd_engine.placement", "icd_engine.atomic"),
-        *("icd_engine.provenance", "icd_engine.feathering"),
+        *("icd_engine.provenance", "icd_engine.feathering", "icd_engine.colour"),
+        *("icd_engine.metadata", "icd_engine.picture_files", "icd_engine.transparency"),
     ],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],
     ["icd_engine.saving", "icd_engine.inversion_files", "icd_engine.masks"],
@@ -58,7 +59,11 @@ TORCH_FREE = {
     *(
         "icd_engine.sampling",
         "icd_engine.editing",
+        "icd_engine.colour",
         "icd_engine.images",
+        "icd_engine.metadata",
+        "icd_engine.picture_files",
+        "icd_engine.transparency",
         "icd_engine.compositing",
         "icd_engine.feathering",
         "icd_engine.masks",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from icd_engine.batch.manifest import Row
 from icd_engine.errors import IcdError, SettingsError
-from icd_engine.images import load_image
+from icd_engine.images import read_picture
 from icd_engine.placement import Placement
 from icd_engine.saving import save_image
 
@@ -69,7 +69,7 @@ def read_pictures(span: Mapping[str, int], table: Any) -> dict[str, Any]:
 
 def _picture(path: str) -> Image.Image | Failure:
     try:
-        return load_image(path)
+        return read_picture(path)
     except Exception as error:  # a row must not end the run, whatever it is
         return failure(error)
 

@@ -14,7 +14,7 @@ from icd_engine.bundles.demo import read_demo
 from icd_engine.cli.options import UsageError
 from icd_engine.cli.terminal import hop_bar, print_note
 from icd_engine.errors import PromptError, SettingsError
-from icd_engine.images import load_image
+from icd_engine.images import read_picture
 from icd_engine.masks import read_mask
 from icd_engine.search import SEARCHED
 
@@ -61,10 +61,24 @@ class Asked:
         """The same with its picture read; an unreadable mask shows, too, before a model is loaded.
         Raises ImageError."""
         if "mask" in self.settings:
-            read_mask(self.settings["mask"])
+            read_mask(self.settings["mask"], self.settings.get("mask_alpha"))
         if self.path is None or self.is_kept:
             return self
-        return replace(self, image=load_image(self.path))
+        return replace(self, image=read_picture(self.path))
+
+    def marks(self, keep_metadata: bool, signed: bool) -> dict[str, Any]:
+        """What `save_image` is told of the picture: its metadata, and the file that a signature calls
+        its parent. UsageError where metadata are to be kept and there are none."""
+        if self.image is None:
+            if keep_metadata and not self.demo:
+                raise UsageError(
+                    "--keep-metadata needs a picture: kept inversions hold no metadata"
+                )
+            return {}
+        told: dict[str, Any] = {"about": self.image.info} if keep_metadata else {}
+        if signed:
+            told["parent"] = Path(str(self.path)).read_bytes()
+        return told
 
     def of_model(self, engine: Engine) -> Asked:
         """The same with the model's demonstration in place, where that is asked for."""

@@ -13,8 +13,8 @@ from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.pictures import comparison, save_all
 from icd_engine.cli.terminal import open_engine, print_note, print_path
 from icd_engine.placement import PLAIN
-from icd_engine.saving import save_image
-from icd_engine.settings import Control, MaskFrom
+from icd_engine.saving import QUALITY, save_image
+from icd_engine.settings import Control, MaskAlpha, MaskFrom
 
 
 @options.placed
@@ -22,7 +22,7 @@ def edit(
     picture: Annotated[
         str | None,
         typer.Argument(
-            help="PNG, JPEG or WEBP file, or a .safetensors file that `icd invert` made.",
+            help="PNG, JPEG, WEBP, AVIF, HEIC, TIFF, GIF or BMP file, or a .safetensors file that `icd invert` made.",
             metavar="PICTURE",
         ),
     ] = None,
@@ -40,7 +40,7 @@ def edit(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File to write; overwritten.",
+            help="File to write, PNG, JPEG, WEBP or AVIF by its end; overwritten.",
             show_default="PICTURE's name + _edited.png",
         ),
     ] = None,
@@ -126,6 +126,13 @@ def edit(
             show_default="all may",
         ),
     ] = None,
+    mask_alpha: Annotated[
+        MaskAlpha | None,
+        typer.Option(
+            help="Of a mask with transparency, what may change: what is painted, or its hole.",
+            show_default="painted, where that is one colour",
+        ),
+    ] = None,
     mask_from: Annotated[
         MaskFrom | None,
         typer.Option(
@@ -167,8 +174,18 @@ def edit(
             show_default="as great as --anchor",
         ),
     ] = None,
+    keep_alpha: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-alpha/--no-keep-alpha",
+            help="Keep the picture's transparency.",
+            show_default="keep-alpha",
+        ),
+    ] = None,
     size: options.Size = None,
     placement: options.Placed = PLAIN,
+    keep_metadata: options.KeepMetadata = False,
+    quality: options.Quality = QUALITY,
     provenance: options.Provenance = True,
     c2pa_cert: options.C2paCert = None,
     c2pa_key: options.C2paKey = None,
@@ -195,11 +212,13 @@ def edit(
         amplify=options.by_word("--amplify", amplify or [], options.number) or None,
         blend=options.blend(blend),
         mask=mask,
+        mask_alpha=mask_alpha,
         mask_from=mask_from,
         paste_back=paste_back,
         feather=feather,
         anchor=anchor,
         detail=detail,
+        keep_alpha=keep_alpha,
         auto=auto,
     )
     if demo and (picture is not None or source is not None or target):
@@ -213,15 +232,11 @@ def edit(
         demo=demo,
         quiet=quiet,
     )
-    if (auto or sheet is not None) and len(asked.targets) > 1:
-        raise UsageError("--auto and --sheet are for one --target")
-    if sheet is not None:
-        options.check_picture_path(sheet, "--sheet")
-    marks = options.marks(provenance, c2pa_cert, c2pa_key)
+    _check_sheet(sheet, auto, asked.targets)
+    marks = options.marks(provenance, c2pa_cert, c2pa_key, quality)
     out = options.check_picture_path(out or Path(f"{Path(picture or 'demo').stem}_edited.png"))
     asked = asked.read()
-    if asked.image is not None and "signature" in marks:
-        marks["parent"] = Path(str(picture)).read_bytes()
+    marks |= asked.marks(keep_metadata, "signature" in marks)
     engine = open_engine(model, quiet, placement)
     asked = asked.of_model(engine)
     if sheet is not None:
@@ -230,7 +245,14 @@ def edit(
         result = found.result
     else:
         result = asked.edit(engine)
+    taken = f"{result.network_calls} network calls, {result.timings['total']:.0f} ms after loading"
+    print_note(taken, quiet)
     pictures = [comparison(asked.image, result)] if compare or demo else result.images
-    calls = result.network_calls
-    print_note(f"{calls} network calls, {result.timings['total']:.0f} ms after loading", quiet)
     save_all(pictures, out, **marks)
+
+
+def _check_sheet(sheet: Path | None, auto: bool | None, targets: list[str]) -> None:
+    if (auto or sheet is not None) and len(targets) > 1:
+        raise UsageError("--auto and --sheet are for one --target")
+    if sheet is not None:
+        options.check_picture_path(sheet, "--sheet")

@@ -10,13 +10,13 @@ import typer
 
 from icd_engine.cli import options
 from icd_engine.cli.terminal import hop_bar, open_engine, print_path
-from icd_engine.images import load_image
+from icd_engine.images import read_picture
 from icd_engine.placement import PLAIN
 
 
 @options.placed
 def invert(
-    picture: Annotated[str, typer.Argument(help="PNG, JPEG or WEBP file.", metavar="PICTURE")],
+    picture: Annotated[str, typer.Argument(help="Picture file.", metavar="PICTURE")],
     source: Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")],
     out: Annotated[
         Path,
@@ -48,7 +48,7 @@ def invert(
         raise options.usage_error(f"{str(out)!r} must be a file ending in .safetensors", "--out")
     settings = options.given(seed=seed)
     wanted_size = options.size(size)
-    image = load_image(picture)
+    image = read_picture(picture)
     engine = open_engine(model, quiet, placement)
     with hop_bar(len(engine.bundle.encode_times), quiet) as progress:
         inversion = engine.invert(image, source, size=wanted_size, progress=progress, **settings)

@@ -17,6 +17,7 @@ import typer
 
 from icd_engine.placement import PLAIN, Placement
 from icd_engine.provenance import Signature
+from icd_engine.saving import QUALITY
 from icd_engine.settings import EditSettings, Share
 
 MODELS_OWN = "model's own"
@@ -88,6 +89,16 @@ Provenance = Annotated[
         "--provenance/--no-provenance",
         help="Say in the file's metadata that a model made the picture.",
     ),
+]
+KeepMetadata = Annotated[
+    bool,
+    typer.Option(
+        "--keep-metadata",
+        help="Keep EXIF, XMP, comment and (JPEG) IPTC of the picture; its resolution always stays.",
+    ),
+]
+Quality = Annotated[
+    int, typer.Option(min=1, max=100, help="Of JPEG, WEBP and AVIF.", show_default=True)
 ]
 C2paCert = Annotated[
     Path | None,
@@ -174,18 +185,20 @@ def check_picture_path(out: Path, option: str = "--out") -> Path:
     return out
 
 
-def marks(provenance: bool, certificate: Path | None, key: Path | None) -> dict[str, Any]:
-    """What `save_image` is told of provenance, the signature read and tried.
+def marks(
+    provenance: bool, certificate: Path | None, key: Path | None, quality: int = QUALITY
+) -> dict[str, Any]:
+    """What `save_image` is told of quality and provenance, the signature read and tried.
 
     Raises SettingsError, RunnerError.
     """
     if (certificate is None) != (key is None):
         raise UsageError("--c2pa-cert and --c2pa-key belong together")
     if certificate is None or key is None:
-        return {"provenance": provenance}
+        return {"quality": quality, "provenance": provenance}
     if not provenance:
         raise UsageError("--no-provenance contradicts --c2pa-cert")
-    return {"signature": Signature.read(certificate, key)}
+    return {"quality": quality, "signature": Signature.read(certificate, key)}
 
 
 def number(option: str, text: str) -> float:

@@ -14,10 +14,10 @@ from PIL import Image
 
 from icd_engine.bundles.demo import Demo
 from icd_engine.errors import IcdError, ImageError, RunnerError
-from icd_engine.images import MAX_FILE_BYTES
 from icd_engine.page.fields import Form, shares
 from icd_engine.page.layout import CANVAS, CSS, THEME, Parts, lay_out
 from icd_engine.page.session import Shown, Stopped, Visit
+from icd_engine.picture_files import MAX_FILE_BYTES
 from icd_engine.settings import EditSettings
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import gradio as gr
 
 from icd_engine.bundles.demo import Demo
-from icd_engine.images import FORMATS
 from icd_engine.page.fields import MOST_TARGETS, shares
+from icd_engine.picture_files import SUFFIXES
 from icd_engine.settings import MAX_FEATHER, Control, EditSettings
 
 Parts = dict[str, Any]
@@ -47,7 +47,7 @@ def lay_out(about: str, examples: Sequence[Demo], defaults: EditSettings) -> Par
 def _picture(examples: Sequence[Demo]) -> Parts:
     upload = gr.File(
         show_label=False,
-        file_types=[f".{name.lower()}" for name in (*FORMATS, "JPG")],
+        file_types=list(SUFFIXES),
         type="binary",
         height=56,
         elem_id="upload",

@@ -17,7 +17,7 @@ from PIL import Image
 
 from icd_engine.automatic import VARIED
 from icd_engine.errors import ImageError
-from icd_engine.images import load_image
+from icd_engine.images import read_picture
 from icd_engine.page.fields import Form, painted, shares
 from icd_engine.saving import save_image
 
@@ -73,11 +73,11 @@ class Visit:
         self.chosen = 0  # of the targets, by the visitor
 
     def open(self, image: Any) -> Image.Image:
-        """Takes a picture (see `load_image`) in place of the one before, whose edit is stopped.
+        """Takes a picture (see `read_picture`) in place of the one before, whose edit is stopped.
 
         ImageError.
         """
-        picture = load_image(image)
+        picture = read_picture(image)
         self.stop()
         last = self._opened
         folder = Path(mkdtemp(dir=self._folder))

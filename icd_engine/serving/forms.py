@@ -19,7 +19,14 @@ from icd_engine.serving.limits import (
     SETTING_CHARACTERS,
     ApiError,
 )
-from icd_engine.settings import MAX_FEATHER, MAX_GUIDANCE, Control, EditSettings, MaskFrom
+from icd_engine.settings import (
+    MAX_FEATHER,
+    MAX_GUIDANCE,
+    Control,
+    EditSettings,
+    MaskAlpha,
+    MaskFrom,
+)
 
 ENCODING = {
     name: {"contentType": "image/png, image/jpeg, image/webp"} for name in ("image", "mask")
@@ -59,6 +66,12 @@ Size = Annotated[
     ),
 ]
 Format = Annotated[Literal["b64_json"], _text("How pictures are sent.")]
+MaskAlphaField = Annotated[
+    MaskAlpha | None,
+    _text(
+        "Of a mask with transparency, what may change: its hole (OpenAI's way) or what is painted."
+    ),
+]
 FromWords = Annotated[
     MaskFrom | None,
     _text("Change only where the words of blend are, or those that differ between the prompts."),
@@ -67,6 +80,19 @@ Feather = Annotated[
     float | None,
     _text("Pixels over which the edit fades in, inside of the mask.", ge=0, le=MAX_FEATHER),
 ]
+Anchor = Annotated[
+    float | None,
+    _text("How far the edit is held to the picture's encoding; 0: not at all.", ge=0, le=1),
+]
+Detail = Annotated[
+    float | None,
+    _text("How much of what the VAE lost comes back where nothing changed.", ge=0, le=1),
+]
+PasteBack = Annotated[
+    bool | None,
+    _text("Outside blend and mask, the original's own pixels. Default: where there is a mask."),
+]
+KeepAlpha = Annotated[bool | None, _text("Whether transparency comes back. Default: it does.")]
 Unused = Annotated[
     str | None,
     _text(
@@ -101,20 +127,13 @@ async def settings(
         UploadFile | None,
         File(description="White may change; or as OpenAI has it, what is transparent."),
     ] = None,
+    mask_alpha: MaskAlphaField = None,
     mask_from: FromWords = None,
-    paste_back: Annotated[
-        bool | None,
-        _text("Outside blend and mask, the original's own pixels. Default: where there is a mask."),
-    ] = None,
+    paste_back: PasteBack = None,
     feather: Feather = None,
-    anchor: Annotated[
-        float | None,
-        _text("How far the edit is held to the picture's encoding; 0: not at all.", ge=0, le=1),
-    ] = None,
-    detail: Annotated[
-        float | None,
-        _text("How much of what the VAE lost comes back where nothing changed.", ge=0, le=1),
-    ] = None,
+    anchor: Anchor = None,
+    detail: Detail = None,
+    keep_alpha: KeepAlpha = None,
     auto: Annotated[
         bool | None, _text("Attention control and blend words as suits this edit.")
     ] = None,
@@ -125,8 +144,9 @@ async def settings(
         "tau_low": tau_low,
         "control": control,
     }
-    values |= {"mask_from": mask_from, "paste_back": paste_back, "feather": feather}
-    values |= {"anchor": anchor, "detail": detail, "auto": auto}
+    values |= {"mask_alpha": mask_alpha, "mask_from": mask_from}
+    values |= {"paste_back": paste_back, "feather": feather}
+    values |= {"anchor": anchor, "detail": detail, "keep_alpha": keep_alpha, "auto": auto}
     texts = dict(
         zip(JSON_SETTINGS, (tau, cross_replace, self_replace, amplify, blend), strict=True)
     )

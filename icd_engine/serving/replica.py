@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
-from PIL import Image, ImageChops
+from PIL import Image
 
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, ImageError, SettingsError
-from icd_engine.images import load_image, opened, to_size, upright
+from icd_engine.images import opaque, read_picture, to_size
+from icd_engine.masks import read_mask
 from icd_engine.placement import Placement
 from icd_engine.results import EditRequest, EditResult, Inversion
 from icd_engine.saving import image_bytes
@@ -118,8 +119,9 @@ class JobEditor:
         image = self._picture(job.image, "image")
         settings = dict(job.settings)
         if "mask" in settings:
-            self._picture(settings["mask"], "mask")
-            settings["mask"] = _openai_mask(settings["mask"])
+            # OpenAI's API has it so; masks without transparency are white where pictures may change
+            settings.setdefault("mask_alpha", "hole")
+            self._mask(settings["mask"], settings["mask_alpha"])
         if isinstance(job, EditJob | InvertJob) and job.size is not None:
             width, height = self.engine.bundle.size
             if job.size[0] * job.size[1] > AREAS * width * height:
@@ -179,7 +181,10 @@ class JobEditor:
         found = self._inversions.get(job.key)
         if found is None:
             kept = job.kept
-            picture = Image.fromarray(to_size(job.image, kept.picture_size)[0])
+            rgb, alpha = opaque(job.image)
+            picture = Image.fromarray(to_size(rgb, kept.picture_size)[0])
+            picture.info = job.image.info
+            alpha = alpha and alpha.resize(kept.picture_size, Image.Resampling.BICUBIC)
             tensor = self.engine.runner.tensor
             found = Inversion(
                 self.engine,
@@ -189,15 +194,22 @@ class JobEditor:
                 kept.size,
                 kept.picture_size,
                 picture,
+                alpha,
                 given_size=job.image.size,
                 boundaries=kept.boundaries and [tensor(own) for own in kept.boundaries],
             )
             self._inversions[job.key] = found
         return found
 
+    def _mask(self, data: bytes, alpha: str) -> None:
+        try:
+            read_mask(data, alpha)
+        except IcdError as error:
+            raise ApiError.of_input(error, "mask") from None
+
     def _picture(self, data: bytes, param: str) -> Image.Image:
         try:
-            picture = load_image(data)
+            picture = read_picture(data)
             if picture.width * picture.height > self._limits.pixels:
                 raise ImageError(
                     f"the picture has more than {self._limits.pixels / 1e6:g} megapixels"
@@ -211,10 +223,3 @@ def written(results: Sequence[EditResult]) -> Pictures:
     """Results as files; each says that a model made it."""
     files = [base64.b64encode(image_bytes(result.image)).decode() for result in results]
     return Pictures(files, [result.settings.as_dict() for result in results])
-
-
-def _openai_mask(data: bytes) -> Any:
-    """OpenAI's masks are transparent where the picture may change, ours white: one in which no pixel
-    is wholly transparent is read as ours. The file has been read before, so it is whole."""
-    alpha = upright(opened(data, "mask")).convert("RGBA").getchannel("A")
-    return data if np.asarray(alpha).min() > 0 else ImageChops.invert(alpha)

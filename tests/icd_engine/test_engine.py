@@ -157,7 +157,7 @@ def test_result_settings_repeat_the_edit(small_engine):
     }
     first = small_engine.edit(picture(), SOURCE, TARGET, mask=np.tri(64), **settings)
     used = {name: getattr(first.settings, name) for name in EditSettings.__dataclass_fields__}
-    assert {name for name, value in used.items() if value is None} == {"mask_from"}
+    assert {name for name, value in used.items() if value is None} == {"mask_alpha", "mask_from"}
     assert torch.equal(small_engine.edit(picture(), SOURCE, TARGET, **used).latents, first.latents)
     assert_close(first.inversion.edit(TARGET, **used).latents, first.latents)
 

@@ -113,7 +113,66 @@ def test_strokes_of_any_colour_on_a_transparent_layer(mask: np.ndarray):
     expected = mask.astype(np.float32)
     expected[5, 3] = 0.2
     assert np.allclose(load_mask(encoded(layer), (4, 6)), expected, rtol=0, atol=1e-6)
-    assert load_mask(Image.new("RGBA", (4, 6), (255, 255, 255, 0)), (4, 6)).max() == 0
+    with pytest.warns(UserWarning, match="nothing change"):
+        assert load_mask(Image.new("RGBA", (4, 6), (255, 255, 255, 0)), (4, 6)).max() == 0
+
+
+def photo_with_a_hole(mask: np.ndarray) -> Image.Image:
+    """As OpenAI's API has masks: the picture, transparent where it may change."""
+    values = np.random.default_rng(0).integers(0, 256, (*mask.shape, 4), dtype=np.uint8)
+    values[..., 3] = np.where(mask, 0, 255)
+    return Image.fromarray(values)
+
+
+def test_transparency_that_may_mean_two_things_is_refused_and_both_are_named(mask: np.ndarray):
+    hole = photo_with_a_hole(mask)
+    with pytest.raises(ImageError, match=r"mask_alpha='painted' .* mask_alpha='hole' .*OpenAI"):
+        load_mask(hole, (4, 6))
+    assert np.array_equal(load_mask(hole, (4, 6), alpha="hole"), mask)
+    assert np.array_equal(load_mask(hole, (4, 6), alpha="painted"), ~mask)
+
+
+@pytest.mark.parametrize("alpha", [None, "painted", "hole"])
+def test_stray_transparent_pixels_mean_nothing(alpha):
+    """White on black stays that, whatever one pixel's alpha is."""
+    shape = np.zeros((64, 64), bool)
+    shape[20:40, 20:40] = True
+    values = np.repeat(shape[..., None] * np.uint8(255), 4, axis=2)
+    values[..., 3] = 255
+    values[0, :15, 3] = 0
+    values[50, 50, 3] = 254
+    assert np.array_equal(load_mask(Image.fromarray(values), (64, 64), alpha=alpha), shape)
+    values[0, 15, 3] = 0
+    if alpha:
+        read = load_mask(Image.fromarray(values), (64, 64), alpha=alpha)
+        assert read.sum() == (16 if alpha == "hole" else 64 * 64 - 16)
+
+
+def test_a_label_map_is_read_by_its_index(mask: np.ndarray):
+    """Palettes of label maps hold colours that mean nothing: here the background is the brightest."""
+    labels = Image.fromarray(mask * np.uint8(3), "P")
+    for third in ((10, 90, 20), (128, 128, 128)):
+        labels.putpalette([250, 250, 250, 128, 0, 0, 0, 128, 0, *third])
+        assert np.array_equal(load_mask(encoded(labels), (4, 6)), mask)
+
+
+@pytest.mark.parametrize("more", [[], [128, 0, 0]])
+def test_black_and_white_of_a_palette_are_that(mask: np.ndarray, more):
+    """A mask that was saved with few colours."""
+    greys = Image.fromarray((~mask).astype(np.uint8), "P")
+    greys.putpalette([255, 255, 255, 0, 0, 0, *more])
+    assert np.array_equal(load_mask(encoded(greys), (4, 6)), mask)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "nothing"), (1, "everything")])
+def test_a_mask_of_one_value_warns(value, text):
+    with pytest.warns(UserWarning, match=f"the mask lets {text} change"):
+        load_mask(np.full((4, 4), value), (4, 4))
+
+
+def test_a_mask_of_the_picture_on_its_side_says_why():
+    with pytest.raises(ImageError, match=r"20 x 30 and the picture 30 x 20: .*EXIF.*turn the mask"):
+        load_mask(np.zeros((30, 20), bool), (30, 20))
 
 
 @pytest.mark.parametrize("how", ["JPEG", "scaled"])

@@ -119,7 +119,7 @@ def test_a_tensor_is_channels_first_where_both_fit():
         (np.zeros((5, 5, 2), np.uint8), "shape"),
         (np.zeros(3, np.uint8), "shape"),
         (np.array(3, np.uint8), "shape"),
-        (np.broadcast_to(np.uint8(0), (6000, 6000, 3)), "32 megapixels"),
+        (np.broadcast_to(np.uint8(0), (8100, 8100, 3)), "64 megapixels"),
         (torch.full((3, 4, 4), float("nan")), "NaN"),
         (torch.zeros(5, 4, 3, dtype=torch.uint8), "shape"),
         (torch.zeros(3, 4, 4, device="meta"), "cannot read"),
@@ -142,22 +142,6 @@ def test_arrays_that_say_nothing_certain_are_refused(array, text: str):
 def test_opaque_modes_are_what_pillow_makes_of_them(mode: str, pixels: np.ndarray):
     picture = Image.fromarray(pixels).convert(mode)
     assert same(load_image(picture), np.asarray(picture.convert("RGB")))
-
-
-@pytest.mark.parametrize("mode", ["LA", "PA", "RGBA", "RGBa"])
-def test_transparency_lies_on_white(mode: str):
-    grey = Image.fromarray(np.array([[100, 100, 100]], np.uint8))
-    picture = Image.merge("LA", [grey, Image.fromarray(np.array([[255, 0, 128]], np.uint8))])
-    picture = picture if mode == "LA" else picture.convert("RGBA").convert(mode)
-    values = np.asarray(load_image(picture))[0, :, 0].astype(int)
-    assert np.abs(values - [100, 255, 177]).max() <= 1  # 100 * 128/255 + 255 * 127/255 = 177.2
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
-def test_a_transparent_colour_of_png_lies_on_white(mode: str):
-    picture = Image.new(mode, (3, 2), 0)
-    data = encoded(picture, transparency=(0, 0, 0) if mode == "RGB" else 0)
-    assert same(load_image(data), np.full((2, 3, 3), 255))
 
 
 def test_sixteen_bit_grey_is_scaled():
