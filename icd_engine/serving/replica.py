@@ -116,7 +116,7 @@ class JobEditor:
 
     def read(self, job: Job) -> Job:
         """The job with its files read. Raises ApiError."""
-        image = self._picture(job.image, "image")
+        image = self._picture(job.image)
         settings = dict(job.settings)
         if "mask" in settings:
             # OpenAI's API has it so; masks without transparency are white where pictures may change
@@ -203,20 +203,21 @@ class JobEditor:
 
     def _mask(self, data: bytes, alpha: str) -> None:
         try:
-            read_mask(data, alpha)
+            self._check_pixels(read_mask(data, alpha).size, "mask")
         except IcdError as error:
             raise ApiError.of_input(error, "mask") from None
 
-    def _picture(self, data: bytes, param: str) -> Image.Image:
+    def _picture(self, data: bytes) -> Image.Image:
         try:
             picture = read_picture(data)
-            if picture.width * picture.height > self._limits.pixels:
-                raise ImageError(
-                    f"the picture has more than {self._limits.pixels / 1e6:g} megapixels"
-                )
+            self._check_pixels(picture.width * picture.height, "picture")
         except IcdError as error:
-            raise ApiError.of_input(error, param) from None
+            raise ApiError.of_input(error, "image") from None
         return picture
+
+    def _check_pixels(self, pixels: int, what: str) -> None:
+        if pixels > self._limits.pixels:
+            raise ImageError(f"the {what} has more than {self._limits.pixels / 1e6:g} megapixels")
 
 
 def written(results: Sequence[EditResult]) -> Pictures:

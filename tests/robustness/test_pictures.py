@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
-from icd_engine.images import load_image
+from icd_engine.images import load_image, read_picture
 from icd_engine.masks import load_mask
+from icd_engine.saving import image_bytes
+from tests.icd_engine.images import profiles
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "I", "La", "YCbCr")
 WEBP = b"RIFF\x40\0\0\0WEBPVP8"
@@ -57,6 +59,13 @@ def picture_files() -> list[bytes]:
         (drawn, "WEBP", {}),
     ]
     files += [(drawn.convert("RGBA"), "WEBP", {"lossless": True, "exif": exif})]
+    files += [(drawn, kind, {}) for kind in ("TIFF", "BMP", "AVIF")]
+    files += [(drawn.convert("P"), "GIF", {"save_all": True, "append_images": [drawn]})]
+    files += [
+        (drawn, "PNG", {"icc_profile": profiles.P3, "dpi": (300, 300)}),
+        (drawn.convert("L"), "TIFF", {"icc_profile": profiles.grey(1.0)}),
+        (drawn.convert("CMYK"), "JPEG", {"icc_profile": profiles.cmyk()}),
+    ]
     encoded = []
     for made, kind, options in files:
         buffer = io.BytesIO()
@@ -224,8 +233,24 @@ def test_random_bytes(tried, start, rest):
 
 @given(damaged_files(), SIZES)
 def test_damaged_files(tried, data, size):
-    check_picture(tried("damaged PNG, JPEG and WEBP files", lambda: load_image(data)))
+    check_picture(tried("damaged picture files", lambda: load_image(data)))
     check_mask(tried("damaged files as a mask", lambda: load_mask(data, size)), size)
+
+
+@given(
+    damaged_files(),
+    st.dictionaries(st.sampled_from(["exif", "xmp", "iptc", "comment"]), st.binary(max_size=60)),
+    st.sampled_from([".png", ".jpg", ".webp", ".avif"]),
+)
+def test_metadata(tried, data, odd, suffix):
+    """Whatever a damaged file says, or anything at all, in a picture that is saved with it."""
+
+    def saved() -> bytes:
+        picture = read_picture(data)
+        return image_bytes(picture, f"a{suffix}", about={**picture.info, **odd})
+
+    done = tried("damaged files saved with their metadata, or odd ones", saved)
+    check_picture(None if done is None else load_image(done))
 
 
 @given(st.one_of(arrays(), tensors()), SIZES)

@@ -157,18 +157,18 @@ def test_masks_are_white_or_transparent_where_the_picture_may_change(editor):
     ("changes", "param", "message"),
     [
         ({"image": b""}, "image", "the picture file is empty"),
-        ({"image": b"<svg/>"}, "image", "not a PNG, JPEG or WEBP picture, or a damaged one"),
+        ({"image": b"<svg/>"}, "image", "this is an SVG drawing: save it as a PNG"),
         ({"image": png()[:-20]}, "image", "the picture is damaged or cut short"),
         ({"image": png(101, 100)}, "image", "the picture has more than 0.01 megapixels"),
         (
             {"settings": {"mask": b"text"}},
             "mask",
-            "not a PNG, JPEG or WEBP picture, or a damaged one",
+            "not a PNG, JPEG, WEBP, AVIF, HEIC, TIFF, GIF or BMP picture, or a damaged one",
         ),
         (
             {"settings": {"mask": png(100, 101)}},
             "mask",
-            "the picture has more than 0.01 megapixels",
+            "the mask has more than 0.01 megapixels",
         ),
         (
             {"size": (256, 128)},
