@@ -142,7 +142,7 @@ def test_a_served_page_records_nothing_and_asks_no_one(small_engine, tmp_path, p
         )
         assert {event["api_visibility"] for event in config["dependencies"]} == {"private"}
         assert "fonts.g" not in get(port, "/")
-        assert page.max_file_size == 64 * 2**20 and page._queue.max_size == 3
+        assert page.max_file_size == 128 * 2**20 and page._queue.max_size == 3
     finally:
         page.close()
 
