@@ -34,7 +34,8 @@ def load_image(image: Any) -> Image.Image:
 
     `image`: a path, the bytes of a file or a binary file object (PNG, JPEG or WEBP; at most 64 MiB
     and 32 megapixels; a URL is refused), a PIL picture, a numpy array (HW, HWC or CHW; where both
-    fit it is HWC) or a torch tensor (HW or CHW). Arrays have 1, 3 or 4 channels, may have a batch
+    fit it is HWC) or a torch tensor (HW or CHW). A file object is read from its start and left where
+    it was; one that cannot seek is read from where it is. Arrays have 1, 3 or 4 channels, may have a batch
     axis of 1, and hold bool, uint8, uint16 or floats in [0, 1]. Transparency lies on white. Any
     aspect is accepted, 1 x 4096 too. Raises ImageError.
     """
@@ -100,13 +101,13 @@ def checked_size(size: Any) -> tuple[int, int]:
 def opened(image: Any, what: str) -> Image.Image:
     """The picture as its kind gives it: any mode, not yet upright, pixels decoded."""
     if isinstance(image, Image.Image):
-        return _decoded(image)
+        return _decoded(image, what)
     if isinstance(image, (str, os.PathLike)):
-        return _from_file(_read_path(os.fsdecode(image)))
+        return _from_file(_read_path(os.fsdecode(image), what), what)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _from_file(bytes(image))
+        return _from_file(bytes(image), what)
     if callable(getattr(image, "read", None)):
-        return _from_file(_read_stream(image))
+        return _from_file(_read_stream(image, what), what)
     values = array_values(image, what)
     if values is None:
         raise ImageError(
@@ -115,48 +116,65 @@ def opened(image: Any, what: str) -> Image.Image:
     return _from_array(values, what)
 
 
-def _read_path(path: str) -> bytes:
+def _read_path(path: str, what: str) -> bytes:
     if re.match(r"[a-z][a-z0-9+.-]*://|data:", path, re.IGNORECASE):
-        raise ImageError("URLs are not fetched: download the picture and give its path or bytes")
+        raise ImageError(f"URLs are not fetched: download the {what} and give its path or bytes")
     if not os.path.isfile(path):
-        raise ImageError(f"no such file: {shown(path)}")
+        raise ImageError(f"the {what} is missing, no such file: {shown(path)}")
     try:
         with open(path, "rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
     except OSError:
-        raise ImageError(f"cannot read {shown(path)}") from None
+        raise ImageError(f"cannot read the {what} {shown(path)}") from None
 
 
-def _read_stream(stream: Any) -> bytes:
+def _read_stream(stream: Any, what: str) -> bytes:
+    """All of it where it can seek: one that was just written stands at its end. It is left where it
+    was."""
     try:
+        place = _rewound(stream)
         data = stream.read(MAX_FILE_BYTES + 1)
+        if place is not None:
+            stream.seek(place)
     except Exception:  # the caller's object: anything may come
-        raise ImageError("cannot read the file object") from None
+        raise ImageError(f"cannot read the file object of the {what}") from None
     if not isinstance(data, bytes):
-        raise ImageError("the file object does not give bytes: open it in binary mode")
+        raise ImageError(
+            f"the file object of the {what} does not give bytes: open it in binary mode"
+        )
     return data
 
 
-def _from_file(data: bytes) -> Image.Image:
+def _rewound(stream: Any) -> int | None:
+    """Where a stream was before it went to its start; None of one that cannot seek."""
+    try:
+        place = stream.tell()
+        stream.seek(0)
+    except Exception:  # pipes and sockets raise OSError, others have no such method
+        return None
+    return place
+
+
+def _from_file(data: bytes, what: str) -> Image.Image:
     if not data:
-        raise ImageError("the picture file is empty")
+        raise ImageError(f"the {what} file is empty")
     if len(data) > MAX_FILE_BYTES:
-        raise ImageError(f"the picture file is larger than {MAX_FILE_BYTES >> 20} MiB")
+        raise ImageError(f"the {what} file is larger than {MAX_FILE_BYTES >> 20} MiB")
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"the picture has more than {MAX_PIXELS // 10**6} megapixels") from None
+        raise ImageError(f"the {what} has more than {MAX_PIXELS // 10**6} megapixels") from None
     # Damaged headers raise nearly anything, and Pillow's texts hold memory addresses
     except Exception:
-        raise ImageError("not a PNG, JPEG or WEBP picture, or a damaged one") from None
+        raise ImageError(f"not a PNG, JPEG or WEBP {what}, or a damaged one") from None
     # Pillow alone would let the last bytes be missing
     if picture.format == "PNG" and _PNG_END not in data:
-        raise ImageError("the picture is damaged or cut short")
-    return _decoded(picture)
+        raise ImageError(f"the {what} is damaged or cut short")
+    return _decoded(picture, what)
 
 
-def _decoded(picture: Image.Image) -> Image.Image:
-    _check_pixels(*picture.size)
+def _decoded(picture: Image.Image, what: str) -> Image.Image:
+    _check_pixels(*picture.size, what)
     try:
         # MPO: a phone's JPEG with previews or depth behind the picture itself, which comes first.
         animated = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
@@ -164,18 +182,18 @@ def _decoded(picture: Image.Image) -> Image.Image:
             picture.load()
     # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
     except Exception:
-        raise ImageError("the picture is damaged or cut short") from None
+        raise ImageError(f"the {what} is damaged or cut short") from None
     if animated:
-        raise ImageError("the picture is animated: give a single frame")
+        raise ImageError(f"the {what} is animated: give a single frame")
     return picture
 
 
-def _check_pixels(width: int, height: int) -> None:
+def _check_pixels(width: int, height: int, what: str) -> None:
     if min(width, height) < 1:
-        raise ImageError("the picture has no pixels")
+        raise ImageError(f"the {what} has no pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"the picture has more than {MAX_PIXELS // 10**6} megapixels: {width} x {height}"
+            f"the {what} has more than {MAX_PIXELS // 10**6} megapixels: {width} x {height}"
         )
 
 
@@ -239,7 +257,7 @@ def _channels_last(values: np.ndarray, last: bool, what: str) -> np.ndarray:
             "[h, w], [h, w, channels] or [channels, h, w]" if last else "[h, w] or [channels, h, w]"
         )
         raise ImageError(f"a {what} is {kinds} with {counts}, got shape {shape}")
-    _check_pixels(values.shape[1], values.shape[0])
+    _check_pixels(values.shape[1], values.shape[0], what)
     return values
 
 
