@@ -1,5 +1,6 @@
 """Saved pictures: their metadata, and that a failed save leaves nothing and loses nothing."""
 
+import io
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -82,3 +83,56 @@ def test_a_picture_that_cannot_be_encoded(tmp_path: Path):
     with pytest.raises(ImageError, match="unknown source_type 'photo'"):
         save_image(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", source_type="photo")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- file objects ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["PNG", "png", "JPEG", "jpg", ".WEBP", np.str_("webp")])
+def test_a_file_object_holds_what_the_file_would(named: str, tmp_path: Path):
+    picture = Image.radial_gradient("L").resize((32, 24)).convert("RGB")
+    buffer = io.BytesIO()
+    assert save_image(picture, buffer, format=named) is buffer
+    path = save_image(picture, tmp_path / f"a.{named.lower().strip('.')}")
+    assert buffer.getvalue() == path.read_bytes()
+    with open(tmp_path / "b", "wb") as file:
+        save_image(picture, file, format=named, provenance=False)
+    assert b"xmpmeta" not in (tmp_path / "b").read_bytes()
+    assert load_image(tmp_path / "b").size == (32, 24)
+
+
+def test_a_format_goes_over_a_suffix(tmp_path: Path):
+    path = save_image(Image.new("RGB", (8, 8)), tmp_path / "a.thumbnail", format="JPEG")
+    assert Image.open(path).format == "JPEG" and path.name == "a.thumbnail"
+
+
+@pytest.mark.parametrize(
+    ("target", "named", "text"),
+    [
+        (io.BytesIO(), None, "a file object does not tell its format: give format='PNG', 'JPEG'"),
+        (io.BytesIO(), "GIF", "format must be 'PNG', 'JPEG' or 'WEBP', not 'GIF'"),
+        (io.BytesIO(), 3, "format must be 'PNG', 'JPEG' or 'WEBP', not 3"),
+        ("a.png", "", "format must be 'PNG', 'JPEG' or 'WEBP', not ''"),
+        (io.StringIO(), "PNG", "cannot write to the file object: open it for writing in binary"),
+        (io.BufferedReader(io.BytesIO()), "PNG", "cannot write to the file object: open it for"),
+        (None, "PNG", "a path or a file object is needed to write to, not None"),
+        (5, None, "a path or a file object is needed to write to, not 5"),
+    ],
+    ids=str,
+)
+def test_targets_that_cannot_be_written(target, named, text: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageError, match=text):
+        save_image(Image.new("RGB", (4, 4)), target, format=named)
+    assert list(tmp_path.iterdir()) == []
+    if isinstance(target, io.BytesIO):
+        assert target.getvalue() == b""
+
+
+def test_a_full_disk_behind_a_file_object_is_named():
+    class Full(io.BytesIO):
+        def write(self, data) -> int:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(ImageError, match="file object: No space left on device"):
+        save_image(Image.new("RGB", (4, 4)), Full(), format="PNG")
