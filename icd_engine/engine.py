@@ -8,25 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from icd_engine.decoding import SourceBranches, prepare
-from icd_engine.errors import SettingsError, shown
 from icd_engine.model import Model, as_pictures, check_output_type, load_model
 from icd_engine.passes import decode, encode, in_passes
 from icd_engine.placement import Placement
 from icd_engine.reporting import Listener, Progress
-from icd_engine.results import EditRequest, EditResult, Inversion, Search, read_inversion
+from icd_engine.results import (
+    EditRequest,
+    EditResult,
+    Held,
+    Inversion,
+    Search,
+    inversion_of,
+    read_inversion,
+)
 from icd_engine.runners.contract import DecodeInputs, StepCallback, Tensor
 from icd_engine.search import search
-from icd_engine.settings import EditSettings
+from icd_engine.settings import EditSettings, GivenSettings
 from icd_engine.shortage import within_memory
 from icd_engine.stopwatch import Stopwatch
 from icd_engine.tasks import (
     Task,
+    all_tokens,
     check_alone,
     check_kept,
     check_picture,
     check_request,
-    texts,
-    with_automatic,
+    check_requests,
+    given_settings,
 )
 
 
@@ -149,7 +157,7 @@ class Engine:
         target: str | Sequence[str],
         *,
         size: tuple[int, int] | None = None,
-        settings: str | None = None,
+        settings: GivenSettings = None,
         callback_on_step_end: StepCallback | None = None,
         output_type: str = "pil",
         progress: Progress | None = None,
@@ -157,16 +165,16 @@ class Engine:
     ) -> EditResult:
         """Inverts a picture and decodes it towards one target prompt or several, in one pass.
 
-        size: see `invert`. chosen: fields of EditSettings. settings "auto": attention control and
-        blend words that were not chosen are found for this edit, in the same calls and one more (one
-        target, no callback): see `icd_engine.automatic`. callback_on_step_end(step, t, latents) is
-        called after each decode hop with its number, the time step it led to and latents [1 +
-        targets, 4, h, w], source row first, and may return others to go on with. Raises ImageError,
-        PromptError, SettingsError.
+        size: see `invert`. chosen: fields of EditSettings. settings: those of an earlier result, or
+        any others, over which the chosen ones go; "auto": attention control and blend words that were
+        not chosen are found for this edit, in the same calls and one more (one target, no callback):
+        see `icd_engine.automatic`. callback_on_step_end(step, t, latents) is called after each decode
+        hop with its number, the time step it led to and latents [1 + targets, 4, h, w], source row
+        first, and may return others to go on with. Raises ImageError, PromptError, SettingsError.
         """
         check_output_type(output_type, self.runner)
         listener = Listener(self.runner, callback_on_step_end, progress)
-        request = EditRequest(image, source, target, with_automatic(settings, chosen))
+        request = EditRequest(image, source, target, given_settings(settings, chosen))
         task = check_request(self.model, request, size)
         check_alone(task, listener)
         return self._edit([task], listener, output_type)[0]
@@ -180,13 +188,13 @@ class Engine:
         callback_on_step_end: StepCallback | None = None,
         output_type: str = "pil",
         progress: Progress | None = None,
-        settings: str | None = None,
+        settings: GivenSettings = None,
         **chosen: Any,
     ) -> EditResult:
         """Decodes a kept inversion towards one target or several: see `edit`. Its seed is already
         in it."""
         check_output_type(output_type, self.runner)
-        given = EditSettings.from_mapping(with_automatic(settings, chosen))
+        given = EditSettings.from_mapping(given_settings(settings, chosen))
         task = check_kept(self.model, inversion, target, given)
         listener = Listener(self.runner, callback_on_step_end, progress)
         check_alone(task, listener)
@@ -206,6 +214,12 @@ class Engine:
         """Reads an inversion that `Inversion.save` wrote with this model. Raises BundleError."""
         return read_inversion(self, path)
 
+    def attach(self, held: Held) -> Held:
+        """Gives an inversion, a result or a search that was unpickled this engine to go on with, and
+        hands it back. SettingsError for anything else, BundleError where another model made it."""
+        inversion_of(held).attach(self)
+        return held
+
     # --- many pictures ----------------------------------------------------------------------------
 
     def edit_many(
@@ -224,12 +238,8 @@ class Engine:
         requests are checked before the first network call.
         """
         check_output_type(output_type, self.runner)
-        if not isinstance(requests, list | tuple) or not all(
-            isinstance(one, EditRequest) for one in requests
-        ):
-            raise SettingsError(f"edit_many takes a list of EditRequest, not {shown(requests)}")
         listener = Listener(self.runner, None, progress)
-        tasks = [check_request(self.model, request, size) for request in requests]
+        tasks = check_requests(self.model, requests, size)
         return self._edit(tasks, listener, output_type)
 
     @within_memory
@@ -246,17 +256,18 @@ class Engine:
         output_type: str = "pil",
         progress: Progress | None = None,
     ) -> Any:
-        """Pictures of prompts, from noise, by the decode network alone; prompt i takes the i-th
-        draw of noise."""
+        """Pictures of prompts, from noise, by the decode network alone; prompt i takes the noise of
+        seed + i, so it does not matter which others it is generated with."""
         model = self.model
         check_output_type(output_type, self.runner)
         size = model.size if size is None else model.checked_size(size)
         given = EditSettings(guidance_scale=guidance_scale, tau=tau, tau_low=tau_low, seed=seed)
         settings = model.settle(given)
         listener = Listener(self.runner, callback_on_step_end, progress)
-        tokens = [model.tokens(text) for text in texts(prompts)]
+        tokens = all_tokens(model, prompts, "prompt")
+        seeds = [(settings.seed or 0) + i for i in range(len(tokens))]
         inputs = DecodeInputs(
-            latents=model.start(len(tokens), settings.seed or 0, size),
+            latents=model.start(seeds, size),
             prompts=model.encode_prompts(tokens),
             guidance=[[w] * len(tokens) for w in model.guidance(settings)],
             empty_prompt=model.empty_prompt(),

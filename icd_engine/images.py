@@ -130,13 +130,13 @@ def checked_size(size: Any) -> tuple[int, int]:
 def opened(image: Any, what: str) -> Image.Image:
     """The picture as its kind gives it: any mode, not yet upright, pixels decoded."""
     if isinstance(image, Image.Image):
-        return decoded(image)
+        return decoded(image, what)
     if isinstance(image, (str, os.PathLike)):
-        return from_file(read_path(os.fsdecode(image)))
+        return from_file(read_path(os.fsdecode(image), what), what)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return from_file(bytes(image))
+        return from_file(bytes(image), what)
     if callable(getattr(image, "read", None)):
-        return from_file(read_stream(image))
+        return from_file(read_stream(image, what), what)
     values = array_values(image, what)
     if values is None:
         raise ImageError(
@@ -213,7 +213,7 @@ def _channels_last(values: np.ndarray, last: bool, what: str) -> np.ndarray:
             "[h, w], [h, w, channels] or [channels, h, w]" if last else "[h, w] or [channels, h, w]"
         )
         raise ImageError(f"a {what} is {kinds} with {counts}, got shape {shape}")
-    check_pixels(values.shape[1], values.shape[0])
+    check_pixels(values.shape[1], values.shape[0], what)
     return values
 
 

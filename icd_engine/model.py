@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from icd_engine.runners.contract import Prompts, Runner, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
-from icd_engine.settings import CHOICES, EditSettings
+from icd_engine.settings import CHOICES, EditSettings, is_a
 from icd_engine.shortage import attempt
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -108,12 +109,12 @@ class Model:
         step = self._size_step
         fits = isinstance(size, tuple | list) and len(size) == 2
         if not fits or not all(
-            isinstance(n, int) and 0 < n <= MOST_SIDE and n % step == 0 for n in size
+            is_a(n, Integral) and 0 < n <= MOST_SIDE and n % step == 0 for n in size
         ):
             raise SettingsError(
                 f"size must be (width, height) in multiples of {step} up to {MOST_SIDE}, not {shown(size)}"
             )
-        return size[0], size[1]
+        return int(size[0]), int(size[1])
 
     def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """What the model works at for a picture of `size`: its own area, in about that aspect."""
@@ -123,12 +124,14 @@ class Model:
 
     # --- prompts ----------------------------------------------------------------------------------
 
-    def tokens(self, prompt: str) -> Tokens:
-        """A prompt's tokens and words. PromptError if it is empty; one too long is cut, with a
-        warning."""
-        if isinstance(prompt, str) and not prompt.strip():
-            raise PromptError("the prompt is empty")
-        return self.tokenizer.encode(prompt)
+    def tokens(self, prompt: str, name: str = "the prompt") -> Tokens:
+        """A prompt's tokens and words; name: what errors call it. PromptError if it is empty; one too
+        long is cut, with a warning."""
+        if isinstance(prompt, str):
+            prompt = str(prompt)  # numpy's texts are no plain ones
+            if not prompt.strip():
+                raise PromptError(f"{name} is empty")
+        return self.tokenizer.encode(prompt, name)
 
     def encode_prompts(self, tokens: Sequence[Tokens]) -> Prompts:
         """What the networks see of prompts, one row a prompt."""
@@ -197,10 +200,10 @@ class Model:
         """A picture's latents at the first encode time step; t = 0 is the picture itself."""
         return latents if self.encode_hops[0].t == 0 else self._a * latents + self._sigma * noise
 
-    def start(self, count: int, seed: int, size: tuple[int, int]) -> Tensor:
-        """Noise [count, 4, h, w] that pictures are generated from."""
-        _, *shape = self.latent_shape(size)
-        return self.runner.tensor(normal_noise(seed, (count, *shape)))
+    def start(self, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
+        """Noise [len(seeds), 4, h, w] that pictures are generated from."""
+        shape = self.latent_shape(size)
+        return self.runner.tensor(np.concatenate([normal_noise(seed, shape) for seed in seeds]))
 
 
 def fitted_size(picture: tuple[int, int], area: tuple[int, int], step: int) -> tuple[int, int]:

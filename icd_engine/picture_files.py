@@ -74,57 +74,72 @@ def limit(name: str, most: int) -> int:
     return int(given)
 
 
-def read_path(path: str) -> bytes:
-    """A file's bytes, at most one more than the limit. ImageError."""
+def read_path(path: str, what: str) -> bytes:
+    """A file's bytes, at most one more than the limit. what: picture or mask. ImageError."""
     if re.match(r"[a-z][a-z0-9+.-]*://|data:", path, re.IGNORECASE):
-        raise ImageError("URLs are not fetched: download the picture and give its path or bytes")
+        raise ImageError(f"URLs are not fetched: download the {what} and give its path or bytes")
     if not os.path.isfile(path):
-        raise ImageError(f"no such file: {shown(path)}")
+        raise ImageError(f"the {what} is missing, no such file: {shown(path)}")
     try:
         with open(path, "rb") as file:
             return file.read(limit("BYTES", MAX_FILE_BYTES) + 1)
     except OSError:
-        raise ImageError(f"cannot read {shown(path)}") from None
+        raise ImageError(f"cannot read the {what} {shown(path)}") from None
 
 
-def read_stream(stream: Any) -> bytes:
-    """The same of a binary file object."""
+def read_stream(stream: Any, what: str) -> bytes:
+    """All of a binary file object where it can seek: one that was just written stands at its end. It is
+    left where it was."""
     most = limit("BYTES", MAX_FILE_BYTES)
     try:
+        place = _rewound(stream)
         data = stream.read(most + 1)
+        if place is not None:
+            stream.seek(place)
     except Exception:  # the caller's object: anything may come
-        raise ImageError("cannot read the file object") from None
+        raise ImageError(f"cannot read the file object of the {what}") from None
     if not isinstance(data, bytes):
-        raise ImageError("the file object does not give bytes: open it in binary mode")
+        raise ImageError(
+            f"the file object of the {what} does not give bytes: open it in binary mode"
+        )
     return data
 
 
-def from_file(data: bytes) -> Image.Image:
+def _rewound(stream: Any) -> int | None:
+    """Where a stream was before it went to its start; None of one that cannot seek."""
+    try:
+        place = stream.tell()
+        stream.seek(0)
+    except Exception:  # pipes and sockets raise OSError, others have no such method
+        return None
+    return place
+
+
+def from_file(data: bytes, what: str) -> Image.Image:
     """The picture that the bytes of a file hold, decoded: any mode, not yet upright. ImageError."""
     if not data:
-        raise ImageError("the picture file is empty")
+        raise ImageError(f"the {what} file is empty")
     most = limit("BYTES", MAX_FILE_BYTES)
     if len(data) > most:
-        raise ImageError(
-            f"the picture file is larger than {most / 2**20:g} MiB (ICD_MAX_BYTES allows others)"
-        )
+        text = f"the {what} file is larger than {most / 2**20:g} MiB"
+        raise ImageError(f"{text} (ICD_MAX_BYTES allows others)")
     formats = _with_heif(data, FORMATS)
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(_too_many()) from None
+        raise ImageError(_too_many(what)) from None
     # Damaged headers raise nearly anything, and Pillow's texts hold memory addresses
     except Exception:
-        raise ImageError(_unread(data)) from None
+        raise ImageError(_unread(data, what)) from None
     # Pillow alone would let the last bytes be missing
     if picture.format == "PNG" and _PNG_END not in data:
-        raise ImageError("the picture is damaged or cut short")
-    return decoded(picture)
+        raise ImageError(f"the {what} is damaged or cut short")
+    return decoded(picture, what)
 
 
-def decoded(picture: Image.Image) -> Image.Image:
+def decoded(picture: Image.Image, what: str) -> Image.Image:
     """A Pillow picture with its pixels read; of several frames the first, with a warning."""
-    check_pixels(*picture.size)
+    check_pixels(*picture.size, what)
     try:
         # MPO: a phone's JPEG with previews or depth behind the picture itself, which comes first.
         frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
@@ -133,23 +148,23 @@ def decoded(picture: Image.Image) -> Image.Image:
         picture.load()
     # Decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more
     except Exception:
-        raise ImageError("the picture is damaged or cut short") from None
+        raise ImageError(f"the {what} is damaged or cut short") from None
     if frames > 1:
-        warnings.warn(f"the picture has {frames} frames: the first is read", stacklevel=2)
+        warnings.warn(f"the {what} has {frames} frames: the first is read", stacklevel=2)
     return picture
 
 
-def check_pixels(width: int, height: int) -> None:
+def check_pixels(width: int, height: int, what: str) -> None:
     """ImageError where there are none, or too many."""
     if min(width, height) < 1:
-        raise ImageError("the picture has no pixels")
+        raise ImageError(f"the {what} has no pixels")
     if width * height > limit("PIXELS", MAX_PIXELS):
-        raise ImageError(f"{_too_many()}: {width} x {height}")
+        raise ImageError(f"{_too_many(what)}: {width} x {height}")
 
 
-def _too_many() -> str:
+def _too_many(what: str) -> str:
     most = limit("PIXELS", MAX_PIXELS) / MEGA
-    return f"the picture has more than {most:g} megapixels (ICD_MAX_PIXELS allows others)"
+    return f"the {what} has more than {most:g} megapixels (ICD_MAX_PIXELS allows others)"
 
 
 def _with_heif(data: bytes, formats: tuple[str, ...]) -> tuple[str, ...]:
@@ -167,7 +182,7 @@ def _with_heif(data: bytes, formats: tuple[str, ...]) -> tuple[str, ...]:
     return (*formats, "HEIF")
 
 
-def _unread(data: bytes) -> str:
+def _unread(data: bytes, what: str) -> str:
     """Why a file that Pillow does not know cannot be read, and what to do."""
     found = next((text for start, text in OTHERS.items() if data.startswith(start)), None)
     if found is None and data[4:8] == b"ftyp":
@@ -179,8 +194,8 @@ def _unread(data: bytes) -> str:
     elif found is None and b"<html" in data[:1000].lower():
         found = "a web page: save the picture that it shows"
     if found is not None:
-        return f"this is {found}"
+        return f"the {what} is {found}"
     own = next((name for start, name in BEGINNINGS.items() if data.startswith(start)), None)
     if own is not None:
-        return f"a damaged {own} picture, or of a kind that cannot be read: save it anew as a PNG"
-    return f"not a {READ} picture, or a damaged one"
+        return f"a damaged {own} {what}, or of a kind that cannot be read: save it anew as a PNG"
+    return f"not a {READ} {what}, or a damaged one"

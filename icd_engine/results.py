@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from icd_engine.compositing import finish, with_detail
+from icd_engine.detached import Detachable
 from icd_engine.errors import BundleError, SettingsError, shown
 from icd_engine.inversion_files import (
     InversionFile,
@@ -21,7 +23,7 @@ from icd_engine.inversion_files import (
 from icd_engine.model import Model
 from icd_engine.runners.contract import Tensor
 from icd_engine.saving import save_image
-from icd_engine.settings import EditSettings
+from icd_engine.settings import EditSettings, is_a
 
 SHEET_SIDE = 128  # pixels of a picture on a contact sheet
 
@@ -29,7 +31,15 @@ SHEET_SIDE = 128  # pixels of a picture on a contact sheet
 class Editor(Protocol):
     """What made an inversion and goes on with it: the `Engine`."""
 
-    model: Model
+    @property
+    def model(self) -> Model:
+        """Its model."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells its model from others."""
+        ...
 
     def edit_inversion(
         self, inversion: Inversion, target: str | Sequence[str], **options: Any
@@ -47,7 +57,7 @@ class Editor(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Inversion:
+class Inversion(Detachable):
     """A picture encoded to noise, kept: every re-edit of it costs the decode hops only.
 
     noised: latents [1, 4, h, w] float32 at the last encode boundary, on the engine's device.
@@ -195,12 +205,18 @@ class EditResult:
         return self.images[0]
 
     def save(
-        self, path: str | Path, target: int = 0, *, keep_metadata: bool = False, **marks: Any
-    ) -> Path:
-        """Writes the picture of one target; its file says that a model made it.
+        self,
+        path: str | Path | IO[bytes],
+        target: int = 0,
+        *,
+        keep_metadata: bool = False,
+        **marks: Any,
+    ) -> Any:
+        """Writes the picture of one target to a path, or to a file object with `format="PNG"`; it says
+        that a model made it. Returns the path or the file object.
 
         keep_metadata: with what the source's file says: EXIF, XMP, comment, and IPTC of a JPEG in a
-        JPEG. marks: provenance, signature, parent and quality of `saving.save_image`. Raises
+        JPEG. marks: format, provenance, signature, parent and quality of `saving.save_image`. Raises
         SettingsError where there is no such picture, and what `save_image` raises.
         """
         pictures = self.images
@@ -208,7 +224,7 @@ class EditResult:
             isinstance(one, Image.Image) for one in pictures
         ):
             raise SettingsError("only pictures of output_type 'pil' can be saved")
-        if not isinstance(target, int) or not 0 <= target < len(pictures):
+        if not is_a(target, Integral) or not 0 <= target < len(pictures):
             raise SettingsError(
                 f"target must be the number of one of {len(pictures)} pictures, not {shown(target)}"
             )
@@ -259,3 +275,17 @@ class Search:
             line, column = divmod(i, columns)
             sheet.paste(picture, (column * SHEET_SIDE, line * SHEET_SIDE))
         return sheet
+
+
+Held = TypeVar("Held", Inversion, EditResult, Search)  # what has an engine to go on with
+
+
+def inversion_of(held: Inversion | EditResult | Search) -> Inversion:
+    """The inversion that it is, or was made from. SettingsError for anything else."""
+    if isinstance(held, Search):
+        held = held.result
+    if isinstance(held, EditResult):
+        held = held.inversion
+    if not isinstance(held, Inversion):
+        raise SettingsError(f"an inversion, a result or a search is needed, not {shown(held)}")
+    return held

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -18,42 +18,66 @@ from icd_engine.provenance import SOURCE_TYPE, SOURCE_TYPES, Signature
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
 _OPTIONS = {"JPEG": {"subsampling": 0}, "AVIF": {"subsampling": "4:4:4"}}
 QUALITY = 95  # of formats that have one
+_FORMATS = "'PNG', 'JPEG', 'WEBP' or 'AVIF'"
 
 
 def save_image(
     picture: Image.Image,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | IO[bytes],
     *,
+    format: str | None = None,
     provenance: bool = True,
     source_type: str = "compositeWithTrainedAlgorithmicMedia",
     signature: Signature | None = None,
     parent: bytes | None = None,
     about: Mapping[Any, Any] | None = None,
     quality: int = QUALITY,
-) -> Path:
-    """Write PNG, JPEG, WEBP or AVIF (by suffix) in one step: `path` holds the whole picture or what it
-    held before.
+) -> Any:
+    """Write PNG, JPEG, WEBP or AVIF (the `format` of that name, or by suffix) in one step: `path` holds
+    the whole picture or what it held before.
 
-    Missing folders are made. The picture is sRGB, and the file says so; its resolution goes with it.
-    With `provenance` the file says in XMP that a model made it: IPTC digital source type
-    "compositeWithTrainedAlgorithmicMedia" (an edit) or "trainedAlgorithmicMedia" (generated). With a
-    `signature` it says so in a C2PA manifest too, as an edit of the file `parent` where that is given.
-    about: metadata that are kept (`metadata.read`); a mark of a model in them stays. quality: 1 to
-    100, of JPEG, WEBP and AVIF. A JPEG cannot be transparent: it lies on white, with a warning.
-    Returns the path. Raises ImageError, and what `Signature.sign` does.
+    `path` may be a binary file object: it has no suffix and needs a `format`. Missing folders are made.
+    The picture is sRGB, and the file says so; its resolution goes with it. With `provenance` the file
+    says in XMP that a model made it: IPTC digital source type "compositeWithTrainedAlgorithmicMedia"
+    (an edit) or "trainedAlgorithmicMedia" (generated). With a `signature` it says so in a C2PA manifest
+    too, as an edit of the file `parent` where that is given. about: metadata that are kept
+    (`metadata.read`); a mark of a model in them stays. quality: 1 to 100, of JPEG, WEBP and AVIF. A JPEG
+    cannot be transparent: it lies on white, with a warning. Returns the path or the file object.
+    Raises ImageError, and what `Signature.sign` does.
     """
-    target = Path(path)
+    title, encoded_as = _names(path, format)
     data = image_bytes(
         picture,
-        target.name,
+        encoded_as,
         provenance=provenance,
         source_type=source_type,
         about=about,
         quality=quality,
     )
     if signature is not None:
-        data = signature.sign(data, target.name, source_type, parent)
-    return write_whole(target, data, ImageError)
+        data = signature.sign(data, title, source_type, parent)
+    if isinstance(path, str | os.PathLike):
+        return write_whole(Path(path), data, ImageError)
+    try:
+        path.write(data)
+    except Exception as error:  # the caller's object: anything may come
+        told = getattr(error, "strerror", None) or "open it for writing in binary mode"
+        raise ImageError(f"cannot write to the file object: {told}") from None
+    return path
+
+
+def _names(path: Any, format: str | None) -> tuple[str, str]:
+    """What the picture is called, and a name whose suffix tells its format."""
+    is_path = isinstance(path, str | os.PathLike)
+    if not is_path and not callable(getattr(path, "write", None)):
+        raise ImageError(f"a path or a file object is needed to write to, not {shown(path)}")
+    if format is None and not is_path:
+        raise ImageError(f"a file object does not tell its format: give format={_FORMATS}")
+    encoded_as = f"picture.{str(format).lower()}"
+    if format is not None and Path(encoded_as).suffix not in _SUFFIXES:
+        raise ImageError(f"format must be {_FORMATS}, not {shown(format)}")
+    title = Path(path).name if is_path else encoded_as
+    return title, title if format is None else encoded_as
 
 
 def image_bytes(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from icd_engine.automatic import Agreement, ranked
 from icd_engine.errors import SettingsError, shown
 from icd_engine.results import Candidate, Inversion, Search
-from icd_engine.settings import EditSettings
+from icd_engine.settings import EditSettings, is_a
 
 GUIDANCE_FACTORS = (0.5, 1.5)
 SEARCHED = ("cross_replace", "self_replace", "tau", "guidance_scale")
@@ -39,9 +40,9 @@ def search(
     """
     if not isinstance(target, str):
         raise SettingsError("automatic settings are for one target at a time")
-    if not isinstance(edits, int) or edits < 1:
+    if not is_a(edits, Integral) or edits < 1:
         raise SettingsError(f"edits must be a whole number from 1, not {shown(edits)}")
-    if seconds is not None and not isinstance(seconds, int | float):
+    if seconds is not None and not is_a(seconds, Real):
         raise SettingsError(f"seconds must be a number, not {shown(seconds)}")
     started = time.perf_counter()
     model = inversion.engine.model
@@ -66,7 +67,7 @@ def search(
             np.abs(np.asarray(result.latents) - np.asarray(result.source_latents)).mean()
         )
         agrees = float(agreement(result.latents)[0])
-        tried[key] = Candidate(settings, agrees, change, result.latents)
+        tried[key] = Candidate(result.settings, agrees, change, result.latents)
         if progress is not None:
             progress(1)
 

@@ -18,17 +18,8 @@ Share = float | tuple[float, float]
 Words = str | Sequence[str]
 
 # What says how an edit is to be made; seed, mask and the like do not
-CHOICES = (
-    "guidance_scale",
-    "tau",
-    "tau_low",
-    "control",
-    "cross_replace",
-    "self_replace",
-    "amplify",
-    "blend",
-    "anchor",
-)
+ATTENTION = ("control", "cross_replace", "self_replace", "amplify", "blend")
+CHOICES = ("guidance_scale", "tau", "tau_low", *ATTENTION, "anchor")
 MAX_GUIDANCE = 100.0
 MAX_AMPLIFY = 20.0
 MAX_FEATHER = 1000.0
@@ -177,29 +168,32 @@ class EditSettings:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, the unset ones left out.
+        """Names and values, the unset ones left out, as `edit(**settings.as_dict())` takes them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in self.chosen}
+        # Copies: who changes what comes out must not change the settings
+        return {name: dict(v) if isinstance(v, Mapping) else v for name, v in values.items()}
 
-        A mask, and a function that makes one, are only noted, as `"mask": True`.
-        """
-        values = {
-            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None
-        }
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values of JSON. A mask, and a function that makes one, are only noted, as
+        `"mask": True`."""
+        values = self.as_dict()
         if "mask" in values:
             values["mask"] = True
-        if callable(values.get("mask_from")):
+        if callable(self.mask_from):
             values["mask_from"] = True
         return {name: _plain(value) for name, value in values.items()}
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if not _is_a(value, Real):
+    if not is_a(value, Real):
         raise SettingsError(f"{name} must be a number, not {shown(value)}")
     if not low <= value <= high:  # false for NaN too
         raise SettingsError(f"{name} must lie in {low:g}..{high:g}, not {shown(value)}")
     return float(value)
 
 
-def _is_a(value: Any, kind: type) -> bool:
+def is_a(value: Any, kind: type) -> bool:
+    """Whether a value is a number of this kind, numpy's too; a bool is none."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
@@ -220,11 +214,13 @@ def _share(name: str, value: Any) -> Share:
 def _one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in known:
         raise SettingsError(f"{name} must be one of {', '.join(known)}, not {shown(value)}")
-    return value
+    return str(value)  # numpy's texts are no plain ones
 
 
 def _mask_from(name: str, value: Any) -> Any:
-    if callable(value) or (isinstance(value, str) and value in get_args(MaskFrom)):
+    if isinstance(value, str) and value in get_args(MaskFrom):
+        return str(value)
+    if callable(value):
         return value
     raise SettingsError(
         f"{name} must be 'words' or a function (picture, words) -> mask, not {shown(value)}"
@@ -273,7 +269,7 @@ def _words(name: str, value: Any) -> tuple[str, ...]:
 def _word(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise SettingsError(f"{name} needs words that are not empty, not {shown(value)}")
-    return value
+    return str(value)
 
 
 def _switch(name: str, value: Any) -> bool:
@@ -283,7 +279,7 @@ def _switch(name: str, value: Any) -> bool:
 
 
 def _seed(name: str, value: Any) -> int:
-    if not _is_a(value, Integral):
+    if not is_a(value, Integral):
         raise SettingsError(f"{name} must be a whole number, not {shown(value)}")
     if not 0 <= value < 2**63:
         raise SettingsError(f"{name} must lie in 0..2**63-1, not {shown(value)}")
@@ -296,3 +292,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
     return value
+
+
+# `settings=` of an edit: "auto", or values that its other arguments go over
+GivenSettings = str | EditSettings | Mapping[str, Any] | None

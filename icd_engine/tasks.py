@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from icd_engine.editing.plan import EditPlan, make_plan
-from icd_engine.editing.words import Tokens, differing
+from icd_engine.editing.words import Tokens, differing, emphasis
 from icd_engine.errors import ImageError, PromptError, SettingsError, shown
 from icd_engine.images import opaque, read_picture, to_size
 from icd_engine.masks import load_mask
 from icd_engine.model import Model
 from icd_engine.reporting import Listener
 from icd_engine.results import EditRequest, Inversion
-from icd_engine.settings import EditSettings
+from icd_engine.settings import EditSettings, GivenSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def check_picture(
     return Task(
         picture,
         works_at,
-        model.tokens(source),
+        model.tokens(source, "the source prompt"),
         model.settle(given),
         chosen=given.chosen,
         given_size=given_size,
@@ -77,6 +77,17 @@ def check_request(model: Model, request: EditRequest, size: tuple[int, int] | No
     task = check_picture(model, request.image, request.source, given, size)
     assert task.picture is not None
     return _towards(model, task, request.target, given, task.picture.size)
+
+
+def check_requests(
+    model: Model, requests: Sequence[EditRequest], size: tuple[int, int] | None
+) -> list[Task]:
+    """The same of several, all of them before any network is called."""
+    if not isinstance(requests, list | tuple) or not all(
+        isinstance(one, EditRequest) for one in requests
+    ):
+        raise SettingsError(f"edit_many takes a list of EditRequest, not {shown(requests)}")
+    return [check_request(model, request, size) for request in requests]
 
 
 def check_kept(
@@ -102,7 +113,7 @@ def check_kept(
                 "picture"
             )
         settings = settings.with_values({"detail": 0.0})
-    source = model.tokens(inversion.source)
+    source = model.tokens(inversion.source, "the source prompt")
     task = Task(
         inversion.picture,
         inversion.size,
@@ -124,7 +135,8 @@ def _towards(
     size: tuple[int, int],
 ) -> Task:
     """The task with its targets. size: of the pictures that it returns."""
-    targets = [model.tokens(text) for text in texts(target)]
+    targets = all_tokens(model, target, "target prompt")
+    _warn_of_emphasis([task.source, *targets])
     if len(targets) > 1 and task.settings.auto:
         if given.auto:
             raise SettingsError("automatic settings are for one target at a time")
@@ -222,12 +234,18 @@ def _cell(model: Model, works_at: tuple[int, int], size: tuple[int, int]) -> flo
     return max(length / count for length, count in zip(size[::-1], cells, strict=True))
 
 
-def with_automatic(settings: str | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen settings, with `auto` where settings is "auto". SettingsError for anything else."""
-    if settings is None:
-        return dict(chosen)
-    if settings != "auto":
-        raise SettingsError(f"settings must be 'auto' or left out, not {shown(settings)}")
+def given_settings(settings: GivenSettings, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the chosen ones over them; "auto" is `auto`. SettingsError for what are no
+    settings."""
+    if isinstance(settings, EditSettings):
+        settings = settings.as_dict()
+    if settings is None or isinstance(settings, Mapping):
+        return {**(settings or {}), **chosen}
+    if not isinstance(settings, str) or settings != "auto":
+        raise SettingsError(
+            "settings must be 'auto', EditSettings or names with their values, not "
+            f"{shown(settings)}"
+        )
     return {**chosen, "auto": True}
 
 
@@ -238,10 +256,28 @@ def check_alone(task: Task, listener: Listener) -> None:
         raise SettingsError("automatic settings take no callback")
 
 
-def texts(prompts: str | Sequence[str]) -> list[str]:
-    """One prompt or several as a list. PromptError if there is none."""
+def all_tokens(model: Model, prompts: str | Sequence[str], called: str) -> list[Tokens]:
+    """The tokens of one prompt or several; `called`: what errors say they are. PromptError."""
     if isinstance(prompts, str):
-        return [prompts]
+        return [model.tokens(prompts, f"the {called}")]
     if not isinstance(prompts, list | tuple) or not prompts:
-        raise PromptError(f"a prompt, or a list of prompts, is needed, not {shown(prompts)}")
-    return list(prompts)
+        raise PromptError(f"a {called}, or a list of them, is needed, not {shown(prompts)}")
+    count = len(prompts)
+    return [
+        model.tokens(text, f"the {called}" if count == 1 else f"{called} {i} of {count}")
+        for i, text in enumerate(prompts, 1)
+    ]
+
+
+def _warn_of_emphasis(prompts: Sequence[Tokens]) -> None:
+    """Once an edit: what other programs read as weights is read as it is written here."""
+    for one in prompts:
+        part = emphasis(one.text)
+        if part is not None:
+            warnings.warn(
+                f"{one.name} has {shown(part)}, and brackets give no weight here: they are read as "
+                "text. Setting amplify strengthens a word of the target prompt: "
+                "amplify={'word': 1.3}",
+                stacklevel=2,
+            )
+            return

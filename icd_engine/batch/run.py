@@ -84,7 +84,7 @@ def run_batch(
     table = _table(islice(read_manifest(manifest, seed=seed, settings=settings), limit))
     about = {
         "manifest": _digest(Path(manifest).read_bytes()),
-        "model": [bundle.fingerprint, list(bundle.decode_times), bundle.defaults.as_dict()],
+        "model": [bundle.fingerprint, list(bundle.decode_times), bundle.defaults.as_json()],
         "rows": table.num_rows,
         "batch": batch,
         "seed": seed,

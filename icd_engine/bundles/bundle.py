@@ -261,7 +261,7 @@ def write_record(folder: Path, record: Mapping[str, Any], digests: Mapping[str, 
     """icd.json of a folder whose files have these digests; `defaults` may be an EditSettings."""
     defaults = record.get("defaults")
     if isinstance(defaults, EditSettings):
-        record = {**record, "defaults": defaults.as_dict()}
+        record = {**record, "defaults": defaults.as_json()}
     write_file(folder, RECORD, {"format": FORMAT, **record, "sha256": dict(digests)})
 
 

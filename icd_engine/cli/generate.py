@@ -26,7 +26,12 @@ def generate(
         ),
     ] = Path("generated.png"),
     model: options.Model = "tiny",
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Seed of the first picture; the next takes N + 1, and so on."
+        ),
+    ] = 0,
     guidance_scale: options.GuidanceScale = None,
     tau: options.Tau = None,
     tau_low: options.TauLow = None,

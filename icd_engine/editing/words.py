@@ -7,7 +7,7 @@ import string
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,12 @@ from tokenizers import Encoding, Tokenizer
 from icd_engine.errors import BundleError, PromptError, shown
 
 DEFAULT_LENGTH = 77
+# What other programs read as weights: (word:1.3), ((word)), [word]. A time such as (at 12:30) is none,
+# nor is what a backslash takes out.
+_EMPHASIS = re.compile(
+    r"(?<!\\)(?:\([^()]*(?:[^()\d\s]\s*:\s*[+-]?\d+|:\s*[+-]?\d*\.\d+)\s*\)"
+    r"|\(\s*\([^()]+\)\s*\)|\[[^\[\]]+\])"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Tokens:
 
     ids: begin token, content, end token, padding, n in all. offsets: [n] pairs of character
     positions in `text`, (0, 0) for the tokens that are not content. length: tokens before the
-    padding.
+    padding. name: what errors call it.
     """
 
     text: str
@@ -42,6 +48,7 @@ class Tokens:
     offsets: tuple[tuple[int, int], ...]
     words: tuple[Word, ...]
     length: int
+    name: str = field(default="the prompt", compare=False)
 
     def padded(self, pad: int) -> tuple[int, ...]:
         """The same ids with another padding token, as another text encoder of the same vocabulary
@@ -67,11 +74,11 @@ class Tokens:
             i for i in range(len(present)) if wanted and present[i : i + len(wanted)] == wanted
         ]
         if not starts:
-            raise PromptError(f"{shown(phrase)} does not occur in the prompt {shown(self.text)}")
+            raise PromptError(f"{shown(phrase)} does not occur in {self.name} {shown(self.text)}")
         found = {p for i in starts for word in self.words[i : i + len(wanted)] for p in word.tokens}
         if not found:
             raise PromptError(
-                f"{shown(phrase)} is beyond the {len(self.ids)} tokens of the prompt {shown(self.text)}"
+                f"{shown(phrase)} is beyond the {len(self.ids)} tokens of {self.name} {shown(self.text)}"
             )
         return found
 
@@ -146,25 +153,26 @@ class PromptTokenizer:
         """One more than the largest token id."""
         return 1 + max(self._tokenizer.get_vocab().values(), default=0)
 
-    def encode(self, text: str) -> Tokens:
+    def encode(self, text: str, name: str = "the prompt") -> Tokens:
         """Tokens of a prompt, padded to max_length; an empty prompt is begin, end and padding.
+        name: what errors and warnings call it.
 
         Text that spells a special token stays text. A prompt that is too long is cut, with a
         UserWarning naming the cut text. PromptError if `text` is not a string of valid characters.
         """
-        content = self._content(text)
+        content = self._content(text, name)
         room = self.max_length - 2
         if len(content) > room:
-            _warn_cut(text[content[room][1][0] :], self.max_length)
+            _warn_cut(text[content[room][1][0] :], self.max_length, name)
             content = content[:room]
         length = len(content) + 2
         padding = self.max_length - length
         ids = (self._begin, *(i for i, _ in content), self._end, *[self.pad] * padding)
         offsets = ((0, 0), *(span for _, span in content), *[(0, 0)] * (padding + 1))
-        return Tokens(text, ids, offsets, _words(text, offsets), length)
+        return Tokens(text, ids, offsets, _words(text, offsets), length, name)
 
-    def _content(self, text: str) -> list[tuple[int, tuple[int, int]]]:
-        encoding = _encoded(self._tokenizer, text, add_special_tokens=False)
+    def _content(self, text: str, name: str) -> list[tuple[int, tuple[int, int]]]:
+        encoding = _encoded(self._tokenizer, text, name, add_special_tokens=False)
         content = []
         for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             # A word-level vocabulary holds the special tokens too: what a prompt spells out is an
@@ -176,22 +184,30 @@ class PromptTokenizer:
         return content
 
 
-def _encoded(tokenizer: Tokenizer, text: str, **options: bool) -> Encoding:
+def _encoded(
+    tokenizer: Tokenizer, text: str, name: str = "the prompt", **options: bool
+) -> Encoding:
     try:
         return tokenizer.encode(text, **options)
     except (TypeError, ValueError) as error:
         raise PromptError(
-            f"prompt must be a text of valid characters, not {shown(text)}"
+            f"{name} must be a text of valid characters, not {shown(text)}"
         ) from error
     except BaseException as error:
         if not _is_the_librarys(error):
             raise
-        raise BundleError(f"the tokenizer cannot read the prompt {shown(text)}: {error}") from error
+        raise BundleError(f"the tokenizer cannot read {name} {shown(text)}: {error}") from error
 
 
 def _is_the_librarys(error: BaseException) -> bool:
     """The library raises plain Exception, and where its Rust code panics something that is none."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def emphasis(text: str) -> str | None:
+    """The first part of a prompt that other programs read as a weight; it is plain text here."""
+    found = _EMPHASIS.search(text)
+    return None if found is None else found.group()
 
 
 def differing(source: Tokens, target: Tokens) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
@@ -273,10 +289,10 @@ def _bare(word: str) -> str:
     return folded[inner[0] : inner[-1] + 1] if inner else folded
 
 
-def _warn_cut(cut: str, max_length: int) -> None:
+def _warn_cut(cut: str, max_length: int, name: str) -> None:
     begin = cut if len(cut) <= 200 else cut[:200] + "..."
     warnings.warn(
-        f"prompt is longer than {max_length} tokens, this part is cut: {begin!r}",
+        f"{name} is longer than {max_length} tokens, this part is cut: {begin!r}",
         UserWarning,
         stacklevel=3,
     )

@@ -223,4 +223,4 @@ class JobEditor:
 def written(results: Sequence[EditResult]) -> Pictures:
     """Results as files; each says that a model made it."""
     files = [base64.b64encode(image_bytes(result.image)).decode() for result in results]
-    return Pictures(files, [result.settings.as_dict() for result in results])
+    return Pictures(files, [result.settings.as_json() for result in results])

@@ -168,5 +168,5 @@ def test_several_targets_and_callbacks_are_plain_edits_or_refused(automatic):
         assert not automatic.edit(picture(), SOURCE, **options).candidates
         with pytest.raises(SettingsError, match=named):
             automatic.edit(picture(), SOURCE, settings="auto", **options)
-    with pytest.raises(SettingsError, match="'auto' or left out"):
+    with pytest.raises(SettingsError, match="must be 'auto', EditSettings"):
         automatic.edit(picture(), SOURCE, TARGET, settings="best")

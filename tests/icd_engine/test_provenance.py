@@ -76,6 +76,16 @@ def test_a_changed_picture_is_found_out(tmp_path, files):
     assert read_back(path)[0] == "Invalid"
 
 
+def test_a_file_object_is_signed_too(tmp_path, files):
+    buffer = io.BytesIO()
+    signature = Signature.read(*files)
+    save_image(Image.new("RGB", (24, 32)), buffer, format="JPEG", signature=signature)
+    path = tmp_path / "copied.jpg"
+    path.write_bytes(buffer.getvalue())
+    state, manifest = read_back(path)
+    assert state == "Valid" and manifest["title"] == "picture.jpeg"
+
+
 def test_an_edit_names_its_parent_without_showing_it(tmp_path, files):
     parent = save_image(Image.new("RGB", (24, 32), "red"), tmp_path / "parent.jpg").read_bytes()
     path = save_image(

@@ -1,6 +1,7 @@
 """Inversions come back from disk bit-equal or not at all; results decode only what is asked for."""
 
 import hashlib
+import io
 import json
 import re
 from types import SimpleNamespace
@@ -77,7 +78,10 @@ def test_saved_pictures_say_that_a_model_made_them(inversion, tmp_path):
         path = result.save(tmp_path / "made" / f"{target}.png", target, **options)
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(result.images[target]))
         assert (b"compositeWithTrainedAlgorithmicMedia" in path.read_bytes()) == (target == 0)
-    for wrong in (2, -1, "0"):
+    buffer = io.BytesIO()
+    assert result.save(buffer, np.int64(1), format="PNG") is buffer
+    assert np.array_equal(np.asarray(Image.open(buffer)), np.asarray(result.images[1]))
+    for wrong in (2, -1, "0", True, 1.0):
         with pytest.raises(SettingsError, match="one of 2 pictures"):
             result.save(tmp_path / "wrong.png", wrong)
     with pytest.raises(SettingsError, match="'pil'"):

@@ -51,7 +51,7 @@ def test_what_is_given_stays(inversion):
     assert {hops(settings)[0] for settings in tried} == set(range(5))
 
 
-@pytest.mark.parametrize("edits", [1, 7])
+@pytest.mark.parametrize("edits", [1, np.int64(7)])
 def test_no_more_edits_than_asked_for(inversion, edits):
     told = []
     found = inversion.search(TARGET, edits=edits, progress=told.append)
@@ -102,7 +102,9 @@ def test_bad_input(inversion):
     [
         ({"edits": "x"}, "edits must be a whole number from 1, not 'x'"),
         ({"edits": 1.5}, "edits must be a whole number from 1, not 1.5"),
+        ({"edits": True}, "edits must be a whole number from 1, not True"),
         ({"seconds": "x"}, "seconds must be a number, not 'x'"),
+        ({"seconds": True}, "seconds must be a number, not True"),
         ({"seed": 77}, "seed is 1 in this inversion and cannot become 77"),
     ],
     ids=str,
@@ -110,6 +112,13 @@ def test_bad_input(inversion):
 def test_options_that_cannot_be(inversion, options, named):
     with pytest.raises(SettingsError, match=named):
         inversion.search(TARGET, **options)
+
+
+def test_settings_of_a_candidate_repeat_it(inversion):
+    found = inversion.search(TARGET, edits=np.int8(3), seconds=np.float32(100), mask=np.tri(64))
+    for one in found.candidates:
+        again = inversion.edit(TARGET, settings=one.settings)
+        assert torch.equal(again.latents, one.latents)
 
 
 def test_the_contact_sheet_shows_the_best_first(inversion):

@@ -140,14 +140,45 @@ def test_mask_does_not_take_part_in_equality_or_repr():
     masked = EditSettings(mask=np.ones((4, 4)), tau=0.8)
     assert masked == EditSettings(tau=0.8) and "mask=" not in repr(masked)
     assert masked.resolve(EditSettings()).mask is masked.mask
-    assert masked.as_dict() == {"tau": 0.8, "mask": True}
+    assert masked.as_json() == {"tau": 0.8, "mask": True}
+    assert masked.as_dict() == {"tau": 0.8, "mask": masked.mask}
 
 
-def test_dict_survives_json():
+def test_a_dict_makes_the_same_settings():
+    """Whatever they hold, and what is done to the dict does nothing to them."""
+    mask = np.ones((4, 4))
+    settings = EditSettings(
+        tau=(0.7, 0.8), amplify={"dog": 3.0}, blend=("cat", "dog"), mask=mask, mask_from=len
+    )
+    values = settings.as_dict()
+    again = EditSettings(**values)
+    assert again == settings and again.mask is mask and again.mask_from is len
+    assert list(values) == ["tau", "amplify", "blend", "mask", "mask_from"]
+    values["amplify"]["dog"] = 5.0
+    assert settings.amplify == {"dog": 3.0} and EditSettings().as_dict() == {}
+
+
+def test_texts_of_numpy_become_plain_ones():
+    given = {"control": "refine", "mask_from": "words", "blend": "cat", "seed": 3}
+    settings = EditSettings(
+        control=np.str_("refine"),
+        mask_from=np.str_("words"),
+        blend=np.str_("cat"),
+        seed=np.uint8(3),
+        amplify={np.str_("cat"): np.float32(2)},
+    )
+    assert settings == EditSettings(**given, amplify={"cat": 2.0})
+    assert "np." not in repr(settings)
+    for name in ("seed", "guidance_scale", "feather", "tau", "anchor"):
+        with pytest.raises(SettingsError, match=name):
+            EditSettings(**{name: np.bool_(True)})
+
+
+def test_a_dict_survives_json():
     settings = EditSettings(
         tau=(0.7, 0.8), cross_replace={"dog": (0.0, 0.5)}, blend=("cat", "dog"), seed=3
     )
-    assert EditSettings.from_mapping(json.loads(json.dumps(settings.as_dict()))) == settings
+    assert EditSettings.from_mapping(json.loads(json.dumps(settings.as_json()))) == settings
 
 
 def test_caller_mapping_is_copied():
@@ -178,9 +209,9 @@ def test_known_values_are_not_checked_again(monkeypatch):
 
 def test_a_function_that_makes_masks_is_only_noted():
     given = EditSettings(mask_from=len)
-    assert given.as_dict() == {"mask_from": True} and not given.from_words
+    assert given.as_json() == {"mask_from": True} and not given.from_words
     words = EditSettings(mask_from="words")
-    assert words.from_words and words.as_dict() == {"mask_from": "words"}
+    assert words.from_words and words.as_json() == {"mask_from": "words"}
 
 
 def test_defaults_cannot_contradict_what_is_given():

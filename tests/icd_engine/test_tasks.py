@@ -99,7 +99,9 @@ def test_each_prompt_is_read_once_an_edit(small_engine, monkeypatch):
     tokenizer = small_engine.model.tokenizer
     read: list[str] = []
     encode = tokenizer.encode
-    monkeypatch.setattr(tokenizer, "encode", lambda text: read.append(text) or encode(text))
+    monkeypatch.setattr(
+        tokenizer, "encode", lambda text, name: read.append(text) or encode(text, name)
+    )
     result = small_engine.edit(picture(), SOURCE, [TARGET, SOURCE])
     assert read == [SOURCE, TARGET, SOURCE]
     read.clear()

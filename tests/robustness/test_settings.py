@@ -126,7 +126,7 @@ def tokenizer() -> PromptTokenizer:
 def test_any_value_in_any_field(tried, values):
     made = tried("settings of any type in any field", lambda: EditSettings.from_mapping(values))
     if made is not None:
-        json.dumps(made.as_dict())
+        json.dumps(made.as_json())
         assert made.resolve(EditSettings(seed=1)).seed is not None
 
 

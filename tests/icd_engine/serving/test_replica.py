@@ -53,7 +53,7 @@ def test_an_edit_is_the_engines_bit_for_bit(editor, small_engine):
     expected = small_engine.edit(png(80, 60), SOURCE, TARGET, seed=5)
     (sent,) = pixels(results)
     assert np.array_equal(sent, np.asarray(expected.image)) and sent.shape == (60, 80, 3)
-    assert written(results).settings == [expected.settings.as_dict()]
+    assert written(results).settings == [expected.settings.as_json()]
     assert b"compositeWithTrainedAlgorithmicMedia" in base64.b64decode(written(results).files[0])
 
 
