@@ -83,7 +83,7 @@ def test_they_repeat_it_of_a_size_several_targets_and_a_loaded_inversion(small_e
     assert torch.equal(both.latents, repeated.latents)
     loaded = small_engine.load_inversion(first.inversion.save(tmp_path / "kept"))
     with pytest.warns(UserWarning, match="do not carry the picture"):
-        edited = loaded.edit(TARGET, mask=np.ones((64, 96)))
+        edited = loaded.edit(TARGET, mask=np.tri(64, 96))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # what could not be done is in the settings
         assert_equal(edited, loaded.edit(TARGET, settings=edited.settings))

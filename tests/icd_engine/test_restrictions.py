@@ -176,7 +176,7 @@ def test_a_mask_of_another_shape_is_refused(small_engine):
 def test_a_loaded_inversion_has_no_pixels_to_paste(small_engine, tmp_path):
     path = small_engine.invert(picture(50, 33), SOURCE).save(tmp_path / "i.safetensors")
     kept = small_engine.load_inversion(path)
-    mask = np.ones((33, 50))
+    mask = np.tri(33, 50)
     with pytest.warns(UserWarning, match="saved inversions do not carry"):
         result = kept.edit(TARGET, mask=mask)
     assert result.settings.paste_back is False and np.array_equal(result.masks, mask[None])

@@ -107,13 +107,10 @@ def test_errors_say_picture_or_mask(name: str):
     broken = encoded(Image.new("L", (8, 8)))[:-20]
     closed = io.BytesIO()
     closed.close()
-    frames = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
-    animated = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     given = {
         f"the {name} file is empty": b"",
-        f"not a PNG, JPEG or WEBP {name}": b"hello",
+        f"not a PNG, .* BMP {name}": b"hello",
         f"the {name} is damaged": broken,
-        f"the {name} is animated": animated,
         f"the {name} is missing, no such file: 'nowhere.png'": "nowhere.png",
         f"download the {name}": "http://example.org/a.png",
         f"cannot read the file object of the {name}": closed,
