@@ -14,7 +14,7 @@ from icd_engine.passes import decode, encode, in_passes
 from icd_engine.placement import Placement
 from icd_engine.reporting import Listener, Progress
 from icd_engine.results import EditRequest, EditResult, Inversion, Search, read_inversion
-from icd_engine.runners.contract import DecodeInputs, StepCallback, Tensor
+from icd_engine.runners.contract import DecodeInputs, Runner, StepCallback, Tensor
 from icd_engine.search import search
 from icd_engine.settings import EditSettings
 from icd_engine.shortage import within_memory
@@ -34,13 +34,12 @@ class Engine:
     """One model on one device. All methods may be called from several threads at once.
 
     bundle: the model folder. runner: what executes network calls. Every call that runs a network
-    may raise OutOfMemoryError.
+    may raise OutOfMemoryError, and RunnerError in a process forked after the model was loaded.
     """
 
     def __init__(self, model: Model):
         self.model = model
         self.bundle = model.bundle
-        self.runner = model.runner
         self._branches = SourceBranches()
 
     @classmethod
@@ -88,6 +87,12 @@ class Engine:
         return cls(load_model(model, placement))
 
     @property
+    def runner(self) -> Runner:
+        """What executes network calls. RunnerError in a process forked since the model was loaded:
+        every call asks for it first, before it could wait for anything."""
+        return self.model.runner
+
+    @property
     def fingerprint(self) -> str:
         """What tells this model from others: inversions made with one do not fit another."""
         return self.bundle.fingerprint
@@ -104,8 +109,9 @@ class Engine:
     def free_memory(self) -> None:
         """Lets go of all that is kept for reuse; later calls make it again. Done by itself where
         memory is short."""
+        runner = self.runner
         self._branches.clear()
-        self.runner.free_memory()
+        runner.free_memory()
 
     # --- one picture ------------------------------------------------------------------------------
 
@@ -130,9 +136,9 @@ class Engine:
         network call, so that every edit runs its targets alone; without, the first edit does it.
         Raises ImageError, PromptError, SettingsError.
         """
+        listener = Listener(self.runner, callback_on_step_end, progress)
         task = check_picture(self.model, image, source, EditSettings(seed=seed), size)
         watch = Stopwatch(self.runner.device)
-        listener = Listener(self.runner, callback_on_step_end, progress)
         (encoded,) = encode(self, [task], listener, watch)
         inversion = encoded.inversion
         assert inversion is not None

@@ -17,7 +17,7 @@ HOUSE = [
     ["csrc_triton"],
     ["icd_engine.errors", "icd_engine.version"],
     [
-        *("icd_engine.settings", "icd_engine.placement", "icd_engine.atomic"),
+        *("icd_engine.settings", "icd_engine.placement", "icd_engine.atomic", "icd_engine.processes"),
         *("icd_engine.provenance", "icd_engine.feathering"),
     ],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],
@@ -67,7 +67,8 @@ TORCH_FREE = {
         "icd_engine.inversion_files",
     ),
     *("icd_engine.settings", "icd_engine.placement", "icd_engine.errors", "icd_engine.shortage"),
-    *("icd_engine.atomic", "icd_engine.provenance", "icd_engine.version"),
+    *("icd_engine.atomic", "icd_engine.processes"),
+    *("icd_engine.provenance", "icd_engine.version"),
 }
 TORCH_FREE_FILES = {
     f"icd_engine.runners.{file}"
