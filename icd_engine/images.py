@@ -32,7 +32,7 @@ def load_image(image: Any) -> Image.Image:
     """One picture of any kind as a new, upright PIL RGB picture that carries pixels and no
     metadata.
 
-    `image`: a path, the bytes of a file or a binary file object (PNG, JPEG or WEBP; at most 64 MiB
+    `image`: a path (of a pipe, too), the bytes of a file or a binary file object (PNG, JPEG or WEBP; at most 64 MiB
     and 32 megapixels; a URL is refused), a PIL picture, a numpy array (HW, HWC or CHW; where both
     fit it is HWC) or a torch tensor (HW or CHW). Arrays have 1, 3 or 4 channels, may have a batch
     axis of 1, and hold bool, uint8, uint16 or floats in [0, 1]. Transparency lies on white. Any
@@ -102,7 +102,7 @@ def opened(image: Any, what: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return _decoded(image)
     if isinstance(image, (str, os.PathLike)):
-        return _from_file(_read_path(os.fsdecode(image)))
+        return _from_file(read_file(os.fsdecode(image)))
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _from_file(bytes(image))
     if callable(getattr(image, "read", None)):
@@ -115,10 +115,13 @@ def opened(image: Any, what: str) -> Image.Image:
     return _from_array(values, what)
 
 
-def _read_path(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """A file, or what comes through a pipe, but no more than a picture may have. Raises ImageError."""
     if re.match(r"[a-z][a-z0-9+.-]*://|data:", path, re.IGNORECASE):
         raise ImageError("URLs are not fetched: download the picture and give its path or bytes")
-    if not os.path.isfile(path):
+    if os.path.isdir(path):
+        raise ImageError(f"{shown(path)} is a folder")
+    if not os.path.exists(path):
         raise ImageError(f"no such file: {shown(path)}")
     try:
         with open(path, "rb") as file:

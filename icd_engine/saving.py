@@ -41,9 +41,14 @@ def save_image(
     `Signature.sign` does.
     """
     target = Path(path)
-    data = image_bytes(picture, target.name, provenance=provenance, source_type=source_type)
-    if signature is not None:
-        data = signature.sign(data, target.name, source_type, parent)
+    data = image_bytes(
+        picture,
+        target.name,
+        provenance=provenance,
+        source_type=source_type,
+        signature=signature,
+        parent=parent,
+    )
     return write_whole(target, data, ImageError)
 
 
@@ -53,11 +58,17 @@ def image_bytes(
     *,
     provenance: bool = True,
     source_type: str = "compositeWithTrainedAlgorithmicMedia",
+    signature: Signature | None = None,
+    parent: bytes | None = None,
 ) -> bytes:
-    """The file that save_image would write under `name`, unsigned. Raises ImageError."""
+    """The file that save_image would write under `name`. Raises what that raises."""
     if source_type not in SOURCE_TYPES:
         raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(SOURCE_TYPES)}")
-    return _encoded(picture, name, _XMP.format(source_type) if provenance else None)
+    data = _encoded(picture, name, _XMP.format(source_type) if provenance else None)
+    if signature is None:
+        return data
+    title = name.encode("utf-8", "backslashreplace").decode()  # names need not be text
+    return signature.sign(data, title, source_type, parent)
 
 
 def _encoded(picture: Image.Image, name: str, xmp: str | None) -> bytes:

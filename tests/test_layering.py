@@ -17,7 +17,12 @@ HOUSE = [
     ["csrc_triton"],
     ["icd_engine.errors", "icd_engine.version"],
     [
-        *("icd_engine.settings", "icd_engine.placement", "icd_engine.atomic", "icd_engine.processes"),
+        *(
+            "icd_engine.settings",
+            "icd_engine.placement",
+            "icd_engine.atomic",
+            "icd_engine.processes",
+        ),
         *("icd_engine.provenance", "icd_engine.feathering"),
     ],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],

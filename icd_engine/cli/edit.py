@@ -10,8 +10,8 @@ import typer
 from icd_engine.cli import options
 from icd_engine.cli.asked import Asked
 from icd_engine.cli.options import MODELS_OWN, UsageError
-from icd_engine.cli.pictures import comparison, save_all
-from icd_engine.cli.terminal import open_engine, print_note, print_path
+from icd_engine.cli.pictures import beside, comparison, output, save_all, tell_path
+from icd_engine.cli.terminal import open_engine, print_note
 from icd_engine.placement import PLAIN
 from icd_engine.saving import save_image
 from icd_engine.settings import Control, MaskFrom
@@ -22,7 +22,7 @@ def edit(
     picture: Annotated[
         str | None,
         typer.Argument(
-            help="PNG, JPEG or WEBP file, or a .safetensors file that `icd invert` made.",
+            help="PNG, JPEG or WEBP file, - for standard input, or a .safetensors file of `icd invert`.",
             metavar="PICTURE",
         ),
     ] = None,
@@ -40,8 +40,8 @@ def edit(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File to write; overwritten.",
-            show_default="PICTURE's name + _edited.png",
+            help="File to write; overwritten. - for standard output, as PNG.",
+            show_default="beside PICTURE: its name + _edited.png",
         ),
     ] = None,
     compare: Annotated[
@@ -182,6 +182,7 @@ def edit(
     \b
     Example:
       icd edit cat.png --source "a cat on a sofa" --target "a dog on a sofa" --blend cat:dog --model MODEL_FOLDER
+      icd edit - --source "a cat" --target "a dog" --out - < cat.png > dog.png
       icd edit --demo
     """
     settings = options.given(
@@ -218,15 +219,15 @@ def edit(
     if sheet is not None:
         options.check_picture_path(sheet, "--sheet")
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
-    out = options.check_picture_path(out or Path(f"{Path(picture or 'demo').stem}_edited.png"))
+    out = output(out or beside(picture), 1 if compare else len(asked.targets), sheet)
     asked = asked.read()
-    if asked.image is not None and "signature" in marks:
-        marks["parent"] = Path(str(picture)).read_bytes()
+    if asked.file is not None and "signature" in marks:
+        marks["parent"] = asked.file
     engine = open_engine(model, quiet, placement)
     asked = asked.of_model(engine)
     if sheet is not None:
         found = asked.search(engine, edits)
-        print_path(save_image(found.contact_sheet(), sheet, **marks))
+        tell_path(save_image(found.contact_sheet(), sheet, **marks), out)
         result = found.result
     else:
         result = asked.edit(engine)
