@@ -216,8 +216,6 @@ def edit(
     )
     if (auto or sheet is not None) and len(asked.targets) > 1:
         raise UsageError("--auto and --sheet are for one --target")
-    if sheet is not None:
-        options.check_picture_path(sheet, "--sheet")
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
     out = output(out or beside(picture), 1 if compare else len(asked.targets), sheet)
     asked = asked.read()

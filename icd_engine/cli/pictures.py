@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 def output(out: Path, count: int, sheet: Path | None = None) -> Path:
     """A path that so many pictures, and a contact sheet, can be written to, known before any work
     is done; a usage error otherwise."""
+    if sheet is not None:
+        options.check_picture_path(sheet, "--sheet")
     if str(out) != STREAM:
         if sheet is not None and os.path.abspath(sheet) == os.path.abspath(out):
             raise options.usage_error(f"{str(sheet)!r} is what --out names", "--sheet")
