@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,16 @@ _LAZY = {
 }
 _engines: dict[tuple[str, Placement], Engine] = {}
 _loading = Lock()
+
+
+def _in_fork() -> None:
+    """In a forked process: another thread may have held the lock, and is not there to let it go."""
+    global _loading
+    _loading = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_fork)
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from icd_engine.results import (
     inversion_of,
     read_inversion,
 )
-from icd_engine.runners.contract import DecodeInputs, StepCallback, Tensor
+from icd_engine.runners.contract import DecodeInputs, Runner, StepCallback, Tensor
 from icd_engine.search import search
 from icd_engine.settings import EditSettings, GivenSettings
 from icd_engine.shortage import within_memory
@@ -41,14 +41,12 @@ from icd_engine.tasks import (
 class Engine:
     """One model on one device. All methods may be called from several threads at once.
 
-    bundle: the model folder. runner: what executes network calls. Every call that runs a network
-    may raise OutOfMemoryError.
+    bundle: the model folder. Every call may raise OutOfMemoryError, and RunnerError after a fork.
     """
 
     def __init__(self, model: Model):
         self.model = model
         self.bundle = model.bundle
-        self.runner = model.runner
         self._branches = SourceBranches()
 
     @classmethod
@@ -96,6 +94,11 @@ class Engine:
         return cls(load_model(model, placement))
 
     @property
+    def runner(self) -> Runner:
+        """What executes network calls; asked for first by all of them. RunnerError after a fork."""
+        return self.model.runner
+
+    @property
     def fingerprint(self) -> str:
         """What tells this model from others: inversions made with one do not fit another."""
         return self.bundle.fingerprint
@@ -110,10 +113,10 @@ class Engine:
         return self.model.latent_shape(size)
 
     def free_memory(self) -> None:
-        """Lets go of all that is kept for reuse; later calls make it again. Done by itself where
-        memory is short."""
+        """Lets go of all that is kept for reuse, as is done by itself where memory is short."""
+        runner = self.runner
         self._branches.clear()
-        self.runner.free_memory()
+        runner.free_memory()
 
     # --- one picture ------------------------------------------------------------------------------
 
@@ -138,9 +141,9 @@ class Engine:
         network call, so that every edit runs its targets alone; without, the first edit does it.
         Raises ImageError, PromptError, SettingsError.
         """
+        listener = Listener(self.runner, callback_on_step_end, progress)
         task = check_picture(self.model, image, source, EditSettings(seed=seed), size)
         watch = Stopwatch(self.runner.device)
-        listener = Listener(self.runner, callback_on_step_end, progress)
         (encoded,) = encode(self, [task], listener, watch)
         inversion = encoded.inversion
         assert inversion is not None

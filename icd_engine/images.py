@@ -16,7 +16,7 @@ from icd_engine.picture_files import (
     decoded,
     from_file,
     limit,
-    read_path,
+    read_file,
     read_stream,
 )
 from icd_engine.transparency import filled, parted
@@ -39,7 +39,7 @@ def read_picture(image: Any) -> Image.Image:
     transparent. Its `info` holds what `metadata.read` finds, and the sRGB profile. What is read so may
     be read again: it stays as it is.
 
-    `image`: a path, the bytes of a file or a binary file object (a URL is refused), a PIL picture, a
+    `image`: a path (of a pipe, too), the bytes of a file or a binary file object (a URL is refused), a PIL picture, a
     numpy array (HW, HWC or CHW; where both fit it is HWC) or a torch tensor (HW or CHW). Files are
     PNG, JPEG, WEBP, AVIF, TIFF, GIF, BMP, and HEIC where pillow-heif is installed; of several frames
     the first is read, with a warning. Arrays have 1, 3 or 4 channels, may have a batch axis of 1, and
@@ -132,7 +132,7 @@ def opened(image: Any, what: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return decoded(image, what)
     if isinstance(image, (str, os.PathLike)):
-        return from_file(read_path(os.fsdecode(image), what), what)
+        return from_file(read_file(os.fsdecode(image), what), what)
     if isinstance(image, (bytes, bytearray, memoryview)):
         return from_file(bytes(image), what)
     if callable(getattr(image, "read", None)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,8 @@ def read_inversion_file(path: str | Path, model: str, decode_hops: int) -> Inver
     the caller knows whether they fit the model."""
     from safetensors import SafetensorError, safe_open
 
+    if os.path.isdir(path):
+        raise BundleError(f"{path} is a folder, not a saved inversion")
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}

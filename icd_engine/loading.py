@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from icd_engine.networks.text_encoder import (
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.placement import DTYPES, PLAIN, Placement, check_name
+from icd_engine.processes import first_process, forked
 from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.contract import Runner
 from icd_engine.runners.eager import EagerRunner
@@ -38,8 +40,11 @@ Network = TypeVar("Network", bound=nn.Module)
 def load_runner(bundle: Bundle, placement: Placement = PLAIN) -> Runner:
     """Loads every network strictly and hands them to the runner that is asked for.
 
-    Raises BundleError, RunnerError.
+    Raises BundleError, and RunnerError, also where torch has computed in a process that this one
+    was forked from.
     """
+    if os.getpid() != first_process():  # a model of its own would need torch's threads, too
+        raise forked()
     device = choose_device(placement.device)
     precision = choose_dtype(placement.dtype, placement.device)
     if placement.runner != "auto" and placement.runner not in RUNNERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral
@@ -24,6 +25,7 @@ from icd_engine.errors import (
 )
 from icd_engine.images import to_size
 from icd_engine.placement import Placement
+from icd_engine.processes import forked
 from icd_engine.runners.contract import Prompts, Runner, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
@@ -65,7 +67,8 @@ class Model:
         vae = bundle.config("vae")
         unet = bundle.config("unet")
         self.bundle = bundle
-        self.runner = runner
+        self._runner = runner
+        self._process = os.getpid()
         self.tokenizer = tokenizer
         self.size = bundle.size
         self.default_settings = bundle.defaults.resolve(PLAIN_EDIT)
@@ -96,6 +99,14 @@ class Model:
         self.anchors = all(hop.s in passed for hop in self.decode_hops)
         self._a = self.schedule.a(self.encode_hops[0].t)
         self._sigma = self.schedule.sigma(self.encode_hops[0].t)
+
+    @property
+    def runner(self) -> Runner:
+        """What executes network calls. RunnerError in a process that was forked since: whether or
+        not the model has been used, loading it may have started threads."""
+        if os.getpid() != self._process:
+            raise forked()
+        return self._runner
 
     # --- sizes, (width, height) in pixels ---------------------------------------------------------
 

@@ -74,11 +74,14 @@ def limit(name: str, most: int) -> int:
     return int(given)
 
 
-def read_path(path: str, what: str) -> bytes:
-    """A file's bytes, at most one more than the limit. what: picture or mask. ImageError."""
+def read_file(path: str, what: str = "picture") -> bytes:
+    """A file, or what comes through a pipe, but no more than one byte beyond the limit. what: picture or
+    mask. ImageError."""
     if re.match(r"[a-z][a-z0-9+.-]*://|data:", path, re.IGNORECASE):
         raise ImageError(f"URLs are not fetched: download the {what} and give its path or bytes")
-    if not os.path.isfile(path):
+    if os.path.isdir(path):
+        raise ImageError(f"the {what} {shown(path)} is a folder")
+    if not os.path.exists(path):
         raise ImageError(f"the {what} is missing, no such file: {shown(path)}")
     try:
         with open(path, "rb") as file:

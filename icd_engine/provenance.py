@@ -20,7 +20,14 @@ NOT_FOR_THIS_KEY = "invalid signing credentials"
 PARENT = "parent"
 # No pictures within the picture: whoever gets the edit is not to get the original as well.
 CONTEXT = {"builder": {"thumbnail": {"enabled": False}}}
-_BEGINNINGS = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"RIFF": "image/webp"}
+_BEGINNINGS = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8": "image/jpeg",
+    b"RIFF": "image/webp",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+    b"GIF8": "image/gif",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Signature:
     def sign(
         self, picture: bytes, title: str, source_type: str, parent: bytes | None = None
     ) -> bytes:
-        """The PNG, JPEG or WEBP file `picture` with a manifest in it; its pixels stay as they are.
+        """The PNG, JPEG, WEBP or AVIF file `picture` with a manifest in it; its pixels stay as they are.
 
         title: its name. source_type: one of SOURCE_TYPES. parent: the file of the picture that was
         edited, which is told from others by its hash and not shown; its own manifest is carried on.
@@ -109,6 +116,8 @@ def _manifest(title: str, source_type: str, parent: bytes | None) -> dict[str, A
 
 
 def _kind(picture: bytes) -> str:
+    if picture[4:8] == b"ftyp":
+        return "image/avif" if picture[8:12] in (b"avif", b"avis") else "image/heic"
     return next(
         (kind for begin, kind in _BEGINNINGS.items() if picture.startswith(begin)),
         "application/octet-stream",

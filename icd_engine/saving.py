@@ -15,7 +15,7 @@ from icd_engine.colour import srgb_profile
 from icd_engine.errors import ImageError, shown
 from icd_engine.provenance import SOURCE_TYPE, SOURCE_TYPES, Signature
 
-_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
 _OPTIONS = {"JPEG": {"subsampling": 0}, "AVIF": {"subsampling": "4:4:4"}}
 QUALITY = 95  # of formats that have one
 _FORMATS = "'PNG', 'JPEG', 'WEBP' or 'AVIF'"
@@ -53,9 +53,10 @@ def save_image(
         source_type=source_type,
         about=about,
         quality=quality,
+        signature=signature,
+        parent=parent,
+        title=title,
     )
-    if signature is not None:
-        data = signature.sign(data, title, source_type, parent)
     if isinstance(path, str | os.PathLike):
         return write_whole(Path(path), data, ImageError)
     try:
@@ -74,7 +75,7 @@ def _names(path: Any, format: str | None) -> tuple[str, str]:
     if format is None and not is_path:
         raise ImageError(f"a file object does not tell its format: give format={_FORMATS}")
     encoded_as = f"picture.{str(format).lower()}"
-    if format is not None and Path(encoded_as).suffix not in _SUFFIXES:
+    if format is not None and Path(encoded_as).suffix not in SUFFIXES:
         raise ImageError(f"format must be {_FORMATS}, not {shown(format)}")
     title = Path(path).name if is_path else encoded_as
     return title, title if format is None else encoded_as
@@ -88,21 +89,28 @@ def image_bytes(
     source_type: str = "compositeWithTrainedAlgorithmicMedia",
     about: Mapping[Any, Any] | None = None,
     quality: int = QUALITY,
+    signature: Signature | None = None,
+    parent: bytes | None = None,
+    title: str | None = None,
 ) -> bytes:
-    """The file that save_image would write under `name`, unsigned. Raises ImageError."""
+    """The file that save_image would write under `name`. Raises what that raises."""
     if source_type not in SOURCE_TYPES:
         raise ImageError(f"unknown source_type {shown(source_type)}: {' or '.join(SOURCE_TYPES)}")
     if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
         raise ImageError(f"quality must be a whole number in 1..100, not {shown(quality)}")
-    file_format = _SUFFIXES.get(Path(name).suffix.lower())
+    file_format = SUFFIXES.get(Path(name).suffix.lower())
     if file_format is None:
-        raise ImageError(f"cannot tell the format of {name!r}: end it in {', '.join(_SUFFIXES)}")
+        raise ImageError(f"cannot tell the format of {name!r}: end it in {', '.join(SUFFIXES)}")
     options: dict[str, Any] = dict(_OPTIONS.get(file_format, {}))
     if file_format != "PNG":
         options["quality"] = quality
     mark = SOURCE_TYPE.format(source_type) if provenance else None
     options |= metadata.options(file_format, {**picture.info, **(about or {})}, mark, bool(about))
-    return _encoded(picture, file_format, options)
+    data = _encoded(picture, file_format, options)
+    if signature is None:
+        return data
+    title = (title or name).encode("utf-8", "backslashreplace").decode()  # names need not be text
+    return signature.sign(data, title, source_type, parent)
 
 
 def _encoded(picture: Image.Image, file_format: str, options: dict[str, Any]) -> bytes:

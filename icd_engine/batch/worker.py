@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from icd_engine.batch.manifest import Row
-from icd_engine.errors import IcdError, SettingsError
+from icd_engine.errors import IcdError, ImageError, SettingsError, shown
 from icd_engine.images import read_picture
 from icd_engine.placement import Placement
 from icd_engine.saving import save_image
@@ -63,15 +63,25 @@ def read_pictures(span: Mapping[str, int], table: Any) -> dict[str, Any]:
     # One value, so that Ray never splits a batch.
     return {
         "first": span["first"],
-        "loaded": pickle.dumps([(row, _picture(row.picture)) for row in rows]),
+        "loaded": pickle.dumps([(row, _picture(row)) for row in rows]),
     }
 
 
-def _picture(path: str) -> Image.Image | Failure:
+def _picture(row: Row) -> Image.Image | Failure:
     try:
-        return read_picture(path)
+        for path in (row.picture, json.loads(row.settings).get("mask")):
+            _check_no_pipe(path)
+        return read_picture(row.picture)
     except Exception as error:  # a row must not end the run, whatever it is
         return failure(error)
+
+
+def _check_no_pipe(path: Any) -> None:
+    """A pipe that nobody writes to would hold up the run. Raises ImageError."""
+    if not isinstance(path, str) or os.path.isfile(path) or os.path.isdir(path):
+        return
+    if os.path.exists(path):
+        raise ImageError(f"{shown(path)} is no file: a batch reads no pipes and devices")
 
 
 class BatchEditor:

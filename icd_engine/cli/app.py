@@ -21,7 +21,8 @@ from icd_engine.cli.generate import generate
 from icd_engine.cli.invert import invert
 from icd_engine.cli.options import UsageError
 from icd_engine.cli.serve import serve
-from icd_engine.cli.terminal import print_error
+from icd_engine.cli.streams import own_stdout, told_of_warnings
+from icd_engine.cli.terminal import print_error, print_line, print_warning
 from icd_engine.cli.ui import ui
 from icd_engine.errors import IcdError
 
@@ -39,7 +40,7 @@ for name, command in (("bench", bench), ("eval", evaluate), ("export", export)):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"icd {__version__}")
+        print_line(f"icd {__version__}")
         raise typer.Exit
 
 
@@ -72,11 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(program: typer.Typer, arguments: Sequence[str], name: str) -> int:
     """Runs a program of this family and returns its exit code.
 
-    0: done. 1: bad input (any IcdError). 2: the command line itself is wrong. 130: interrupted.
+    0: done. 1: bad input (any IcdError), or an output that cannot be told. 2: the command line
+    itself is wrong. 130: interrupted. Warnings are lines on standard error.
     """
+    if sys.stdout is None:  # known before hours of work
+        print_error("standard output is closed")
+        return BAD_INPUT
     try:
         command = typer.main.get_command(program)
-        code = command.main(list(arguments) or ["--help"], prog_name=name, standalone_mode=False)
+        with own_stdout(), told_of_warnings(print_warning):
+            code = command.main(
+                list(arguments) or ["--help"], prog_name=name, standalone_mode=False
+            )
     except IcdError as error:
         print_error(str(error))
         return BAD_INPUT

@@ -12,6 +12,7 @@ from PIL import Image
 
 from icd_engine.bundles.demo import read_demo
 from icd_engine.cli.options import UsageError
+from icd_engine.cli.streams import STREAM, is_piped, read_given
 from icd_engine.cli.terminal import hop_bar, print_note
 from icd_engine.errors import PromptError, SettingsError
 from icd_engine.images import read_picture
@@ -30,8 +31,9 @@ KEPT = ".safetensors"
 class Asked:
     """One edit of the command line.
 
-    path: of a picture or of a kept inversion. image: the picture, None of a kept inversion. Raises
-    a usage error where something is missing or one thing contradicts another.
+    path: of a picture or of a kept inversion; "-" is standard input. file, image: the picture as
+    it was given and as it is edited, None of a kept inversion. Raises a usage error where something
+    is missing or one thing contradicts another.
     """
 
     path: str | None
@@ -41,6 +43,7 @@ class Asked:
     settings: dict[str, Any]
     demo: bool
     quiet: bool
+    file: bytes | None = field(default=None, repr=False)
     image: Image.Image | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +55,8 @@ class Asked:
             raise UsageError("Missing option '--source': say what the picture shows")
         if not self.targets:
             raise UsageError("Missing option '--target': say what the picture should show")
+        if self.path == self.settings.get("mask") == STREAM:
+            raise UsageError("standard input holds one file: PICTURE or --mask")
 
     @property
     def is_kept(self) -> bool:
@@ -59,12 +64,16 @@ class Asked:
 
     def read(self) -> Asked:
         """The same with its picture read; an unreadable mask shows, too, before a model is loaded.
-        Raises ImageError."""
-        if "mask" in self.settings:
-            read_mask(self.settings["mask"], self.settings.get("mask_alpha"))
+        What comes through a pipe is read once, and kept. Raises ImageError."""
+        settings = dict(self.settings)
+        if "mask" in settings:
+            if is_piped(settings["mask"]):
+                settings["mask"] = read_given(settings["mask"])
+            read_mask(settings["mask"], settings.get("mask_alpha"))
         if self.path is None or self.is_kept:
-            return self
-        return replace(self, image=read_picture(self.path))
+            return replace(self, settings=settings)
+        file = read_given(self.path)
+        return replace(self, settings=settings, file=file, image=read_picture(file))
 
     def marks(self, keep_metadata: bool, signed: bool) -> dict[str, Any]:
         """What `save_image` is told of the picture: its metadata, and the file that a signature calls
@@ -76,8 +85,8 @@ class Asked:
                 )
             return {}
         told: dict[str, Any] = {"about": self.image.info} if keep_metadata else {}
-        if signed:
-            told["parent"] = Path(str(self.path)).read_bytes()
+        if signed and self.file is not None:
+            told["parent"] = self.file
         return told
 
     def of_model(self, engine: Engine) -> Asked:

@@ -14,7 +14,7 @@ import typer
 from icd_engine import __version__
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.cli.report import describe, in_units, size_on_disk
-from icd_engine.cli.terminal import print_error
+from icd_engine.cli.terminal import print_error, print_line
 from icd_engine.errors import BundleError, IcdError
 
 NEEDED = ("tokenizers", "numpy", "pillow", "typer", "rich")
@@ -62,7 +62,7 @@ def _tell(findings: Iterable[Finding]) -> list[str]:
     """Prints each as it is found; those that are not sound come back."""
     broken = []
     for name, text, sound in findings:
-        typer.echo(f"{name:<16}{text if sound else 'BROKEN: ' + text}")
+        print_line(f"{name:<16}{text if sound else 'BROKEN: ' + text}")
         if not sound:
             broken.append(f"{name}: {text}")
     return broken

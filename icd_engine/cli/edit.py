@@ -10,8 +10,8 @@ import typer
 from icd_engine.cli import options
 from icd_engine.cli.asked import Asked
 from icd_engine.cli.options import MODELS_OWN, UsageError
-from icd_engine.cli.pictures import comparison, save_all
-from icd_engine.cli.terminal import open_engine, print_note, print_path
+from icd_engine.cli.pictures import beside, comparison, output, save_all, tell_path
+from icd_engine.cli.terminal import open_engine, print_note
 from icd_engine.placement import PLAIN
 from icd_engine.saving import QUALITY, save_image
 from icd_engine.settings import Control, MaskAlpha, MaskFrom
@@ -22,7 +22,7 @@ def edit(
     picture: Annotated[
         str | None,
         typer.Argument(
-            help="PNG, JPEG, WEBP, AVIF, HEIC, TIFF, GIF or BMP file, or a .safetensors file that `icd invert` made.",
+            help="Picture file, - for standard input, or a .safetensors file of `icd invert`.",
             metavar="PICTURE",
         ),
     ] = None,
@@ -40,8 +40,8 @@ def edit(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File to write, PNG, JPEG, WEBP or AVIF by its end; overwritten.",
-            show_default="PICTURE's name + _edited.png",
+            help="PNG, JPEG, WEBP or AVIF file to write; overwritten. - for standard output, as PNG.",
+            show_default="beside PICTURE: its name + _edited.png",
         ),
     ] = None,
     compare: Annotated[
@@ -199,6 +199,7 @@ def edit(
     \b
     Example:
       icd edit cat.png --source "a cat on a sofa" --target "a dog on a sofa" --blend cat:dog --model MODEL_FOLDER
+      icd edit - --source "a cat" --target "a dog" --out - < cat.png > dog.png
       icd edit --demo
     """
     settings = options.given(
@@ -232,16 +233,16 @@ def edit(
         demo=demo,
         quiet=quiet,
     )
-    _check_sheet(sheet, auto, asked.targets)
+    _check_alone(auto or sheet is not None, asked.targets)
     marks = options.marks(provenance, c2pa_cert, c2pa_key, quality)
-    out = options.check_picture_path(out or Path(f"{Path(picture or 'demo').stem}_edited.png"))
+    out = output(out or beside(picture), 1 if compare else len(asked.targets), sheet)
     asked = asked.read()
     marks |= asked.marks(keep_metadata, "signature" in marks)
     engine = open_engine(model, quiet, placement)
     asked = asked.of_model(engine)
     if sheet is not None:
         found = asked.search(engine, edits)
-        print_path(save_image(found.contact_sheet(), sheet, **marks))
+        tell_path(save_image(found.contact_sheet(), sheet, **marks), out)
         result = found.result
     else:
         result = asked.edit(engine)
@@ -251,8 +252,6 @@ def edit(
     save_all(pictures, out, **marks)
 
 
-def _check_sheet(sheet: Path | None, auto: bool | None, targets: list[str]) -> None:
-    if (auto or sheet is not None) and len(targets) > 1:
+def _check_alone(chosen: bool, targets: list[str]) -> None:
+    if chosen and len(targets) > 1:
         raise UsageError("--auto and --sheet are for one --target")
-    if sheet is not None:
-        options.check_picture_path(sheet, "--sheet")

@@ -9,7 +9,7 @@ import typer
 
 from icd_engine.cli import options
 from icd_engine.cli.options import MODELS_OWN
-from icd_engine.cli.pictures import save_all
+from icd_engine.cli.pictures import output, save_all
 from icd_engine.cli.terminal import hop_bar, open_engine
 from icd_engine.placement import PLAIN
 
@@ -22,7 +22,8 @@ def generate(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="File to write; overwritten. Several prompts: numbered _1, _2, ..."
+            metavar="FILE",
+            help="File to write; overwritten. Several prompts: numbered _1, _2, ... - for standard output, as PNG.",
         ),
     ] = Path("generated.png"),
     model: options.Model = "tiny",
@@ -57,7 +58,7 @@ def generate(
         seed=seed, guidance_scale=guidance_scale, tau=options.share("--tau", tau), tau_low=tau_low
     )
     wanted_size = options.size(size)
-    options.check_picture_path(out)
+    output(out, len(prompts))
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
     engine = open_engine(model, quiet, placement)
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:

@@ -3,12 +3,14 @@ only."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from icd_engine.cli import options
+from icd_engine.cli.streams import read_given
 from icd_engine.cli.terminal import hop_bar, open_engine, print_path
 from icd_engine.images import read_picture
 from icd_engine.placement import PLAIN
@@ -16,7 +18,9 @@ from icd_engine.placement import PLAIN
 
 @options.placed
 def invert(
-    picture: Annotated[str, typer.Argument(help="Picture file.", metavar="PICTURE")],
+    picture: Annotated[
+        str, typer.Argument(help="Picture file, - for standard input.", metavar="PICTURE")
+    ],
     source: Annotated[str, typer.Option(metavar="TEXT", help="What the picture shows.")],
     out: Annotated[
         Path,
@@ -44,11 +48,11 @@ def invert(
       icd invert cat.png --source "a cat on a sofa" --out cat.safetensors --model MODEL_FOLDER
       icd edit cat.safetensors --target "a dog on a sofa" --model MODEL_FOLDER
     """
-    if out.suffix.lower() != ".safetensors" or out.is_dir():
+    if out.suffix.lower() != ".safetensors" or os.path.isdir(out):
         raise options.usage_error(f"{str(out)!r} must be a file ending in .safetensors", "--out")
     settings = options.given(seed=seed)
     wanted_size = options.size(size)
-    image = read_picture(picture)
+    image = read_picture(read_given(picture))
     engine = open_engine(model, quiet, placement)
     with hop_bar(len(engine.bundle.encode_times), quiet) as progress:
         inversion = engine.invert(image, source, size=wanted_size, progress=progress, **settings)

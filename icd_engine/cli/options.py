@@ -5,6 +5,7 @@ A text that cannot be read names its option.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -15,16 +16,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from icd_engine.cli.streams import hush
 from icd_engine.placement import PLAIN, Placement
 from icd_engine.provenance import Signature
-from icd_engine.saving import QUALITY
+from icd_engine.saving import QUALITY, SUFFIXES
 from icd_engine.settings import EditSettings, Share
 
 MODELS_OWN = "model's own"
 # typer brings its own copy of click or uses the installed one, by version: this is the UsageError
 # it raises.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURE_SUFFIXES = tuple(SUFFIXES)  # of what is written
 
 Model = Annotated[
     str, typer.Option(metavar="NAME|FOLDER", help="The embedded model tiny, or a model folder.")
@@ -74,7 +76,10 @@ PLACEMENT = {
     "offload": Offload,
     "vae_tiling": VaeTiling,
 }
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print written paths and errors only.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=hush, help="Print written paths and errors only."),
+]
 Size = Annotated[
     str | None,
     typer.Option(
@@ -177,10 +182,10 @@ def usage_error(message: str, option: str) -> Exception:
 
 
 def check_picture_path(out: Path, option: str = "--out") -> Path:
-    """A path whose ending names a format: known before any work is done."""
+    """A path whose ending names a format, no folder: known before any work is done."""
     if out.suffix.lower() not in PICTURE_SUFFIXES:
         raise usage_error(f"{str(out)!r} must end in {', '.join(PICTURE_SUFFIXES)}", option)
-    if out.is_dir():
+    if os.path.isdir(out):
         raise usage_error(f"{str(out)!r} is a folder", option)
     return out
 

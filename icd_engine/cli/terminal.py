@@ -1,4 +1,4 @@
-"""What a command says: written paths on stdout, everything else on stderr."""
+"""What a command says: written paths, or the picture itself, on stdout; everything else on stderr."""
 
 from __future__ import annotations
 
@@ -8,25 +8,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icd_engine.cli.streams import is_terminal, to_stderr
+
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
     from icd_engine.placement import Placement
 
 
 def print_path(path: Path) -> None:
-    """Tells of a file or folder that now exists."""
-    print(path, flush=True)
+    """Tells of a file or folder that now exists. IcdError where standard output takes no more."""
+    print_line(str(path))
+
+
+def print_line(text: str) -> None:
+    """What a command was asked to tell. IcdError where standard output takes no more."""
+    print(text, flush=True)
 
 
 def print_note(text: str, quiet: bool = False) -> None:
     """Tells of anything else."""
     if not quiet:
-        print(text, file=sys.stderr, flush=True)
+        to_stderr(f"{text}\n")
 
 
 def print_error(text: str) -> None:
     """One line, whatever the text."""
     print_note(f"icd: error: {' '.join(text.split())}")
+
+
+def print_warning(text: str) -> None:
+    """One line, whatever the text."""
+    print_note(f"icd: warning: {' '.join(text.split())}")
 
 
 @contextmanager
@@ -35,7 +47,7 @@ def hop_bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
 
     Nothing is drawn where stderr is not a terminal.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(sys.stderr):
         yield lambda hops: None
         return
     from rich.console import Console
@@ -51,7 +63,7 @@ def hop_bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
 def picture_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar with pictures per second and the time left; yields what is told (done,
     total)."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(sys.stderr):
         yield lambda done, total: None
         return
     from rich.console import Console
@@ -95,9 +107,10 @@ def open_engine(model: str, quiet: bool, placement: Placement) -> Engine:
     """Loads a model, with a spinner where stderr is a terminal. Raises BundleError, RunnerError."""
     from icd_engine.engine import Engine
 
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(sys.stderr):
         return Engine.load(model, placement)
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(f"loading {model}"):
+    with Console(stderr=True).status(Text(f"loading {model}")):  # brackets are no markup there
         return Engine.load(model, placement)

@@ -244,9 +244,21 @@ def test_words_are_grown_by_a_cell_and_agree_with_the_mask():
         (np.full((4, 4), 1.5), "mask floats"),
         (np.full((4, 4), np.nan), "NaN"),
         ("no/such/mask.png", "no such file"),
+        (".", "is a folder"),
         (3, "cannot read a mask"),
     ],
-    ids=["channels", "vector", "batch", "int", "negative", "range", "nan", "missing", "int-value"],
+    ids=[
+        "channels",
+        "vector",
+        "batch",
+        "int",
+        "negative",
+        "range",
+        "nan",
+        "missing",
+        "folder",
+        "int-value",
+    ],
 )
 def test_masks_that_are_refused(value, text: str):
     with pytest.raises(ImageError, match=text):

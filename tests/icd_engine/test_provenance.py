@@ -66,6 +66,13 @@ def test_a_signed_picture_says_what_it_is(tmp_path, files, suffix):
     assert np.array_equal(load_image(path), load_image(plain))
 
 
+@pytest.mark.parametrize("name", ["猫", "caf\udce9"], ids=["far", "no text"])
+def test_a_title_is_text_whatever_the_name(tmp_path, files, name):
+    path = tmp_path / f"{name}.png"
+    save_image(Image.new("RGB", (24, 32)), path, signature=Signature.read(*files))
+    assert read_back(path)[1]["title"] == {"猫": "猫.png"}.get(name, "caf\\udce9.png")
+
+
 def test_a_changed_picture_is_found_out(tmp_path, files):
     path = save_image(
         Image.new("RGB", (24, 32)), tmp_path / "made.png", signature=Signature.read(*files)

@@ -123,6 +123,12 @@ Some faults need no thousands of inputs and have tests of their own:
   (`tests/icd_engine/test_reporting.py`)
 * a full disk, pickles, and eight threads that do everything at once, some of it wrong
   (`tests/robustness`)
+* processes forked after a model was loaded: an error, and no waiting for threads that did not come
+  along (`tests/robustness/test_processes.py`)
+* files that are overwritten: their permissions, links to them, and those that may not be written
+  (`tests/robustness/test_existing_files.py`, `tests/icd_engine/test_atomic.py`)
+* standard streams that are closed, full or pipes, and file names that a terminal cannot show
+  (`tests/icd_engine/cli/test_streams.py`)
 
 {tried.table()}
 

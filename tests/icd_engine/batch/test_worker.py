@@ -1,6 +1,7 @@
 """A worker's part of a batch: pictures and lines of the log, and batches that kill are given up."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -20,6 +21,21 @@ SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
 def test_an_error_keeps_its_name_and_is_one_line():
     assert failure(ImageError("no such\nfile")) == Failure("ImageError", "no such file")
     assert failure(MemoryError("too\nmuch")) == Failure("RunnerError", "MemoryError: too much")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.parametrize("name", ["picture", "mask"])
+def test_a_pipe_does_not_hold_up_the_run(tmp_path, name):
+    """Nobody writes to it: whoever opened it would wait without end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    given = {"picture": str(tmp_path / "a.png"), "mask": None} | {name: str(pipe)}
+    settings = json.dumps({"mask": given["mask"]})
+    found = worker._picture(Row("a", str(given["picture"]), SOURCE, TARGET, settings, 5))
+    assert found == Failure(
+        "ImageError", f"{str(pipe)!r} is no file: a batch reads no pipes and devices"
+    )
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ def kept(place, loaded, capsys) -> str:
 def test_a_kept_inversion_costs_the_decode_hops_only(kept, loaded, capsys):
     assert main(["edit", kept, "--target", TARGET]) == 0
     out, err = capsys.readouterr()
-    assert out == "cat_edited.png\n" and "5 network calls" in err
+    assert out == "deep/cat_edited.png\n" and "5 network calls" in err
     expected = loaded.invert("cat.png", SOURCE, seed=5).edit(TARGET).image
-    assert np.array_equal(pixels_of("cat_edited.png"), np.asarray(expected))
+    assert np.array_equal(pixels_of("deep/cat_edited.png"), np.asarray(expected))
 
 
 def test_what_was_kept_may_be_repeated(kept):
@@ -50,7 +50,7 @@ def test_what_was_kept_may_be_repeated(kept):
 
 def test_comparing_a_kept_inversion_has_no_source_picture(kept):
     assert main(["edit", kept, "--target", TARGET, "--compare"]) == 0
-    assert Image.open("cat_edited.png").size == (2 * 80, 60)
+    assert Image.open("deep/cat_edited.png").size == (2 * 80, 60)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_comparing_a_kept_inversion_has_no_source_picture(kept):
 )
 def test_what_was_kept_cannot_be_chosen_again(kept, capsys, other):
     check_refused(capsys, ["edit", kept, "--target", TARGET, *other], 1, "was inverted")
-    assert not Path("cat_edited.png").exists()
+    assert not Path("deep/cat_edited.png").exists()
 
 
 def test_a_damaged_inversion(place, loaded, capsys):

@@ -1,9 +1,11 @@
 """Files that are damaged, foreign or huge are refused in one typed error."""
 
 import io
+import os
 import re
 import struct
 import sys
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -180,7 +182,7 @@ def test_a_phones_jpeg_with_a_preview_behind_it_is_no_animation(pixels: np.ndarr
         (b"hello, this is no picture", "not a PNG"),
         ("no/such/picture.png", "no such file: 'no/such/picture.png'"),
         ("zero\0byte.png", "no such file"),
-        (".", "no such file"),
+        (".", r"'\.' is a folder"),
         ("x" * 5000, "no such file"),
         ("http://example.org/a.png", "URLs are not fetched"),
         ("HTTPS://example.org/a.png", "URLs are not fetched"),
@@ -193,6 +195,31 @@ def test_a_phones_jpeg_with_a_preview_behind_it_is_no_animation(pixels: np.ndarr
 def test_sources_that_are_no_picture(source, text: str):
     with pytest.raises(ImageError, match=text):
         load_image(source)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.parametrize("named", [True, False], ids=["named", "/dev/fd"])
+def test_a_pipe_is_read_like_a_file(tmp_path, pixels: np.ndarray, named: bool):
+    data = encoded(pixels)
+    ours = None
+    if named:
+        path = str(tmp_path / "pipe")
+        os.mkfifo(path)
+        writer = threading.Thread(target=lambda: Path(path).write_bytes(data))
+    else:
+        ours, theirs = os.pipe()
+        path = f"/dev/fd/{ours}"
+
+        def write() -> None:
+            with open(theirs, "wb") as pipe:
+                pipe.write(data)
+
+        writer = threading.Thread(target=write)
+    writer.start()
+    assert np.array_equal(np.asarray(load_image(path)), pixels)
+    writer.join()
+    if ours is not None:
+        os.close(ours)
 
 
 def test_a_stream_that_fails_and_a_closed_picture(pixels: np.ndarray):

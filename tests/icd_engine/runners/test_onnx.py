@@ -5,6 +5,7 @@ Both compute in float32 in another order, and these small networks magnify a rou
 times (seen: 7e-6).
 """
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -237,3 +238,29 @@ def test_it_edits_where_torch_cannot_be_imported(exported, picture, small_engine
     )
     assert run.returncode == 1 and "a folder of weights needs torch" in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("anew", [False, True], ids=["engine of before", "engine of its own"])
+def test_a_forked_process(engine, exported, picture, anew):
+    """onnxruntime's threads belong to an engine, and do not come along; one of its own has its own."""
+    engine.edit(picture, SOURCE, TARGET)
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+
+    def edit() -> None:
+        try:
+            own = Engine.from_pretrained(exported) if anew else engine
+            theirs.send(own.edit(picture, SOURCE, TARGET).image.size)
+        except RunnerError as error:
+            theirs.send(str(error))
+
+    child = fork.Process(target=edit)
+    child.start()
+    try:
+        assert ours.poll(60), "the forked process hangs"
+        answer = ours.recv()
+    finally:
+        child.kill()
+        child.join()
+    assert answer == (64, 64) if anew else "'spawn'" in answer
