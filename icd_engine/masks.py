@@ -87,9 +87,10 @@ def _read_picture(picture: Image.Image, meaning: str | None) -> np.ndarray:
 
 
 def _meaning(colours: np.ndarray, alpha: np.ndarray) -> str:
-    """Which part of a transparent mask may change. ImageError where it could be either."""
-    painted = colours[alpha >= 128].astype(int)
-    if not len(painted) or np.ptp(painted, axis=0).max() <= ONE_COLOUR:
+    """Which part of a transparent mask may change. ImageError where it could be either: strokes are of
+    one colour on nothing, a picture with a hole still holds its colours there."""
+    parts = (colours[alpha >= 128], colours[alpha == 0])
+    if all(not len(one) or np.ptp(one.astype(int), axis=0).max() <= ONE_COLOUR for one in parts):
         return "painted"
     raise ImageError(
         "a part of the mask is transparent, and that can mean two things: say "

@@ -132,6 +132,16 @@ def test_transparency_that_may_mean_two_things_is_refused_and_both_are_named(mas
     assert np.array_equal(load_mask(hole, (4, 6), alpha="painted"), ~mask)
 
 
+def test_a_picture_of_one_colour_around_its_hole_is_no_stroke():
+    """What was seen in the hole is still in the file."""
+    values = np.full((16, 16, 4), 90, np.uint8)
+    values[4:9, 4:9, :3] = np.random.default_rng(0).integers(0, 256, (5, 5, 3))
+    values[..., 3] = 255
+    values[3:10, 3:10, 3] = 0
+    with pytest.raises(ImageError, match="two things"):
+        load_mask(Image.fromarray(values), (16, 16))
+
+
 @pytest.mark.parametrize("alpha", [None, "painted", "hole"])
 def test_stray_transparent_pixels_mean_nothing(alpha):
     """White on black stays that, whatever one pixel's alpha is."""

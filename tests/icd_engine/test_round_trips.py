@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from icd_engine.colour import srgb_profile
+from icd_engine.errors import SettingsError
 from icd_engine.images import read_picture
 from icd_engine.masks import read_mask
 from tests.icd_engine.images import profiles
@@ -150,6 +151,33 @@ def test_transparency_comes_back_unless_it_is_not_wanted(small_engine):
     assert small_engine.edit(picture, SOURCE, TARGET, output_type="np").image.shape == (50, 70, 3)
     sized = small_engine.edit(picture, SOURCE, TARGET, size=(96, 64)).image
     assert (sized.size, sized.mode) == ((96, 64), "RGBA")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_metadata_of_the_source_on_request(keep, small_engine, small_bundle, tmp_path, monkeypatch):
+    from icd_engine.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "Camera Works"
+    Path("a.jpg").write_bytes(encoded(made("RGB", (60, 40), 1), "JPEG", exif=exif.tobytes()))
+    result = small_engine.edit("a.jpg", SOURCE, TARGET)
+    asked = ["edit", "a.jpg", "--source", SOURCE, "--target", TARGET, "--model", str(small_bundle)]
+    assert main([*asked, "--out", "c.jpg", "-q", *(["--keep-metadata"] if keep else [])]) == 0
+    for path in (result.save("b.jpg", keep_metadata=keep), "c.jpg"):
+        saved = Image.open(path)
+        assert saved.size == (40, 60)
+        kept = saved.getexif()
+        assert kept.get(0x0112, 1) == 1 and (kept.get(0x010F) == "Camera Works") == keep
+        assert b"compositeWithTrainedAlgorithmicMedia" in saved.info["xmp"]
+
+
+def test_metadata_of_a_loaded_inversion_are_an_error(small_engine, tmp_path):
+    kept = small_engine.invert(made("RGB", (60, 40), 1), SOURCE).save(tmp_path / "i.safetensors")
+    result = small_engine.load_inversion(kept).edit(TARGET)
+    with pytest.raises(SettingsError, match="metadata"):
+        result.save(tmp_path / "a.png", keep_metadata=True)
 
 
 # --- one meaning of masks -------------------------------------------------------------------------
