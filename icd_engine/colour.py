@@ -43,7 +43,7 @@ def as_srgb(picture: Image.Image) -> Image.Image:
     Perceived black and white are kept (relative colorimetric, black point compensation).
     """
     profile = picture.info.get("icc_profile")
-    if profile:
+    if profile and profile != srgb_profile():
         done = _by_profile(picture, profile)
         if done is not None:
             return done
@@ -170,11 +170,11 @@ def _to_xyz(primaries: Primaries) -> np.ndarray:
     return np.linalg.inv(BRADFORD) @ adapted @ BRADFORD @ own
 
 
-def _pairs(values: Primaries) -> list[tuple[Any, Any]]:
-    """ZeroDivisionError is none: a y of 0 becomes NaN, which the caller refuses."""
-    flat = np.array(values, dtype=np.float64)
-    flat[1::2] = np.where(flat[1::2] == 0, np.nan, flat[1::2])
-    return list(zip(flat[::2], flat[1::2], strict=True))
+def _pairs(values: Primaries) -> list[np.ndarray]:
+    """x and y of each. A y of 0 becomes NaN, and so do all colours made of it: no file's are used."""
+    pairs = np.array(values, dtype=np.float64).reshape(-1, 2)
+    pairs[pairs[:, 1] == 0] = np.nan
+    return list(pairs)
 
 
 def _linear(values: np.ndarray) -> np.ndarray:
