@@ -69,9 +69,8 @@ def _by_profile(picture: Image.Image, data: bytes) -> Image.Image | None:
         mode = SPACES[profile.profile.xcolor_space.strip()]
         own = picture if picture.mode == mode else _in_space(picture, mode)
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-        if (
-            mode == "L"
-        ):  # once for each grey, so it may take its time: littleCMS's tables are coarse
+        # Once for each grey, so it may take its time: littleCMS's tables are coarse
+        if mode == "L":
             flags |= ImageCms.Flags.NOOPTIMIZE
         transform = ImageCms.buildTransform(
             profile,
