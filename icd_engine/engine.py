@@ -74,9 +74,9 @@ class Engine:
         CPU. vae_tiling: pictures pass the VAE in overlapping tiles of the size it was trained at,
         which changes them a little; None: those of more than four times its pixels.
 
-        An exported folder runs by onnxruntime (runner "onnx" or "onnx-graph") in the precision it
-        was exported in, without torch; its tensors are numpy arrays. What is asked for by name and cannot run raises
-        RunnerError; a missing or damaged folder raises BundleError.
+        An exported folder runs without torch, by onnxruntime in the precision it was exported in
+        (runner "onnx" or "onnx-graph"), or by OpenVINO ("openvino"); tensors are numpy arrays. What is
+        asked for and cannot run raises RunnerError; a missing or damaged folder raises BundleError.
         """
         placement = Placement(
             device=device,

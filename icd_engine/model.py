@@ -276,9 +276,9 @@ def load_model(name: str | Path, placement: Placement) -> Model:
 def _loader(bundle: Bundle) -> Callable[[Bundle, Placement], Runner]:
     """What loads the folder's graphs, or its weights. RunnerError where torch is not installed."""
     if bundle.exported is not None:
-        from icd_engine.runners.onnx import load_onnx_runner
+        from icd_engine.runners.exported import load_exported_runner
 
-        return load_onnx_runner
+        return load_exported_runner
     try:
         from icd_engine.loading import load_runner
     except ModuleNotFoundError as error:

@@ -7,7 +7,7 @@ from typing import Any
 from icd_engine.errors import RunnerError, shown
 
 DTYPES = ("float32", "float16", "bfloat16")
-RUNNERS = ("eager", "compiled", "graph", "onnx", "onnx-graph")
+RUNNERS = ("eager", "compiled", "graph", "onnx", "onnx-graph", "openvino")
 WEIGHTS = ("fused", "switch")
 
 

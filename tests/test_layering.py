@@ -78,7 +78,10 @@ TORCH_FREE = {
 }
 TORCH_FREE_FILES = {
     f"icd_engine.runners.{file}"
-    for file in ("contract", "filling", "onnx", "onnx_decoding", "onnx_session")
+    for file in (
+        *("contract", "filling", "exported"),
+        *("onnx", "onnx_decoding", "onnx_session", "openvino"),
+    )
 }
 NEEDS_TORCH = {
     "torch",
@@ -90,7 +93,7 @@ NEEDS_TORCH = {
     "triton",
     "csrc_triton",
 }
-HEAVY = {*NEEDS_TORCH, "gradio", "ray", "onnx", "onnxruntime"}
+HEAVY = {*NEEDS_TORCH, "gradio", "ray", "onnx", "onnxruntime", "openvino"}
 
 
 def room_of(module: str) -> str | None:

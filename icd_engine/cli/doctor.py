@@ -19,7 +19,7 @@ from icd_engine.errors import BundleError, IcdError
 
 NEEDED = ("tokenizers", "numpy", "pillow", "typer", "rich")
 FOR_WEIGHTS = ("torch", "transformers", "safetensors")  # an exported folder does without
-OPTIONAL = ("diffusers", "triton", "onnx", "onnxruntime", "onnxruntime-gpu")
+OPTIONAL = ("diffusers", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")  # of which an exported folder needs one
 CHECKED_BELOW = 10**9  # bytes on disk: an edit of a larger model takes minutes on a CPU
 Finding = tuple[str, str, bool]  # name, text, whether it is sound
@@ -86,7 +86,7 @@ def _packages(exported: bool) -> Iterator[Finding]:
             found or f"not installed{'' if needed else ' (optional)'}",
             bool(found) or not needed,
         )
-    if exported and not any(versions[name] for name in RUNTIMES):
+    if exported and not any(versions[name] for name in (*RUNTIMES, "openvino")):
         yield "onnxruntime", "not installed, and the model is an exported folder", False
     if all(versions[name] for name in RUNTIMES):
         yield (

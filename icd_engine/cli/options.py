@@ -43,7 +43,7 @@ RunnerName = Annotated[
     typer.Option(
         "--runner",
         metavar="NAME",
-        help="How network calls are executed: auto, eager, compiled or graph; onnx or onnx-graph for exported models.",
+        help="How network calls are executed: auto, eager, compiled, graph; of exports onnx, onnx-graph, openvino.",
     ),
 ]
 Weights = Annotated[

@@ -5,9 +5,10 @@ Tensors are numpy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from PIL import Image
 
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.exported import Exported
-from icd_engine.errors import ImageError, RunnerError
+from icd_engine.errors import ImageError
 from icd_engine.images import to_model_range, to_pil
-from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.contract import (
     TIME_IDS,
     Decoded,
@@ -27,7 +27,13 @@ from icd_engine.runners.contract import (
 )
 from icd_engine.runners.filling import filled_inputs
 from icd_engine.runners.onnx_decoding import OnnxDecoding
-from icd_engine.runners.onnx_session import OnnxDevice, Sessions, choose_onnx_device
+from icd_engine.runners.onnx_session import (
+    FixedSession,
+    GraphSession,
+    OnnxDevice,
+    Session,
+    Sessions,
+)
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
 from icd_engine.sampling.trajectory import run_trajectory
@@ -52,10 +58,12 @@ class OnnxRunner:
     reference = False
     keeps = True  # the source branch of a decoding, for re-edits
 
-    def __init__(self, bundle: Bundle, exported: Exported, device: OnnxDevice):
-        self.device = device.kind if device.kind == "cpu" else f"{device.kind}:{device.index}"
+    def __init__(
+        self, bundle: Bundle, exported: Exported, device: str, make: Callable[[Path], Session]
+    ):
+        self.device = device
         self.dtype = DTYPES[exported.precision]
-        self._sessions = Sessions(bundle.path, exported.graphs, device)
+        self._sessions = Sessions(bundle.path, exported.graphs, make)
         self._scaling: float = bundle.config("vae")["scaling_factor"]
         self._guidance = {
             part: bundle.config(part)["time_cond_proj_dim"] for part in ("unet", "unet_forward")
@@ -72,7 +80,7 @@ class OnnxRunner:
         }
         self._features = lru_cache(KEPT_PROMPTS)(self._encode_prompt)
         for name in (*encoders, *AT_ONCE):
-            self._sessions.make(name)
+            _ = self._sessions[name]
 
     def _run_hop(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         return self._sessions[name](inputs, outputs)
@@ -86,7 +94,7 @@ class OnnxRunner:
         return np.concatenate(tensors)
 
     def host(self, tensor: Any) -> np.ndarray:
-        # What is kept of a source branch are values of onnxruntime, on its device
+        # What onnxruntime keeps of a source branch are its own values, on its device
         return tensor.copy() if isinstance(tensor, np.ndarray) else tensor.numpy()
 
     def free_memory(self) -> None:
@@ -234,8 +242,19 @@ class GraphedOnnxRunner(OnnxRunner):
     keeps = False
 
     def __init__(self, bundle: Bundle, exported: Exported, device: OnnxDevice):
-        super().__init__(bundle, exported, device)
-        self._fixed = lru_cache(MOST_FIXED)(self._sessions.fixed)
+        super().__init__(bundle, exported, device.name, partial(GraphSession, device=device))
+        self._fixed = lru_cache(MOST_FIXED)(partial(self._fixed_session, device))
+
+    def _fixed_session(
+        self,
+        device: OnnxDevice,
+        name: str,
+        axes: tuple[tuple[str, int], ...],
+        outputs: tuple[str, ...],
+    ) -> FixedSession:
+        """For sizes of these axes."""
+        path = self._sessions.paths[name]
+        return FixedSession(path, device.with_cuda_graphs(), dict(axes), outputs)
 
     def free_memory(self) -> None:
         super().free_memory()
@@ -247,29 +266,3 @@ class GraphedOnnxRunner(OnnxRunner):
         if "word_maps" in inputs:
             _, axes["targets"], axes["map_height"], axes["map_width"] = inputs["word_maps"].shape
         return self._fixed(name, tuple(axes.items()), tuple(outputs))(inputs, outputs)
-
-
-def load_onnx_runner(bundle: Bundle, placement: Placement = PLAIN) -> OnnxRunner:
-    """The runner of an exported bundle. Raises BundleError, RunnerError."""
-    exported = bundle.exported
-    assert exported is not None
-    runner = placement.runner
-    dtype = placement.dtype
-    if runner not in ("auto", "onnx", "onnx-graph"):
-        raise RunnerError(
-            f"an exported folder is run by onnxruntime: runner must be auto, onnx or onnx-graph, not {runner!r}"
-        )
-    if placement.weights != "fused" or placement.offload or placement.vae_tiling:
-        raise RunnerError(
-            "an exported folder has whole networks in one place: no weights, offload or vae_tiling"
-        )
-    if dtype not in ("auto", DTYPES[exported.precision]):
-        raise RunnerError(
-            f"this folder was exported in {DTYPES[exported.precision]} and cannot run in {dtype!r}"
-        )
-    place = choose_onnx_device(placement.device)
-    if runner == "onnx-graph" and place.kind != "cuda":
-        raise RunnerError(
-            "runner 'onnx-graph' replays CUDA graphs: it needs a CUDA device and onnxruntime-gpu"
-        )
-    return (GraphedOnnxRunner if runner == "onnx-graph" else OnnxRunner)(bundle, exported, place)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,6 +30,11 @@ class OnnxDevice(NamedTuple):
     kind: str  # "cpu" or "cuda"
     index: int
     providers: list[Any]
+
+    @property
+    def name(self) -> str:
+        """As placements have it."""
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
     def with_cuda_graphs(self) -> OnnxDevice:
         """The same device, with CUDA graphs where it has them."""
@@ -147,31 +152,33 @@ class FixedSession(GraphSession):
                 self._binding.bind_ortvalue_output(port.name, buffer)
 
 
-class Sessions:
-    """The sessions of an exported folder's graphs, by name; each is made when first asked for.
-    Thread-safe."""
+class Session(Protocol):
+    """One graph, ready to run. kept: its outputs that further hops take."""
 
-    def __init__(self, folder: Path, graphs: Mapping[str, ExportedGraph], device: OnnxDevice):
-        self._paths = {name: folder / graph.file for name, graph in graphs.items()}
-        self._device = device
-        self._made: dict[str, GraphSession] = {}
+    kept: list[str]
+
+    def __call__(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        """Those outputs of these inputs, by name."""
+        ...
+
+
+class Sessions:
+    """The sessions of an exported folder's graphs, by name; each is made of its file when first asked
+    for. Thread-safe."""
+
+    def __init__(
+        self, folder: Path, graphs: Mapping[str, ExportedGraph], make: Callable[[Path], Session]
+    ):
+        self.paths = {name: folder / graph.file for name, graph in graphs.items()}
+        self._make = make
+        self._made: dict[str, Session] = {}
         self._lock = Lock()
 
-    def __getitem__(self, name: str) -> GraphSession:
-        return self.make(name)
-
-    def make(self, name: str) -> GraphSession:
+    def __getitem__(self, name: str) -> Session:
         with self._lock:
             if name not in self._made:
-                self._made[name] = GraphSession(self._paths[name], self._device)
+                self._made[name] = self._make(self.paths[name])
             return self._made[name]
-
-    def fixed(
-        self, name: str, axes: tuple[tuple[str, int], ...], outputs: tuple[str, ...]
-    ) -> FixedSession:
-        """A session for sizes of these axes, kept by nobody here."""
-        device = self._device.with_cuda_graphs()
-        return FixedSession(self._paths[name], device, dict(axes), outputs)
 
 
 def choose_onnx_device(device: str) -> OnnxDevice:

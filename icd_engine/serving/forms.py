@@ -28,8 +28,10 @@ from icd_engine.settings import (
     MaskFrom,
 )
 
+KINDS = ("png", "jpeg", "webp", "avif", "heic", "tiff", "gif", "bmp")
 ENCODING = {
-    name: {"contentType": "image/png, image/jpeg, image/webp"} for name in ("image", "mask")
+    name: {"contentType": ", ".join(f"image/{kind}" for kind in KINDS)}
+    for name in ("image", "mask")
 }
 # Parameters of routes that are more or other than one field
 NO_FIELDS = {"settings", "inversion_id"}
@@ -44,7 +46,7 @@ def _json(about: str) -> Any:
     return Form(description=f"{about} JSON.", min_length=1, max_length=SETTING_CHARACTERS)
 
 
-Image = Annotated[UploadFile, File(description="PNG, JPEG or WEBP.")]
+Image = Annotated[UploadFile, File(description="PNG, JPEG, WEBP, AVIF, TIFF, GIF or BMP.")]
 Prompt = Annotated[
     str, _text("What the picture should show.", min_length=1, max_length=PROMPT_CHARACTERS)
 ]

@@ -157,13 +157,13 @@ def test_masks_are_white_or_transparent_where_the_picture_may_change(editor):
     ("changes", "param", "message"),
     [
         ({"image": b""}, "image", "the picture file is empty"),
-        ({"image": b"<svg/>"}, "image", "this is an SVG drawing: save it as a PNG"),
+        ({"image": b"<svg/>"}, "image", "the picture is an SVG drawing: save it as a PNG"),
         ({"image": png()[:-20]}, "image", "the picture is damaged or cut short"),
         ({"image": png(101, 100)}, "image", "the picture has more than 0.01 megapixels"),
         (
             {"settings": {"mask": b"text"}},
             "mask",
-            "not a PNG, JPEG, WEBP, AVIF, HEIC, TIFF, GIF or BMP picture, or a damaged one",
+            "not a PNG, JPEG, WEBP, AVIF, HEIC, TIFF, GIF or BMP mask, or a damaged one",
         ),
         (
             {"settings": {"mask": png(100, 101)}},

@@ -1,0 +1,170 @@
+"""The OpenVINO runner on an exported bundle answers what the eager runner answers on the bundle it was
+made of: the same cases, to the same tolerance, as for onnxruntime."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icd_engine import EditRequest, Engine
+from icd_engine.errors import BundleError, RunnerError, SettingsError
+from icd_engine.runners import openvino as room
+from tests.icd_engine.runners.test_onnx import (
+    EDITS,
+    LONGER,
+    SOURCE,
+    TARGET,
+    TOLERANCE,
+    difference,
+)
+
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def engine(exported: Path) -> Engine:
+    return Engine.from_pretrained(exported, runner="openvino")
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [None, (96, 64)], ids=["own size", "wide"])
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edit(engine, small_engine, picture, edit, size):
+    ours, theirs = (
+        e.edit(picture, SOURCE, size=size, seed=3, **edit) for e in (engine, small_engine)
+    )
+    assert difference(ours.inversion.latents, theirs.inversion.latents) <= TOLERANCE
+    assert difference(ours.latents, theirs.latents) <= TOLERANCE
+    assert (ours.masks is None) == (theirs.masks is None)
+    assert ours.masks is None or difference(ours.hop_masks, theirs.hop_masks) <= 1e-6
+    assert ours.masks is None or np.abs(ours.masks - theirs.masks).mean() <= 0.01
+    assert ours.network_calls == theirs.network_calls and ours.settings == theirs.settings
+    for one, other in zip(ours.images, theirs.images, strict=True):
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_a_re_edit_runs_targets_alone(engine, picture, edit):
+    fresh = engine.edit(picture, SOURCE, seed=3, **edit)
+    inversion = engine.invert(picture, SOURCE, seed=3)
+    anchored = edit.get("anchor", 1.0) > 0
+    if not anchored:
+        inversion.edit(LONGER, anchor=0.0)
+    assert engine._branches.get(inversion, anchored) is not None
+    assert difference(inversion.edit(**edit).latents, fresh.latents) <= TOLERANCE
+
+
+def test_automatic_settings_several_pictures_and_prompts(engine, small_engine, picture):
+    ours, theirs = (
+        e.edit(picture, SOURCE, TARGET, settings="auto") for e in (engine, small_engine)
+    )
+    assert len(ours.candidates) == len(theirs.candidates)
+    assert difference(ours.latents, theirs.latents) <= TOLERANCE
+    requests = [
+        EditRequest(picture, SOURCE, TARGET, {"seed": 1}),
+        EditRequest(picture[::-1].copy(), LONGER, [SOURCE, TARGET], {"blend": "blue"}),
+    ]
+    both = zip(engine.edit_many(requests), small_engine.edit_many(requests), strict=True)
+    assert all(difference(one.latents, other.latents) <= TOLERANCE for one, other in both)
+    made, wanted = (
+        e.generate([SOURCE, LONGER], seed=5, output_type="np") for e in (engine, small_engine)
+    )
+    assert difference(made, wanted) <= TOLERANCE
+
+
+def test_threads_share_an_engine(engine, picture):
+    expected = engine.edit(picture, SOURCE, TARGET, seed=3).latents
+    found = []
+
+    def edit() -> None:
+        found.append(engine.edit(picture, SOURCE, TARGET, seed=3).latents)
+
+    threads = [threading.Thread(target=edit) for _ in range(6)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(found) == 6 and all(difference(one, expected) <= TOLERANCE for one in found)
+
+
+def test_it_says_what_it_is_and_takes_bfloat16_where_the_processor_does(engine, exported, picture):
+    assert (engine.runner.name, engine.runner.device, engine.runner.dtype) == (
+        "openvino",
+        "cpu",
+        "float32",
+    )
+    able = room._abilities(room._core(), "CPU")
+    if "bfloat16" not in able:
+        with pytest.raises(RunnerError, match="not in 'bfloat16'"):
+            Engine.from_pretrained(exported, runner="openvino", dtype="bfloat16")
+        return
+    half = Engine.from_pretrained(exported, runner="openvino", dtype="bfloat16")
+    assert half.runner.dtype == "bfloat16"
+    exact, rounded = (e.invert(picture, SOURCE, seed=3).latents for e in (engine, half))
+    assert 0 < difference(rounded, exact) <= 2**15 * 1e-5  # bfloat16's rounding is 2^15 float32's
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"device": "cuda"}, "OpenVINO takes auto, cpu or openvino:NAME"),
+        ({"device": "openvino:"}, "openvino:NAME"),
+        ({"device": "openvino:ABACUS"}, r"has only .*CPU"),
+        ({"weights": "switch"}, "no weights"),
+        ({"dtype": "float16"}, "not in 'float16'"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_is_refused(exported, options, text):
+    with pytest.raises(RunnerError, match=text):
+        Engine.from_pretrained(exported, **{"runner": "openvino", **options})
+
+
+def test_a_folder_of_weights_names_what_to_do(small_bundle):
+    with pytest.raises(RunnerError, match=r"openvino.*icd export"):
+        Engine.from_pretrained(small_bundle, runner="openvino")
+
+
+def test_without_openvino_one_line_says_so(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(RunnerError, match=r"pip install 'icd-engine\[openvino\]'"):
+        Engine.from_pretrained(exported, runner="openvino")
+
+
+def test_a_graph_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"no graph")
+    with pytest.raises(BundleError, match=r"a\.onnx cannot be loaded by OpenVINO: "):
+        room.GraphInOpenVino(tmp_path / "a.onnx", room._core(), "CPU", "f32")
+
+
+def test_it_needs_neither_torch_nor_onnxruntime(exported):
+    code = f"""
+import sys
+for name in ("torch", "transformers", "onnx", "onnxruntime"):
+    sys.modules[name] = None
+import numpy as np, icd_engine
+engine = icd_engine.Engine.from_pretrained({str(exported)!r}, runner="openvino")
+picture = np.full((64, 64, 3), 90, np.uint8)
+print(engine.edit(picture, {SOURCE!r}, {TARGET!r}).image.size)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.strip() == "(64, 64)", done.stderr
+
+
+def test_latents_and_callbacks_are_arrays(engine, picture):
+    seen = []
+    result = engine.edit(
+        picture, SOURCE, TARGET, callback_on_step_end=lambda k, t, x: seen.append(type(x))
+    )
+    assert set(seen) == {np.ndarray} and isinstance(result.latents, np.ndarray)
+    with pytest.raises(SettingsError, match="pt"):
+        engine.edit(picture, SOURCE, TARGET, output_type="pt")
