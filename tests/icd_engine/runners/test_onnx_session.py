@@ -20,7 +20,7 @@ pytest.importorskip("onnxruntime")
         ({"device": "cuda"}, "has only"),
         ({"device": "tpu"}, "unknown device"),
         ({"device": "cpu:1"}, "unknown device"),
-        ({"runner": "eager"}, "auto, onnx or onnx-graph, not 'eager'"),
+        ({"runner": "eager"}, "auto, onnx, onnx-graph, openvino, not 'eager'"),
         ({"runner": "onnx-graph", "device": "cpu"}, "needs a CUDA device"),
         ({"dtype": "bfloat16"}, "exported in float32"),
     ],
