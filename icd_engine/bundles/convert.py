@@ -12,7 +12,7 @@ from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
 from icd_engine.bundles.configs import check_configs, train_steps
 from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
-from icd_engine.bundles.lora import LoraPair, difference, fuse, read_lora
+from icd_engine.bundles.lora import LoraPair, assumed_scales, difference, fuse, read_lora
 from icd_engine.bundles.sources import Sources, gathered
 from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
 from icd_engine.bundles.times import CHAIN_A, choose_times
@@ -88,6 +88,7 @@ def _convert(
             whole[part] = path
         else:
             loras[part] = read_lora(path, shapes, family.rounds_lora)
+            notes += assumed_scales(path.name, loras[part])
     record = {
         "family": family.name,
         "encode_times": encode,
@@ -104,6 +105,10 @@ def _convert(
             },
             "lora_scale": {
                 part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
+            },
+            "lora_scale_from": {
+                part: sorted({pair.said_by for pair in lora.values()})
+                for part, lora in loras.items()
             },
             "precision": precision,
             "notes": notes,

@@ -14,6 +14,7 @@ from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
+from icd_engine.bundles.lora_scale import PEFT_CONFIG
 from icd_engine.errors import BundleError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -115,21 +116,28 @@ def _unpacked(archive: Path, role: str, scratch: Path) -> Path:
         with tarfile.open(archive) as tar:
             members = {member.name: member for member in tar if not member.isdir()}
             name = _chosen(members, role, archive)
-            source = tar.extractfile(members[name]) if members[name].isfile() else None
-            if source is None:
-                raise BundleError(f"{archive}: {name} is a link or a device, not a file")
+            beside = str(PurePosixPath(name).with_name(PEFT_CONFIG))
+            wanted = [name, *({beside, f"./{beside}"} & members.keys())]
             folder = scratch / role  # both roles may have a file of the same name
             folder.mkdir()
-            target = folder / PurePosixPath(name).name
-            if members[name].size > shutil.disk_usage(scratch).free:
-                raise BundleError(f"{archive}: no room to unpack {name} in {scratch.parent}")
-            with source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+            for member in wanted:
+                _unpack(archive, tar, members[member], folder)
     except (tarfile.TarError, EOFError, zlib.error, BadGzipFile) as error:
         raise BundleError(f"{archive} is not a whole tar archive: {error}") from None
     except OSError as error:
         raise BundleError(f"{archive} cannot be unpacked in {scratch.parent}: {error}") from None
-    return target
+    return folder / PurePosixPath(name).name
+
+
+def _unpack(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    source = tar.extractfile(member) if member.isfile() else None
+    if source is None:
+        raise BundleError(f"{archive}: {member.name} is a link or a device, not a file")
+    beside = folder.parent.parent
+    if member.size > shutil.disk_usage(folder).free:
+        raise BundleError(f"{archive}: no room to unpack {member.name} in {beside}")
+    with source, (folder / PurePosixPath(member.name).name).open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
 
 
 def _chosen(names: Iterable[str], role: str, where: Path) -> str:

@@ -34,6 +34,7 @@ def test_convert_writes_a_bundle_and_reports(tmp_path, capsys):
         "999 -> 699 -> 499 -> 249 -> 0",
         "F16",
         "MB",
+        "note            LoRA alpha assumed: 8",
     ):
         assert part in report
     assert main(["doctor", str(out)]) in (0, 1)  # 1 where the installation itself is broken
