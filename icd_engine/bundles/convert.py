@@ -47,8 +47,8 @@ def convert(
     folder, with guidance embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in
     fp32 into the teacher's weights, or whole UNets of the teacher's architecture, as training
     without LoRA leaves them. Each may also be a repository of the hub, the last three tar archives
-    as the authors publish them (see `sources.gathered`). Time steps come from the file names where
-    they carry them, else from the arguments, else each from the other file's, else chain A.
+    as the authors publish them (see `sources.gathered`). Time steps are those of the arguments, else
+    of the file names where they carry them, else each from the other file's, else chain A.
     precision: fp32, fp16 or bf16, of what is written. defaults: settings of an edit where they are
     not the reference's. Raises BundleError naming the file and the key or field.
     """

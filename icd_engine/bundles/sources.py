@@ -15,12 +15,10 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from icd_engine.bundles.lora_scale import PEFT_CONFIG
+from icd_engine.bundles.names import ROLES, times_in
 from icd_engine.errors import BundleError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
-FORWARD_NAME = re.compile(r"(?<!\d)(?:0|19)(?:[_-]\d{2,3})+(?!\d)")
-REVERSE_NAME = re.compile(r"(?<!\d)\d{2,3}(?:[_-]\d{2,3})*[_-]999(?!\d)")
-TIMES = {"forward": FORWARD_NAME, "reverse": REVERSE_NAME}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What is downloaded: never pickles. Of a base, both halves of its folder names (SDXL has
 # text_encoder_2).
@@ -150,7 +148,7 @@ def _chosen(names: Iterable[str], role: str, where: Path) -> str:
         for name in names
         if name.endswith(suffixes) and not PurePosixPath(name).name.startswith("._")
     )
-    if role in TIMES:
+    if role in ROLES:
         other = "reverse" if role == "forward" else "forward"
         own = [name for name in found if _is_for(name, role) and not _is_for(name, other)]
         found = own or [name for name in found if not _is_for(name, other)]
@@ -161,4 +159,4 @@ def _chosen(names: Iterable[str], role: str, where: Path) -> str:
 
 
 def _is_for(name: str, role: str) -> bool:
-    return role in name.lower() or TIMES[role].search(PurePosixPath(name).stem) is not None
+    return role in name.lower() or times_in(PurePosixPath(name).stem, role) is not None
