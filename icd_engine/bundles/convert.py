@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
+from icd_engine.bundles.bundle import Bundle, write_bundle
 from icd_engine.bundles.configs import check_configs, train_steps
 from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
 from icd_engine.bundles.lora import LoraPair, assumed_scales, difference, fuse, read_lora
 from icd_engine.bundles.sources import Sources, gathered
+from icd_engine.bundles.target import check_target
 from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
 from icd_engine.bundles.times import CHAIN_A, choose_times
 from icd_engine.errors import BundleError

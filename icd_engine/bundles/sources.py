@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from icd_engine.bundles.lora_scale import PEFT_CONFIG
 from icd_engine.bundles.names import ROLES, times_in
+from icd_engine.bundles.scratch import scratch_folder
 from icd_engine.errors import BundleError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -60,15 +60,15 @@ def gathered(
     repository.
     """
     near = next(folder for folder in (beside, *beside.parents) if folder.is_dir())
-    with TemporaryDirectory(prefix=".icd-", dir=near) as scratch:
+    with scratch_folder(near, ".icd-") as scratch:
         folder = _local(base, BASE_FILES)
         yield Sources(
             base=folder,
             # The hub's cache names a folder by its revision alone.
             base_name=base.resolve().name if folder == base else f"{base.as_posix()}@{folder.name}",
-            teacher=_network(_local(teacher, NETWORK_FILES), "teacher", Path(scratch)),
-            forward=_lora(_local(forward, NETWORK_FILES), "forward", Path(scratch)),
-            reverse=_lora(_local(reverse, NETWORK_FILES), "reverse", Path(scratch)),
+            teacher=_network(_local(teacher, NETWORK_FILES), "teacher", scratch),
+            forward=_lora(_local(forward, NETWORK_FILES), "forward", scratch),
+            reverse=_lora(_local(reverse, NETWORK_FILES), "reverse", scratch),
         )
 
 
