@@ -16,6 +16,7 @@ import torch
 from benchmarks import record
 from benchmarks.checks import Refused
 from benchmarks.command import CommandLine, add_model, count, counts
+from icd_engine.endings import exit_code
 from icd_engine.errors import IcdError
 
 FAILED = 1
@@ -257,4 +258,4 @@ def _line(what: str, result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -13,9 +13,10 @@ from export.networks import PRECISIONS, ExportNetworks
 from export.onnx_files import OPSETS, WeightsFile, save, to_onnx
 from export.triton_server import write_config
 from icd_engine import __version__
-from icd_engine.bundles.bundle import Bundle, new_folder, read_bundle, write_record
+from icd_engine.bundles.bundle import Bundle, read_bundle, write_record
 from icd_engine.bundles.exported import FORMAT, LAYOUTS, MANIFEST
 from icd_engine.bundles.files import file_digest, write_file
+from icd_engine.bundles.target import new_folder
 from icd_engine.errors import BundleError, SettingsError
 
 Layout = Literal["optimum", "triton"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from csrc_triton.boundary_step import boundary_step
 from csrc_triton.local_blend import local_blend
 from icd_engine.editing.plan import EditStep
-from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.text_encoder import PooledTextEncoder, TextEncoder
 from icd_engine.networks.unet import AddedConditions, UNet, UNetOutput
 from icd_engine.networks.vae import VAE
 
@@ -101,11 +101,13 @@ class TextStates(PortModule):
 
     def __init__(self, encoder: TextEncoder):
         super().__init__()
-        self.model = encoder.model
+        self.encoder = encoder
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        out = self.model(input_ids, output_hidden_states=True)
-        pooled = [out.text_embeds] if "text_embeds" in out else []
+        out = self.encoder.model(input_ids, output_hidden_states=True)
+        pooled = []
+        if isinstance(self.encoder, PooledTextEncoder):
+            pooled = [self.encoder.pooled(input_ids, out.last_hidden_state)]
         return *pooled, out.last_hidden_state, *out.hidden_states
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.family import DIFFERENCE
 from icd_engine.bundles.files import check_finite, read_shapes, read_weights
+from icd_engine.editing.words import PromptTokenizer
 from icd_engine.errors import BundleError, IcdError, RunnerError
 from icd_engine.networks.difference import share_weights
 from icd_engine.networks.text_encoder import (
@@ -104,8 +105,11 @@ def load_text_encoder(
     if bundle.family != "sdxl":
         return load_network(bundle, "text_encoder", TextEncoder, place, precision)
     first = load_network(bundle, "text_encoder", PenultimateTextEncoder, place, precision)
+    make_second = partial(
+        PooledTextEncoder, end=PromptTokenizer.from_folder(bundle.path / "tokenizer").end
+    )
     return DualTextEncoder(
-        first, load_network(bundle, "text_encoder_2", PooledTextEncoder, place, precision)
+        first, load_network(bundle, "text_encoder_2", make_second, place, precision)
     )
 
 

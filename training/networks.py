@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from icd_engine.bundles.files import read_weights, write_file
-from icd_engine.bundles.lora import ALPHA, LORA_MODULES
+from icd_engine.bundles.lora import LORA_MODULES
+from icd_engine.bundles.lora_scale import ALPHA
 from icd_engine.errors import BundleError
 from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.runners.contract import TIME_IDS

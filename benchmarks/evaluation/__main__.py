@@ -27,6 +27,7 @@ from benchmarks.evaluation.run import (
     summary,
 )
 from benchmarks.evaluation.suites import Item, Metric
+from icd_engine.endings import exit_code
 from icd_engine.engine import Engine
 from icd_engine.errors import IcdError, SettingsError
 from icd_engine.settings import EditSettings
@@ -235,4 +236,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

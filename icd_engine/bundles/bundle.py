@@ -6,13 +6,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from icd_engine.bundles.configs import PartConfig, check_configs, train_steps
@@ -20,10 +18,10 @@ from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
 from icd_engine.bundles.family import DIFFERENCE, FAMILIES, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
 from icd_engine.bundles.record import FORMAT, check_times, parse_record
+from icd_engine.bundles.target import RECORD, new_folder
 from icd_engine.errors import BundleError, shown
 from icd_engine.settings import EditSettings
 
-RECORD = "icd.json"
 # Bytes; hashing the gigabytes of a full model at every load would cost seconds
 VERIFY_BELOW = 256 * 2**20
 
@@ -198,20 +196,6 @@ def _same_vocabulary(folder: Path, tokenizers: list[str]) -> None:
             raise BundleError(f"{name} has another vocabulary than {files[0]}")
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-    """Raises BundleError unless a bundle may be written at `out`: free, an empty folder, or a
-    bundle to overwrite."""
-    if out.is_dir():
-        if not any(out.iterdir()):
-            return
-        if not overwrite:
-            raise BundleError(f"{out} is not empty (overwrite replaces it)")
-        if not (out / RECORD).is_file():  # a slip of the path must not erase somebody's folder
-            raise BundleError(f"{out} is not a bundle, so it is not overwritten")
-    elif out.exists():
-        raise BundleError(f"{out} is a file, not a folder")
-
-
 def write_bundle(
     out: str | Path,
     record: Mapping[str, Any],
@@ -237,42 +221,9 @@ def write_bundle(
     return _load(out, out)
 
 
-@contextmanager
-def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when the block ends without an error and vanishes
-    otherwise.
-
-    Raises BundleError where `out` may not be written, or cannot.
-    """
-    check_target(out, overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the renames stay on one file system.
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-            new = Path(scratch) / "new"
-            new.mkdir()
-            yield new
-            _publish(new, out, Path(scratch) / "old")
-    except OSError as error:
-        raise BundleError(f"{out} cannot be written: {error}") from error
-
-
 def write_record(folder: Path, record: Mapping[str, Any], digests: Mapping[str, str]) -> None:
     """icd.json of a folder whose files have these digests; `defaults` may be an EditSettings."""
     defaults = record.get("defaults")
     if isinstance(defaults, EditSettings):
         record = {**record, "defaults": defaults.as_json()}
     write_file(folder, RECORD, {"format": FORMAT, **record, "sha256": dict(digests)})
-
-
-def _publish(new: Path, out: Path, old: Path) -> None:
-    """Renames `new` to `out`; what was there goes to `old`, and back if the second rename fails."""
-    if not out.exists():
-        new.rename(out)
-        return
-    out.rename(old)
-    try:
-        new.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
+from icd_engine.bundles.bundle import Bundle, write_bundle
 from icd_engine.bundles.configs import check_configs, train_steps
 from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
-from icd_engine.bundles.lora import LoraPair, difference, fuse, read_lora
+from icd_engine.bundles.lora import LoraPair, assumed_scales, difference, fuse, read_lora
 from icd_engine.bundles.sources import Sources, gathered
+from icd_engine.bundles.target import check_target
 from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
 from icd_engine.bundles.times import CHAIN_A, choose_times
 from icd_engine.errors import BundleError
@@ -47,8 +48,8 @@ def convert(
     folder, with guidance embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in
     fp32 into the teacher's weights, or whole UNets of the teacher's architecture, as training
     without LoRA leaves them. Each may also be a repository of the hub, the last three tar archives
-    as the authors publish them (see `sources.gathered`). Time steps come from the file names where
-    they carry them, else from the arguments, else each from the other file's, else chain A.
+    as the authors publish them (see `sources.gathered`). Time steps are those of the arguments, else
+    of the file names where they carry them, else each from the other file's, else chain A.
     precision: fp32, fp16 or bf16, of what is written. defaults: settings of an edit where they are
     not the reference's. Raises BundleError naming the file and the key or field.
     """
@@ -88,6 +89,7 @@ def _convert(
             whole[part] = path
         else:
             loras[part] = read_lora(path, shapes, family.rounds_lora)
+            notes += assumed_scales(path.name, loras[part])
     record = {
         "family": family.name,
         "encode_times": encode,
@@ -104,6 +106,10 @@ def _convert(
             },
             "lora_scale": {
                 part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
+            },
+            "lora_scale_from": {
+                part: sorted({pair.said_by for pair in lora.values()})
+                for part, lora in loras.items()
             },
             "precision": precision,
             "notes": notes,

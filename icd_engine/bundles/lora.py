@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icd_engine.bundles.files import read_weights
+from icd_engine.bundles.lora_scale import ALPHA, ASSUMED, LoraScales, read_scales
 from icd_engine.errors import BundleError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ALPHA = 8.0  # of all released models; published files do not store it
 # Suffixes of the modules that the published files update.
 LORA_MODULES = (
     "to_q",
@@ -45,11 +45,12 @@ DOWN = ("lora_A.weight", "lora.down.weight", "lora_down.weight")
 @dataclass(frozen=True)
 class LoraPair:
     """One module's update, scale * up @ down, in fp32. down [r, in, (k, k)], up [out, r, (1,
-    1)]."""
+    1)]. said_by: where the scale is from, see `lora_scale`."""
 
     down: Tensor
     up: Tensor
     scale: float
+    said_by: str
 
 
 def read_lora(
@@ -59,10 +60,10 @@ def read_lora(
 
     Key styles: `unet.base_model.model.<module>.lora_A.weight` (published), the same without `unet.`
     (peft's own saver), `unet.<module>.lora_A.weight` or `.lora.down.weight` (diffusers),
-    `lora_unet_<module with underscores>.lora_down.weight` (kohya). Scale is alpha / rank with the
-    file's own `alpha` tensors, else alpha 8.
-    rounds: A and B to fp16, as the reference does for SD1.5. Raises BundleError naming the key:
-    unknown style, no such module, no partner, wrong shape, not finite.
+    `lora_unet_<module with underscores>.lora_down.weight` (kohya). Scale: see
+    `lora_scale`. rounds: A and B to fp16, as the reference does for SD1.5. Raises BundleError
+    naming the key: unknown style, no such module, no partner, wrong shape, not finite, or two
+    scales.
     """
     tensors = read_weights(path)
     modules: dict[str, dict[str, str]] = {}
@@ -88,14 +89,20 @@ def read_lora(
             name for keys in modules.values() for role, name in keys.items() if role != "alpha"
         }
         tensors |= {key: _rounded(path, key, tensors[key]) for key in factors}
+    scales = read_scales(path)
     return {
-        module: _pair(path, tensors, keys, shapes[f"{module}.weight"])
+        module: _pair(path, tensors, module, keys, shapes[f"{module}.weight"], scales)
         for module, keys in modules.items()
     }
 
 
 def _pair(
-    path: Path, tensors: Mapping[str, Tensor], keys: Mapping[str, str], shape: tuple[int, ...]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    module: str,
+    keys: Mapping[str, str],
+    shape: tuple[int, ...],
+    scales: LoraScales,
 ) -> LoraPair:
     if "down" not in keys or "up" not in keys:
         raise BundleError(
@@ -114,8 +121,17 @@ def _pair(
     alpha = tensors[keys["alpha"]] if "alpha" in keys else None
     if alpha is not None and alpha.numel() != 1:
         raise BundleError(f"{path.name}: {keys['alpha']!r} must hold one number")
-    scale = (ALPHA if alpha is None else float(alpha)) / rank
-    return LoraPair(down.float(), up.float(), scale)
+    scale = scales.of(module, rank, None if alpha is None else float(alpha))
+    return LoraPair(down.float(), up.float(), scale.value, scale.said_by)
+
+
+def assumed_scales(name: str, lora: Mapping[str, LoraPair]) -> list[str]:
+    """A note on the updates of a file that nothing says the scale of."""
+    assumed = sum(pair.said_by == ASSUMED for pair in lora.values())
+    if not assumed:
+        return []
+    of = "" if assumed == len(lora) else f" for {assumed} of {len(lora)} modules"
+    return [f"LoRA alpha assumed{of}: {ALPHA:g}, as of the published models ({name} has none)"]
 
 
 def _rounded(path: Path, key: str, tensor: Tensor) -> Tensor:

@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
+from icd_engine.bundles.lora_scale import PEFT_CONFIG
+from icd_engine.bundles.names import ROLES, times_in
+from icd_engine.bundles.scratch import scratch_folder
 from icd_engine.errors import BundleError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
-FORWARD_NAME = re.compile(r"(?<!\d)(?:0|19)(?:[_-]\d{2,3})+(?!\d)")
-REVERSE_NAME = re.compile(r"(?<!\d)\d{2,3}(?:[_-]\d{2,3})*[_-]999(?!\d)")
-TIMES = {"forward": FORWARD_NAME, "reverse": REVERSE_NAME}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What is downloaded: never pickles. Of a base, both halves of its folder names (SDXL has
 # text_encoder_2).
@@ -61,15 +60,15 @@ def gathered(
     repository.
     """
     near = next(folder for folder in (beside, *beside.parents) if folder.is_dir())
-    with TemporaryDirectory(prefix=".icd-", dir=near) as scratch:
+    with scratch_folder(near, ".icd-") as scratch:
         folder = _local(base, BASE_FILES)
         yield Sources(
             base=folder,
             # The hub's cache names a folder by its revision alone.
             base_name=base.resolve().name if folder == base else f"{base.as_posix()}@{folder.name}",
-            teacher=_network(_local(teacher, NETWORK_FILES), "teacher", Path(scratch)),
-            forward=_lora(_local(forward, NETWORK_FILES), "forward", Path(scratch)),
-            reverse=_lora(_local(reverse, NETWORK_FILES), "reverse", Path(scratch)),
+            teacher=_network(_local(teacher, NETWORK_FILES), "teacher", scratch),
+            forward=_lora(_local(forward, NETWORK_FILES), "forward", scratch),
+            reverse=_lora(_local(reverse, NETWORK_FILES), "reverse", scratch),
         )
 
 
@@ -115,21 +114,28 @@ def _unpacked(archive: Path, role: str, scratch: Path) -> Path:
         with tarfile.open(archive) as tar:
             members = {member.name: member for member in tar if not member.isdir()}
             name = _chosen(members, role, archive)
-            source = tar.extractfile(members[name]) if members[name].isfile() else None
-            if source is None:
-                raise BundleError(f"{archive}: {name} is a link or a device, not a file")
+            beside = str(PurePosixPath(name).with_name(PEFT_CONFIG))
+            wanted = [name, *({beside, f"./{beside}"} & members.keys())]
             folder = scratch / role  # both roles may have a file of the same name
             folder.mkdir()
-            target = folder / PurePosixPath(name).name
-            if members[name].size > shutil.disk_usage(scratch).free:
-                raise BundleError(f"{archive}: no room to unpack {name} in {scratch.parent}")
-            with source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+            for member in wanted:
+                _unpack(archive, tar, members[member], folder)
     except (tarfile.TarError, EOFError, zlib.error, BadGzipFile) as error:
         raise BundleError(f"{archive} is not a whole tar archive: {error}") from None
     except OSError as error:
         raise BundleError(f"{archive} cannot be unpacked in {scratch.parent}: {error}") from None
-    return target
+    return folder / PurePosixPath(name).name
+
+
+def _unpack(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    source = tar.extractfile(member) if member.isfile() else None
+    if source is None:
+        raise BundleError(f"{archive}: {member.name} is a link or a device, not a file")
+    beside = folder.parent.parent
+    if member.size > shutil.disk_usage(folder).free:
+        raise BundleError(f"{archive}: no room to unpack {member.name} in {beside}")
+    with source, (folder / PurePosixPath(member.name).name).open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
 
 
 def _chosen(names: Iterable[str], role: str, where: Path) -> str:
@@ -142,7 +148,7 @@ def _chosen(names: Iterable[str], role: str, where: Path) -> str:
         for name in names
         if name.endswith(suffixes) and not PurePosixPath(name).name.startswith("._")
     )
-    if role in TIMES:
+    if role in ROLES:
         other = "reverse" if role == "forward" else "forward"
         own = [name for name in found if _is_for(name, role) and not _is_for(name, other)]
         found = own or [name for name in found if not _is_for(name, other)]
@@ -153,4 +159,4 @@ def _chosen(names: Iterable[str], role: str, where: Path) -> str:
 
 
 def _is_for(name: str, role: str) -> bool:
-    return role in name.lower() or TIMES[role].search(PurePosixPath(name).stem) is not None
+    return role in name.lower() or times_in(PurePosixPath(name).stem, role) is not None

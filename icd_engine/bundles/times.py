@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from icd_engine.bundles.sources import FORWARD_NAME, REVERSE_NAME
+from icd_engine.bundles.names import END, times_in
 from icd_engine.errors import BundleError
 
 CHAIN_A = (259, 519, 779, 999)  # as published, on a schedule of 1000 steps
@@ -18,15 +17,17 @@ def choose_times(
     reverse: Path,
     encode_times: Sequence[int] | None,
     decode_times: Sequence[int] | None,
-    end: int = CHAIN_A[-1],
+    end: int = END,
 ) -> tuple[list[int], list[int], list[str]]:
-    """(encode times, decode times, notes on what was assumed); end: the schedule's last time step.
+    """(encode times, decode times, notes on what was read from names or assumed); end: the
+    schedule's last time step.
 
-    Raises BundleError where names and arguments differ.
+    Arguments go over names. Raises BundleError where a name has the other role's time steps, and
+    for time steps that do not fit each other.
     """
-    encode = _agreed(forward, "forward", (FORWARD_NAME, REVERSE_NAME), encode_times, end)
-    decode = _agreed(reverse, "reverse", (REVERSE_NAME, FORWARD_NAME), decode_times, end)
     notes: list[str] = []
+    encode = _told(forward, "forward", encode_times, end, notes)
+    decode = _told(reverse, "reverse", decode_times, end, notes)
     if decode is None:
         decode = [*CHAIN_A] if encode is None else [*encode[1:], end]
         notes.append(
@@ -46,24 +47,24 @@ def choose_times(
     return encode, decode, notes
 
 
-def _agreed(
-    path: Path,
-    role: str,
-    patterns: tuple[re.Pattern[str], re.Pattern[str]],
-    given: Sequence[int] | None,
-    end: int,
+def _told(
+    path: Path, role: str, given: Sequence[int] | None, end: int, notes: list[str]
 ) -> list[int] | None:
-    """The time steps that a file's name or the arguments say; patterns: of its own role's names,
-    and of the other's."""
-    own, other = patterns
-    match = own.search(path.stem)
-    if match is None and other.search(path.stem):
-        raise BundleError(
-            f"{path.name} is given as the {role} model, but its name has the other one's time steps"
-        )
-    named = [int(t) for t in re.split("[_-]", match[0])] if match else None
+    """The time steps that the arguments or a file's name say; `notes` gets what the name says."""
+    what = "encode" if role == "forward" else "decode"
+    named = times_in(path.stem, role, end)
     if named and role == "forward" and named[-1] == end:
         named = named[:-1]
-    if named and given is not None and named != list(given):
-        raise BundleError(f"{path.name} says time steps {named}, but {list(given)} were asked for")
-    return named or (None if given is None else list(given))
+    if given is not None:
+        if named and named != list(given):
+            notes.append(f"{what} times given: {list(given)}, the name of {path.name} says {named}")
+        return list(given)
+    other = "reverse" if role == "forward" else "forward"
+    if named is None and times_in(path.stem, other, end):
+        raise BundleError(
+            f"{path.name} is given as the {role} model, but its name has the other one's time steps "
+            f"(--{what}-steps goes over names)"
+        )
+    if named:
+        notes.append(f"{what} times {named} read from the name of {path.name}")
+    return named

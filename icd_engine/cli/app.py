@@ -24,6 +24,7 @@ from icd_engine.cli.serve import serve
 from icd_engine.cli.streams import own_stdout, told_of_warnings
 from icd_engine.cli.terminal import print_error, print_line, print_warning
 from icd_engine.cli.ui import ui
+from icd_engine.endings import ended_by_signals
 from icd_engine.errors import IcdError
 
 BAD_INPUT = 1
@@ -74,11 +75,23 @@ def run(program: typer.Typer, arguments: Sequence[str], name: str) -> int:
     """Runs a program of this family and returns its exit code.
 
     0: done. 1: bad input (any IcdError), or an output that cannot be told. 2: the command line
-    itself is wrong. 130: interrupted. Warnings are lines on standard error.
+    itself is wrong. 130: interrupted; 143 and 129: ended by SIGTERM and SIGHUP, which clean up like
+    Ctrl-C. Warnings are lines on standard error.
     """
     if sys.stdout is None:  # known before hours of work
         print_error("standard output is closed")
         return BAD_INPUT
+    with ended_by_signals() as ended:
+        code = _run(program, arguments, name)
+    if code == INTERRUPTED:
+        print_error(
+            "interrupted" if ended.code in (None, INTERRUPTED) else f"ended by {ended.name}"
+        )
+        code = ended.code or code
+    return code
+
+
+def _run(program: typer.Typer, arguments: Sequence[str], name: str) -> int:
     try:
         command = typer.main.get_command(program)
         with own_stdout(), told_of_warnings(print_warning):
@@ -92,7 +105,5 @@ def run(program: typer.Typer, arguments: Sequence[str], name: str) -> int:
         print_error(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:
-        print_error("interrupted")
+        return INTERRUPTED
     return code if isinstance(code, int) else 0

@@ -15,8 +15,8 @@ Times = Annotated[
     str | None,
     typer.Option(
         metavar="T,T,...",
-        help="Ascending time steps of the network, where file names do not tell them.",
-        show_default="from the file names",
+        help="Ascending time steps of the network; they go over what its file's name tells.",
+        show_default="from file names, else as published",
     ),
 ]
 

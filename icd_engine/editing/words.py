@@ -111,7 +111,7 @@ class PromptTokenizer:
         self.max_length = max_length
         self._tokenizer = tokenizer
         self.pad = pad
-        self._begin, self._end = frame
+        self._begin, self.end = frame
         self._special = {
             i: token.content
             for i, token in tokenizer.get_added_tokens_decoder().items()
@@ -167,7 +167,7 @@ class PromptTokenizer:
             content = content[:room]
         length = len(content) + 2
         padding = self.max_length - length
-        ids = (self._begin, *(i for i, _ in content), self._end, *[self.pad] * padding)
+        ids = (self._begin, *(i for i, _ in content), self.end, *[self.pad] * padding)
         offsets = ((0, 0), *(span for _, span in content), *[(0, 0)] * (padding + 1))
         return Tokens(text, ids, offsets, _words(text, offsets), length, name)
 

@@ -78,9 +78,25 @@ class PooledTextEncoder(TextEncoder):
 
     kind = CLIPTextModelWithProjection
 
+    def __init__(self, config: Mapping[str, Any], end: int | None = None):
+        """end: id of the tokenizer's end token, the configuration's if None.
+
+        Published configurations have a wrong one (2), for which transformers takes the largest id:
+        an added token's, where there is one.
+        """
+        super().__init__(config)
+        self.end: int = config["eos_token_id"] if end is None else end
+
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         out = self.model(ids, output_hidden_states=True)
-        return out.hidden_states[PENULTIMATE], out.text_embeds
+        return out.hidden_states[PENULTIMATE], self.pooled(ids, out.last_hidden_state)
+
+    def pooled(self, ids: Tensor, last: Tensor) -> Tensor:
+        """The projected end token [B, P] of ids [B, n] and their last hidden state [B, n, C]."""
+        rows = torch.arange(ids.shape[0], device=ids.device)
+        # The first one: the padding may be the same token
+        ends = last[rows, (ids == self.end).int().argmax(dim=-1)]
+        return self.model.get_submodule("text_projection")(ends)
 
 
 class DualTextEncoder(nn.Module):

@@ -40,8 +40,23 @@ def test_the_record_of_a_conversion(converted):
     )
     assert bundle.origin["forward"]["file"] == FORWARD
     assert bundle.origin["lora_scale"] == {"unet": [2.0], "unet_forward": [2.0]}
-    # These names carry no time steps: chain A is assumed, and said
-    assert len(bundle.origin["notes"]) == 2
+    assert bundle.origin["lora_scale_from"] == {"unet": ["assumed"], "unet_forward": ["assumed"]}
+    # Neither names nor files say time steps and alpha: the published ones are assumed, and said
+    notes = bundle.origin["notes"]
+    assert [note.split(" assumed")[0] for note in notes] == [
+        *("decode times", "encode times", "LoRA alpha", "LoRA alpha"),
+    ]
+
+
+def test_a_loras_own_alpha_is_taken_and_recorded(published):
+    header = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 32})}
+    save_file(load_file(published["reverse"]), published["reverse"], metadata=header)
+    origin = convert(**published).origin
+    assert origin["lora_scale"] == {"unet": [8.0], "unet_forward": [2.0]}
+    assert origin["lora_scale_from"]["unet"] == ["the header's lora_adapter_metadata"]
+    assert [note for note in origin["notes"] if "LoRA" in note] == [
+        f"LoRA alpha assumed: 8, as of the published models ({FORWARD} has none)"
+    ]
 
 
 @pytest.mark.parametrize(("part", "name"), [("unet", REVERSE), ("unet_forward", FORWARD)])

@@ -1,4 +1,4 @@
-"""Time steps of published files: read from names, given, assumed, and refused where they contradict."""
+"""Time steps of published files: given, read from names, assumed, and refused where they contradict."""
 
 from pathlib import Path
 
@@ -24,7 +24,10 @@ def test_time_steps_are_read_from_names(case):
     )
     assert "_".join(map(str, encode)) in forward.replace("-", "_")
     assert "_".join(map(str, decode)) in reverse.replace("-", "_")
-    assert notes == []
+    assert notes == [
+        f"encode times {encode} read from the name of {forward}.safetensors",
+        f"decode times {decode} read from the name of {reverse}.safetensors",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,10 @@ def test_time_steps_are_read_from_names(case):
             None,
             ([0, 259, 519, 779], [259, 519, 779, 999]),
         ),
+        ("f_19_339_699", "r", [19, 259, 519, 779], None, None),
+        ("f", "r_339_699_999", None, [259, 519, 779, 999], None),
+        ("f_259_519_779_999", "r", [19, 259, 519, 779], None, None),
+        ("f", "r_19_339_699", None, [259, 519, 779, 999], None),
         ("model-2024-11-23", "run-3-1-2", None, None, ([19, 259, 519, 779], [259, 519, 779, 999])),
     ],
     ids=[
@@ -54,6 +61,10 @@ def test_time_steps_are_read_from_names(case):
         "name with end",
         "both agree",
         "zero",
+        "over the forward name",
+        "over the reverse name",
+        "over the other's forward name",
+        "over the other's reverse name",
         "other numbers",
     ],
 )
@@ -67,14 +78,6 @@ def test_time_steps_that_names_do_not_carry(forward, reverse, encode, decode, ex
 @pytest.mark.parametrize(
     ("forward", "reverse", "encode", "decode", "message"),
     [
-        (
-            "f_19_339_699",
-            "r",
-            [19, 259, 519, 779],
-            None,
-            r"f_19_339_699\.safetensors says time steps \[19, 339, 699\]",
-        ),
-        ("f", "r_339_699_999", None, [259, 999], r"r_339_699_999\.safetensors says time steps"),
         ("f_339_699_999", "r", None, None, "is given as the forward model"),
         ("f", "r_19_339_699", None, None, "is given as the reverse model"),
         ("f", "r", [519, 259], None, "encode times must ascend"),
@@ -82,8 +85,6 @@ def test_time_steps_that_names_do_not_carry(forward, reverse, encode, decode, ex
         ("f", "r", [19, 999], [259, 999], "must end below 999"),
     ],
     ids=[
-        "forward name",
-        "reverse name",
         "swapped forward",
         "swapped reverse",
         "descending",
@@ -94,6 +95,16 @@ def test_time_steps_that_names_do_not_carry(forward, reverse, encode, decode, ex
 def test_time_steps_that_contradict(forward, reverse, encode, decode, message):
     with pytest.raises(BundleError, match=message):
         choose_times(Path(f"{forward}.safetensors"), Path(f"{reverse}.safetensors"), encode, decode)
+
+
+def test_a_name_that_is_overruled_is_noted():
+    _, _, notes = choose_times(
+        Path("f_19_339_699.safetensors"), Path("r"), [19, 259, 519, 779], [259, 519, 779, 999]
+    )
+    assert notes == [
+        "encode times given: [19, 259, 519, 779], "
+        "the name of f_19_339_699.safetensors says [19, 339, 699]"
+    ]
 
 
 def test_another_schedule_ends_elsewhere():

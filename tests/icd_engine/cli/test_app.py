@@ -1,5 +1,6 @@
 """The program `icd`: every mistake is one line and an exit code, and help is quick."""
 
+import signal
 import subprocess
 import sys
 
@@ -130,10 +131,21 @@ def test_an_output_that_cannot_be_written(place, loaded, capsys):
     assert files(place) == {"cat.png"}
 
 
+@pytest.mark.parametrize(
+    ("ending", "code", "told"),
+    [
+        (None, 130, "interrupted"),
+        ("SIGINT", 130, "interrupted"),
+        ("SIGTERM", 143, "ended by SIGTERM"),
+        ("SIGHUP", 129, "ended by SIGHUP"),
+    ],
+)
 @pytest.mark.parametrize("name", ["edit", "invert", "generate"])
-def test_an_interrupt_leaves_nothing(place, loaded, capsys, monkeypatch, name):
+def test_an_interrupt_leaves_nothing(place, loaded, capsys, monkeypatch, name, ending, code, told):
     def interrupted(*arguments, progress, **options):
         progress(1)
+        if ending:
+            signal.raise_signal(getattr(signal, ending))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Engine, name, interrupted)
@@ -142,7 +154,7 @@ def test_an_interrupt_leaves_nothing(place, loaded, capsys, monkeypatch, name):
         "invert": [*EDIT[1:4], "--out", "x.safetensors"],
         "generate": [TARGET],
     }[name]
-    check_refused(capsys, [name, *rest], 130, "interrupted")
+    check_refused(capsys, [name, *rest], code, told)
     assert files(place) == {"cat.png"}
 
 

@@ -1,7 +1,11 @@
 """`icd convert` writes a bundle and reports, or says what does not fit."""
 
 import json
+import signal
 
+import pytest
+
+from icd_engine.bundles import convert as module
 from icd_engine.cli import main
 from tests.icd_engine.cli.written import ROOT, check_refused
 
@@ -34,6 +38,7 @@ def test_convert_writes_a_bundle_and_reports(tmp_path, capsys):
         "999 -> 699 -> 499 -> 249 -> 0",
         "F16",
         "MB",
+        "note            LoRA alpha assumed: 8",
     ):
         assert part in report
     assert main(["doctor", str(out)]) in (0, 1)  # 1 where the installation itself is broken
@@ -82,3 +87,21 @@ def test_convert_refuses_what_does_not_fit(tmp_path, capsys):
         "generate",
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("step", ["read_teacher", "fuse"])
+def test_a_conversion_that_is_ended_leaves_nothing(tmp_path, capsys, monkeypatch, name, step):
+    """While it reads, and while it writes."""
+    number = getattr(signal, name)
+    monkeypatch.setattr(module, step, lambda *arguments: signal.raise_signal(number))
+    told = "interrupted" if name == "SIGINT" else f"ended by {name}"
+    arguments = [*convert_arguments(), "--out", str(tmp_path / "x"), "--quiet"]
+    check_refused(capsys, arguments, 128 + number, told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    arguments = [*convert_arguments("nowhere.safetensors"), "--out", str(tmp_path / "file" / "x")]
+    check_refused(capsys, arguments, 1, "file/x cannot be written: Not a directory")
