@@ -48,10 +48,14 @@ def _list_of(field: Field) -> Field:
 
 def _one_of(*known: Any) -> Field:
     wanted = " or ".join(repr(value) for value in known)
-    return Field(
-        wanted,
-        lambda value: any(value is one or (isinstance(one, str) and value == one) for one in known),
-    )
+
+    def fits(value: Any) -> bool:
+        # 1.0 is 1 to a network, but true is neither
+        return any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in known
+        )
+
+    return Field(wanted, fits)
 
 
 def _either(*fields: Field) -> Field:
@@ -80,7 +84,12 @@ FIELDS: dict[str, dict[str, Field]] = {
         "beta_start": _above_zero(1),
         "beta_end": _above_zero(1),
         "num_train_timesteps": _whole(2, 10**5),
-        "prediction_type": _one_of("epsilon"),
+        "prediction_type": _one_of("epsilon", "v_prediction"),
+        "rescale_betas_zero_snr": _either(SWITCH, NOTHING),
+        # Fields that make another noise than betas alone do
+        "timestep_type": _one_of("discrete"),
+        "use_flow_sigmas": _one_of(False, None),
+        "snr_shift_scale": _one_of(1.0, None),
     },
     "text_encoder": {
         **dict.fromkeys(("hidden_size", "num_attention_heads"), CHANNELS),

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icd_engine.bundles.base import check_noise, picture_size, read_base
 from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
-from icd_engine.bundles.configs import check_configs, train_steps
-from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
+from icd_engine.bundles.configs import train_steps
+from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
 from icd_engine.bundles.lora import LoraPair, difference, fuse, read_lora
 from icd_engine.bundles.sources import Sources, gathered
@@ -76,8 +77,10 @@ def _convert(
     base = sources.base
     forward = sources.forward
     reverse = sources.reverse
-    family, unet_config, shapes, steps = _read_base(base)
-    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times, steps - 1)
+    family, unet_config, shapes, scheduler = read_base(base)
+    last = train_steps(scheduler) - 1
+    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times, last)
+    check_noise(base, scheduler, encode, decode)
     teacher = teacher_file(sources.teacher)
     weights = read_teacher(teacher)
     unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
@@ -93,7 +96,7 @@ def _convert(
         "encode_times": encode,
         "encode_end": decode[-1],
         "decode_times": decode,
-        "size": _picture_size(base, unet_config),
+        "size": picture_size(base, unet_config),
         **attention_levels(unet_config),
         "defaults": default_settings(family, decode) | dict(defaults),
         "origin": {
@@ -130,40 +133,6 @@ def is_whole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return path.suffix == ".safetensors" and path.is_file() and read_shapes(path) == dict(shapes)
 
 
-def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]], int]:
-    """(family, UNet configuration, UNet weight shapes, time steps of its schedule) of a diffusers
-    folder with every part in place."""
-    try:
-        family = read_family(base)
-        for files in (family.configs, family.weights):
-            for part, name in files.items():
-                if part != "unet_forward":
-                    require_file(base, f"{part}/{name}")
-        scheduler = read_json(base, "scheduler/scheduler_config.json")
-        prediction = scheduler.get("prediction_type", "epsilon")
-        if prediction != "epsilon":
-            raise BundleError(
-                f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported"
-            )
-        _check_base(base, family)
-        return (
-            family,
-            read_json(base, "unet/config.json"),
-            read_shapes(base / "unet" / family.weights["unet"]),
-            train_steps(scheduler),
-        )
-    except BundleError as error:
-        raise BundleError(f"{base}: {error}") from error
-
-
-def _check_base(base: Path, family: Family) -> None:
-    """Raises BundleError where the configurations do not fit each other, before anything is
-    written."""
-    files = {part: f"{part}/{name}" for part, name in family.configs.items()}
-    files["unet_forward"] = files["unet"]  # a base has one network, which becomes both
-    check_configs({part: read_json(base, name) for part, name in files.items()}, files)
-
-
 def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, Any]:
     """The reference's settings, tau as each chain was tuned; amplify and blend are left to the
     caller."""
@@ -176,16 +145,6 @@ def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, A
         "self_replace": 0.6,
         "seed": 0,
     }
-
-
-def _picture_size(base: Path, unet_config: Mapping[str, Any]) -> list[int]:
-    side = unet_config.get("sample_size")
-    blocks = read_json(base, "vae/config.json").get("block_out_channels")
-    if not isinstance(side, int) or not isinstance(blocks, list):
-        raise BundleError(
-            f"{base}: unet/config.json sample_size or vae/config.json block_out_channels is unusable"
-        )
-    return [side * 2 ** (len(blocks) - 1)] * 2
 
 
 def _source(path: Path) -> dict[str, str]:

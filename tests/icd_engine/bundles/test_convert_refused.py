@@ -145,13 +145,34 @@ def test_pickled_base_weights_are_refused(published):
         (
             "scheduler/scheduler_config.json",
             "prediction_type",
-            "v_prediction",
-            "prediction_type 'v_prediction'",
+            "sample",
+            "prediction_type must be 'epsilon' or 'v_prediction', not 'sample'",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "rescale_betas_zero_snr",
+            True,
+            "scheduler_config.json: time step 999 is noise alone",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "trained_betas",
+            [0.1, 0.2],
+            "scheduler_config.json: trained_betas must be a list of 1000",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "beta_schedule",
+            "sigmoid",
+            "scheduler_config.json: beta_schedule 'sigmoid' is not supported",
         ),
         ("unet/config.json", "sample_size", "big", "sample_size"),
     ],
-    ids=["sdxl", "other conditions", "inpainting", "v prediction", "sample size"],
-)
+    ids=[
+        "sdxl", "other conditions", "inpainting", "sample prediction", "zero snr", "trained betas",
+        "sigmoid", "sample size",
+    ],
+)  # fmt: skip
 def test_a_base_of_another_kind_is_refused(published, name, field, value, message):
     path = published["base"] / name
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))

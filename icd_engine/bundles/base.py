@@ -1,0 +1,72 @@
+"""The base of a conversion, a diffusers folder: what must hold before anything is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icd_engine.bundles.configs import check_configs
+from icd_engine.bundles.family import Family, read_family
+from icd_engine.bundles.files import read_json, read_shapes, require_file
+from icd_engine.errors import BundleError, SettingsError
+from icd_engine.sampling.schedule import NoiseSchedule
+
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+def read_base(
+    base: Path,
+) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]], dict[str, Any]]:
+    """(family, UNet configuration, UNet weight shapes, scheduler configuration) of a diffusers
+    folder with every part in place.
+
+    Raises BundleError naming the file and the field.
+    """
+    try:
+        family = read_family(base)
+        for files in (family.configs, family.weights):
+            for part, name in files.items():
+                if part != "unet_forward":
+                    require_file(base, f"{part}/{name}")
+        _check_base(base, family)
+        return (
+            family,
+            read_json(base, "unet/config.json"),
+            read_shapes(base / "unet" / family.weights["unet"]),
+            read_json(base, SCHEDULER),
+        )
+    except BundleError as error:
+        raise BundleError(f"{base}: {error}") from error
+
+
+def _check_base(base: Path, family: Family) -> None:
+    """Raises BundleError where the configurations do not fit each other, before anything is
+    written."""
+    files = {part: f"{part}/{name}" for part, name in family.configs.items()}
+    files["unet_forward"] = files["unet"]  # a base has one network, which becomes both
+    check_configs({part: read_json(base, name) for part, name in files.items()}, files)
+
+
+def check_noise(
+    base: Path, scheduler: Mapping[str, Any], encode: Sequence[int], decode: Sequence[int]
+) -> None:
+    """Raises BundleError unless the scheduler's noise lets the networks hop between their time
+    steps; both ascend."""
+    try:
+        schedule = NoiseSchedule.from_config(scheduler)
+        schedule.encode_hops(encode, decode[-1])
+        schedule.decode_hops(decode)
+    except SettingsError as error:
+        raise BundleError(f"{base}: {SCHEDULER}: {error}") from None
+
+
+def picture_size(base: Path, unet_config: Mapping[str, Any]) -> list[int]:
+    """[width, height] of the pictures that the base works at."""
+    side = unet_config.get("sample_size")
+    blocks = read_json(base, "vae/config.json").get("block_out_channels")
+    if not isinstance(side, int) or not isinstance(blocks, list):
+        raise BundleError(
+            f"{base}: unet/config.json sample_size or vae/config.json block_out_channels is unusable"
+        )
+    return [side * 2 ** (len(blocks) - 1)] * 2
