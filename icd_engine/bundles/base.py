@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icd_engine.bundles.configs import check_configs
+from icd_engine.bundles.configs import check_configs, check_known
 from icd_engine.bundles.family import Family, read_family
 from icd_engine.bundles.files import read_json, read_shapes, require_file
 from icd_engine.errors import BundleError, SettingsError
@@ -45,7 +45,10 @@ def _check_base(base: Path, family: Family) -> None:
     written."""
     files = {part: f"{part}/{name}" for part, name in family.configs.items()}
     files["unet_forward"] = files["unet"]  # a base has one network, which becomes both
-    check_configs({part: read_json(base, name) for part, name in files.items()}, files)
+    configs = {part: read_json(base, name) for part, name in files.items()}
+    check_configs(configs, files)
+    for part in ("unet", "vae"):
+        check_known(part, files[part], configs[part])
 
 
 def check_noise(
