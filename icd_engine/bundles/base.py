@@ -8,7 +8,8 @@ from typing import Any
 
 from icd_engine.bundles.configs import check_configs, check_known
 from icd_engine.bundles.family import Family, read_family
-from icd_engine.bundles.files import read_json, read_shapes, require_file
+from icd_engine.bundles.files import read_json, require_file
+from icd_engine.bundles.layouts import WeightFiles, find_weights, found_shapes
 from icd_engine.errors import BundleError, SettingsError
 from icd_engine.sampling.schedule import NoiseSchedule
 
@@ -25,19 +26,35 @@ def read_base(
     """
     try:
         family = read_family(base)
-        for files in (family.configs, family.weights):
-            for part, name in files.items():
-                if part != "unet_forward":
-                    require_file(base, f"{part}/{name}")
+        for part, name in family.configs.items():
+            if part != "unet_forward":
+                require_file(base, f"{part}/{name}")
+        found = base_weights(base, family)
         _check_base(base, family)
         return (
             family,
             read_json(base, "unet/config.json"),
-            read_shapes(base / "unet" / family.weights["unet"]),
+            found_shapes(found["unet"]),
             read_json(base, SCHEDULER),
         )
     except BundleError as error:
         raise BundleError(f"{base}: {error}") from error
+
+
+def base_weights(base: Path, family: Family) -> dict[str, WeightFiles]:
+    """Part -> its weights, of every network that a base has. BundleError for one that is missing."""
+    parts = {part: name for part, name in family.weights.items() if part != "unet_forward"}
+    return {part: find_weights(base / part, name) for part, name in parts.items()}
+
+
+def layout_notes(base: Path, family: Family) -> list[str]:
+    """What of a base's weights that are copied lay elsewhere than in the file of full precision."""
+    found = base_weights(base, family)
+    return [
+        f"{part} read from {own.name.name}"
+        for part, own in found.items()
+        if part != "unet" and own.name.name != family.weights[part]
+    ]
 
 
 def _check_base(base: Path, family: Family) -> None:

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icd_engine.bundles.base import check_noise, picture_size, read_base
+from icd_engine.bundles.base import check_noise, layout_notes, picture_size, read_base
 from icd_engine.bundles.bundle import Bundle, check_target, write_bundle
 from icd_engine.bundles.configs import train_steps
 from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
+from icd_engine.bundles.layouts import WeightFiles, find_weights, read_found, single
 from icd_engine.bundles.lora import LoraPair, difference, fuse, read_lora
 from icd_engine.bundles.sources import Sources, gathered
-from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
+from icd_engine.bundles.teacher import check_teacher, teacher_file
 from icd_engine.bundles.times import CHAIN_A, choose_times
 from icd_engine.errors import BundleError
 
@@ -44,14 +45,15 @@ def convert(
     """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or
     nothing is written.
 
-    base: diffusers folder. teacher: state dict (.pt with tensors only, or .safetensors) or UNet
-    folder, with guidance embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in
-    fp32 into the teacher's weights, or whole UNets of the teacher's architecture, as training
-    without LoRA leaves them. Each may also be a repository of the hub, the last three tar archives
-    as the authors publish them (see `sources.gathered`). Time steps come from the file names where
-    they carry them, else from the arguments, else each from the other file's, else chain A.
-    precision: fp32, fp16 or bf16, of what is written. defaults: settings of an edit where they are
-    not the reference's. Raises BundleError naming the file and the key or field.
+    base: diffusers folder, its weights as `layouts.find_weights` finds them. teacher: state dict
+    (.pt with tensors only, or .safetensors) or UNet folder, with guidance embedding. forward,
+    reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights, or whole
+    UNets of the teacher's architecture, as training without LoRA leaves them. Each may also be a
+    repository of the hub, the last three tar archives as the authors publish them (see
+    `sources.gathered`). Time steps come from the file names where they carry them, else from the
+    arguments, else each from the other file's, else chain A. precision: fp32, fp16 or bf16, of what
+    is written. defaults: settings of an edit where they are not the reference's. Raises BundleError
+    naming the file and the key or field.
     """
     out = Path(out)
     if precision not in PRECISIONS:
@@ -82,8 +84,8 @@ def _convert(
     encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times, last)
     check_noise(base, scheduler, encode, decode)
     teacher = teacher_file(sources.teacher)
-    weights = read_teacher(teacher)
-    unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
+    weights = read_found(teacher, integers=False)
+    unet_config["time_cond_proj_dim"] = check_teacher(teacher.name.name, weights, shapes)
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
     loras, whole = {}, {}
     for part, path in (("unet", reverse), ("unet_forward", forward)):
@@ -103,13 +105,17 @@ def _convert(
             "base": sources.base_name,
             **{
                 k: _source(p)
-                for k, p in (("teacher", teacher), ("forward", forward), ("reverse", reverse))
+                for k, p in (
+                    ("teacher", teacher),
+                    ("forward", single(forward)),
+                    ("reverse", single(reverse)),
+                )
             },
             "lora_scale": {
                 part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
             },
             "precision": precision,
-            "notes": notes,
+            "notes": notes + layout_notes(base, family),
         },
     }
     return write_bundle(
@@ -147,8 +153,10 @@ def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, A
     }
 
 
-def _source(path: Path) -> dict[str, str]:
-    return {"file": path.name, "sha256": file_digest(path)}
+def _source(found: WeightFiles) -> dict[str, Any]:
+    one = {"file": found.name.name, "sha256": file_digest(found.name)}
+    shards = {path.name: file_digest(path) for path in found.files if path != found.name}
+    return one | {"shards": shards} if shards else one
 
 
 def _files(
@@ -173,14 +181,16 @@ def _files(
         if part in loras or part in whole:
             continue
         yield f"{part}/config.json", base / part / "config.json"
-        weights = read_weights(base / part / name)
+        found = find_weights(base / part, name)
+        weights = read_found(found)
         if part == "vae":
             weights = {_new_vae_key(key): value for key, value in weights.items()}
-        if precision != "fp32":
-            weights = {
-                key: value.to(dtype) if value.is_floating_point() else value
-                for key, value in weights.items()
-            }
+        # Tensors of a pickle may share memory, which safetensors cannot express
+        copy = found.files[0].suffix != ".safetensors"
+        weights = {
+            key: value.to(dtype if value.is_floating_point() else value.dtype, copy=copy)
+            for key, value in weights.items()
+        }
         yield f"{part}/{name}", weights
     for part, lora in loras.items():
         yield f"{part}/config.json", unet_config
