@@ -198,7 +198,7 @@ class Agreement:
             empty_prompt=self._empty,
         )
         after = np.asarray(self._runner.host(self._runner.decode(inputs, [hop], None).latents))
-        noise = (after - hop.A * rows) / hop.B
+        noise = self._schedule.noise(hop, rows, after)
         errors = np.square(noise - self._noise).mean(axis=(1, 2, 3))
         return errors[:count] - errors[count:]
 

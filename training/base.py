@@ -37,6 +37,8 @@ class Base:
             self.family = read_family(self.folder)
             scheduler = read_json(self.folder, SCHEDULER)
             self.schedule = NoiseSchedule.from_config(scheduler)
+            # SettingsError where the last time step is noise alone
+            self.schedule.hop(self.schedule.steps - 1, 0)
         except SettingsError as error:
             raise BundleError(f"{folder}: {SCHEDULER}: {error}") from None
         except BundleError as error:

@@ -39,9 +39,10 @@ class Diffusion:
         self.calls = 0
         self.sees_picture = unet.in_channels == 2 * LATENT_CHANNELS
         self.scaling_factor: float = engine.bundle.config("vae")["scaling_factor"]
-        self.tables = Boundaries(
-            NoiseSchedule.from_config(engine.bundle.config("scheduler")), engine.runner.device
-        )
+        schedule = NoiseSchedule.from_config(engine.bundle.config("scheduler"))
+        if schedule.prediction != "epsilon":
+            raise BundleError(f"prediction_type {schedule.prediction!r}: these methods take noise")
+        self.tables = Boundaries(schedule, engine.runner.device)
 
     @classmethod
     def load(cls, engine: Engine, folder: Path) -> Diffusion:

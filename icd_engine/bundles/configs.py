@@ -3,126 +3,13 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
+from icd_engine.bundles.fields import FIELDS, IDLE, check_fields
 from icd_engine.errors import BundleError, shown
 
-MOST_CHANNELS = 2**15
-MOST_LEVELS = 8
-MOST_LAYERS = 128
 TRAIN_STEPS = 1000  # diffusers' num_train_timesteps where a scheduler does not say
-
-
-class Field(NamedTuple):
-    """What a field must be, in words and as a test."""
-
-    wanted: str
-    fits: Callable[[Any], bool]
-
-
-def _whole(low: int, high: int) -> Field:
-    def fits(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    return Field(f"a whole number in {low}..{high}", fits)
-
-
-def _above_zero(high: float) -> Field:
-    def fits(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= high
-
-    return Field(f"a number above 0, at most {high:g}", fits)
-
-
-def _list_of(field: Field) -> Field:
-    def fits(value: Any) -> bool:
-        return (
-            isinstance(value, list)
-            and 0 < len(value) <= MOST_LEVELS
-            and all(map(field.fits, value))
-        )
-
-    return Field(f"a list of up to {MOST_LEVELS}, each {field.wanted}", fits)
-
-
-def _one_of(*known: Any) -> Field:
-    wanted = " or ".join(repr(value) for value in known)
-    return Field(
-        wanted,
-        lambda value: any(value is one or (isinstance(one, str) and value == one) for one in known),
-    )
-
-
-def _either(*fields: Field) -> Field:
-    wanted = " or ".join(field.wanted for field in fields)
-    return Field(wanted, lambda value: any(field.fits(value) for field in fields))
-
-
-TEXT = Field("a text", lambda value: isinstance(value, str))
-SWITCH = Field("true or false", lambda value: isinstance(value, bool))
-NOTHING = Field("null", lambda value: value is None)
-OBJECT = Field("an object", lambda value: isinstance(value, dict))
-CHANNELS = _whole(1, MOST_CHANNELS)
-LAYERS = _whole(1, MOST_LAYERS)
-TOKENS = _whole(0, 2**20)
-IMAGES = {
-    "block_out_channels": _list_of(CHANNELS),
-    "layers_per_block": LAYERS,
-    "norm_num_groups": CHANNELS,
-}
-
-# By the part's name without "_2" and "_forward". Fields that are not here are not read, or checked
-# where they are.
-FIELDS: dict[str, dict[str, Field]] = {
-    "tokenizer": {"model_max_length": _whole(3, 4096), "pad_token": _either(TEXT, OBJECT, NOTHING)},
-    "scheduler": {
-        "beta_start": _above_zero(1),
-        "beta_end": _above_zero(1),
-        "num_train_timesteps": _whole(2, 10**5),
-        "prediction_type": _one_of("epsilon"),
-    },
-    "text_encoder": {
-        **dict.fromkeys(("hidden_size", "num_attention_heads"), CHANNELS),
-        "intermediate_size": _whole(1, 8 * MOST_CHANNELS),
-        "vocab_size": _whole(1, 2**20),
-        "num_hidden_layers": LAYERS,
-        "max_position_embeddings": _whole(3, 4096),
-        "projection_dim": _either(CHANNELS, NOTHING),
-        "hidden_act": _one_of(
-            "quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"
-        ),
-        "layer_norm_eps": _above_zero(1),
-        "eos_token_id": TOKENS,  # where SDXL's pooled features are read
-        **dict.fromkeys(("bos_token_id", "pad_token_id"), _either(TOKENS, NOTHING)),
-    },
-    "vae": {
-        **IMAGES,
-        **dict.fromkeys(("in_channels", "out_channels"), _whole(3, 3)),
-        "act_fn": _one_of("silu"),
-        "latent_channels": _whole(1, 64),
-        "scaling_factor": _above_zero(1000),
-        "sample_size": _whole(8, 2**16),
-        **dict.fromkeys(
-            ("mid_block_add_attention", "use_quant_conv", "use_post_quant_conv"), SWITCH
-        ),
-        **dict.fromkeys(("shift_factor", "latents_mean", "latents_std"), NOTHING),
-    },
-    "unet": {
-        **IMAGES,
-        **dict.fromkeys(("in_channels", "out_channels"), _whole(1, 64)),
-        "norm_eps": _above_zero(1),
-        "cross_attention_dim": CHANNELS,
-        "attention_head_dim": _either(CHANNELS, _list_of(CHANNELS)),
-        "transformer_layers_per_block": _either(LAYERS, _list_of(LAYERS)),
-        "time_cond_proj_dim": _either(_whole(4, MOST_CHANNELS), NOTHING),
-        "addition_time_embed_dim": _either(CHANNELS, NOTHING),
-        "addition_embed_type": _one_of(None, "text_time"),
-        "projection_class_embeddings_input_dim": _either(_whole(1, 2**20), NOTHING),
-        **dict.fromkeys(("down_block_types", "up_block_types"), _list_of(TEXT)),
-        "use_linear_projection": SWITCH,
-    },
-}
 
 
 class PartConfig(dict[str, Any]):
@@ -151,13 +38,19 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], files: Mapping[str, 
     configs: by part. files: of each part, as errors name them.
     """
     for part, config in configs.items():
-        for name, field in FIELDS[_kind(part)].items():
-            if name in config and not field.fits(config[name]):
-                raise BundleError(
-                    f"{files[part]}: {name} must be {field.wanted}, not {shown(config[name])}"
-                )
+        check_fields(files[part], config, FIELDS[_kind(part)])
         _check_divisions(files[part], config)
     _check_agreement(configs, files)
+
+
+def check_known(part: str, file: str, config: Mapping[str, Any]) -> None:
+    """Raises BundleError naming a field of a UNet or VAE that nothing here knows, and that asks for
+    something: what it would change is not known either."""
+    kind = _kind(part)
+    for name, value in config.items():
+        known = name in FIELDS[kind] or name in IDLE[kind] or name.startswith("_")
+        if not known and value is not None and value is not False:
+            raise BundleError(f"{file}: {name} = {shown(value)} is not known, so not supported")
 
 
 def _kind(part: str) -> str:

@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icd_engine.bundles.base import check_noise, layout_notes, picture_size, read_base
 from icd_engine.bundles.bundle import Bundle, write_bundle
-from icd_engine.bundles.configs import check_configs, train_steps
-from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family, read_family
+from icd_engine.bundles.configs import train_steps
+from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family
 from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
+from icd_engine.bundles.layouts import WeightFiles, find_weights, read_found, single
 from icd_engine.bundles.lora import LoraPair, assumed_scales, difference, fuse, read_lora
 from icd_engine.bundles.sources import Sources, gathered
 from icd_engine.bundles.target import check_target
-from icd_engine.bundles.teacher import check_teacher, read_teacher, teacher_file
+from icd_engine.bundles.teacher import check_teacher, teacher_file
 from icd_engine.bundles.times import CHAIN_A, choose_times
 from icd_engine.errors import BundleError
 
@@ -44,14 +46,15 @@ def convert(
     """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or
     nothing is written.
 
-    base: diffusers folder. teacher: state dict (.pt with tensors only, or .safetensors) or UNet
-    folder, with guidance embedding. forward, reverse: LoRA files (see `lora.read_lora`), fused in
-    fp32 into the teacher's weights, or whole UNets of the teacher's architecture, as training
-    without LoRA leaves them. Each may also be a repository of the hub, the last three tar archives
-    as the authors publish them (see `sources.gathered`). Time steps are those of the arguments, else
-    of the file names where they carry them, else each from the other file's, else chain A.
-    precision: fp32, fp16 or bf16, of what is written. defaults: settings of an edit where they are
-    not the reference's. Raises BundleError naming the file and the key or field.
+    base: diffusers folder, its weights as `layouts.find_weights` finds them. teacher: state dict
+    (.pt with tensors only, or .safetensors) or UNet folder, with guidance embedding. forward,
+    reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights, or whole
+    UNets of the teacher's architecture, as training without LoRA leaves them. Each may also be a
+    repository of the hub, the last three tar archives as the authors publish them (see
+    `sources.gathered`). Time steps are those of the arguments, else of the file names where they
+    carry them, else each from the other file's, else chain A. precision: fp32, fp16 or bf16, of what
+    is written. defaults: settings of an edit where they are not the reference's. Raises BundleError
+    naming the file and the key or field.
     """
     out = Path(out)
     if precision not in PRECISIONS:
@@ -77,11 +80,13 @@ def _convert(
     base = sources.base
     forward = sources.forward
     reverse = sources.reverse
-    family, unet_config, shapes, steps = _read_base(base)
-    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times, steps - 1)
+    family, unet_config, shapes, scheduler = read_base(base)
+    last = train_steps(scheduler) - 1
+    encode, decode, notes = choose_times(forward, reverse, encode_times, decode_times, last)
+    check_noise(base, scheduler, encode, decode)
     teacher = teacher_file(sources.teacher)
-    weights = read_teacher(teacher)
-    unet_config["time_cond_proj_dim"] = check_teacher(teacher.name, weights, shapes)
+    weights = read_found(teacher, integers=False)
+    unet_config["time_cond_proj_dim"] = check_teacher(teacher.name.name, weights, shapes)
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
     loras, whole = {}, {}
     for part, path in (("unet", reverse), ("unet_forward", forward)):
@@ -95,14 +100,18 @@ def _convert(
         "encode_times": encode,
         "encode_end": decode[-1],
         "decode_times": decode,
-        "size": _picture_size(base, unet_config),
+        "size": picture_size(base, unet_config),
         **attention_levels(unet_config),
         "defaults": default_settings(family, decode) | dict(defaults),
         "origin": {
             "base": sources.base_name,
             **{
                 k: _source(p)
-                for k, p in (("teacher", teacher), ("forward", forward), ("reverse", reverse))
+                for k, p in (
+                    ("teacher", teacher),
+                    ("forward", single(forward)),
+                    ("reverse", single(reverse)),
+                )
             },
             "lora_scale": {
                 part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
@@ -112,7 +121,7 @@ def _convert(
                 for part, lora in loras.items()
             },
             "precision": precision,
-            "notes": notes,
+            "notes": notes + layout_notes(base, family),
         },
     }
     return write_bundle(
@@ -136,40 +145,6 @@ def is_whole(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return path.suffix == ".safetensors" and path.is_file() and read_shapes(path) == dict(shapes)
 
 
-def _read_base(base: Path) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]], int]:
-    """(family, UNet configuration, UNet weight shapes, time steps of its schedule) of a diffusers
-    folder with every part in place."""
-    try:
-        family = read_family(base)
-        for files in (family.configs, family.weights):
-            for part, name in files.items():
-                if part != "unet_forward":
-                    require_file(base, f"{part}/{name}")
-        scheduler = read_json(base, "scheduler/scheduler_config.json")
-        prediction = scheduler.get("prediction_type", "epsilon")
-        if prediction != "epsilon":
-            raise BundleError(
-                f"scheduler/scheduler_config.json: prediction_type {prediction!r} is not supported"
-            )
-        _check_base(base, family)
-        return (
-            family,
-            read_json(base, "unet/config.json"),
-            read_shapes(base / "unet" / family.weights["unet"]),
-            train_steps(scheduler),
-        )
-    except BundleError as error:
-        raise BundleError(f"{base}: {error}") from error
-
-
-def _check_base(base: Path, family: Family) -> None:
-    """Raises BundleError where the configurations do not fit each other, before anything is
-    written."""
-    files = {part: f"{part}/{name}" for part, name in family.configs.items()}
-    files["unet_forward"] = files["unet"]  # a base has one network, which becomes both
-    check_configs({part: read_json(base, name) for part, name in files.items()}, files)
-
-
 def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, Any]:
     """The reference's settings, tau as each chain was tuned; amplify and blend are left to the
     caller."""
@@ -184,18 +159,10 @@ def default_settings(family: Family, decode_times: Sequence[int]) -> dict[str, A
     }
 
 
-def _picture_size(base: Path, unet_config: Mapping[str, Any]) -> list[int]:
-    side = unet_config.get("sample_size")
-    blocks = read_json(base, "vae/config.json").get("block_out_channels")
-    if not isinstance(side, int) or not isinstance(blocks, list):
-        raise BundleError(
-            f"{base}: unet/config.json sample_size or vae/config.json block_out_channels is unusable"
-        )
-    return [side * 2 ** (len(blocks) - 1)] * 2
-
-
-def _source(path: Path) -> dict[str, str]:
-    return {"file": path.name, "sha256": file_digest(path)}
+def _source(found: WeightFiles) -> dict[str, Any]:
+    one = {"file": found.name.name, "sha256": file_digest(found.name)}
+    shards = {path.name: file_digest(path) for path in found.files if path != found.name}
+    return one | {"shards": shards} if shards else one
 
 
 def _files(
@@ -220,14 +187,16 @@ def _files(
         if part in loras or part in whole:
             continue
         yield f"{part}/config.json", base / part / "config.json"
-        weights = read_weights(base / part / name)
+        found = find_weights(base / part, name)
+        weights = read_found(found)
         if part == "vae":
             weights = {_new_vae_key(key): value for key, value in weights.items()}
-        if precision != "fp32":
-            weights = {
-                key: value.to(dtype) if value.is_floating_point() else value
-                for key, value in weights.items()
-            }
+        # Tensors of a pickle may share memory, which safetensors cannot express
+        copy = found.files[0].suffix != ".safetensors"
+        weights = {
+            key: value.to(dtype if value.is_floating_point() else value.dtype, copy=copy)
+            for key, value in weights.items()
+        }
         yield f"{part}/{name}", weights
     for part, lora in loras.items():
         yield f"{part}/config.json", unet_config

@@ -10,6 +10,7 @@ from icd_engine.errors import BundleError, shown
 
 MODEL_INDEX = "model_index.json"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+TEXT_WEIGHTS = "model.safetensors"
 TEXT_TIME = "text_time"  # what SDXL's UNet adds to its time step
 DIFFERENCE = "unet_forward/difference.safetensors"  # from the decode network, see lora.difference
 
@@ -46,7 +47,7 @@ class Family:
     @property
     def weights(self) -> dict[str, str]:
         """Part -> its weight file."""
-        text = dict.fromkeys(self._numbered("text_encoder"), "model.safetensors")
+        text = dict.fromkeys(self._numbered("text_encoder"), TEXT_WEIGHTS)
         return text | dict.fromkeys(("vae", "unet", "unet_forward"), DIFFUSERS_WEIGHTS)
 
     @property

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
 
+from icd_engine.bundles.family import DIFFUSERS_WEIGHTS, TEXT_WEIGHTS
+from icd_engine.bundles.layouts import GGUF, find_weights, gguf
 from icd_engine.bundles.lora_scale import PEFT_CONFIG
 from icd_engine.bundles.names import ROLES, times_in
 from icd_engine.bundles.scratch import scratch_folder
@@ -21,16 +23,21 @@ from icd_engine.errors import BundleError
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What is downloaded: never pickles. Of a base, both halves of its folder names (SDXL has
-# text_encoder_2).
+# text_encoder_2), and half precision only where there is nothing else: each is gigabytes.
 BASE_FILES = (
     "model_index.json",
     "scheduler/*.json",
     "tokenizer*/*",
     "*/config.json",
-    "text_encoder*/model.safetensors",
-    "vae/diffusion_pytorch_model.safetensors",
-    "unet/diffusion_pytorch_model.safetensors",
+    *("text_encoder*/model.safetensors", "text_encoder*/model-*.safetensors"),
+    *("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model-*.safetensors"),
+    *("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model-*.safetensors"),
+    "*/*.safetensors.index.json",
 )
+HALVES = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.safetensors.index.fp16.json")
+# Folders of the hub's cache: models--OWNER--NAME/snapshots/REVISION/, its files links to blobs
+SNAPSHOTS = "snapshots"
+CACHED = "models--"
 NETWORK_FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors")
 
 
@@ -61,15 +68,65 @@ def gathered(
     """
     near = next(folder for folder in (beside, *beside.parents) if folder.is_dir())
     with scratch_folder(near, ".icd-") as scratch:
-        folder = _local(base, BASE_FILES)
+        folder = _base(base)
         yield Sources(
             base=folder,
-            # The hub's cache names a folder by its revision alone.
-            base_name=base.resolve().name if folder == base else f"{base.as_posix()}@{folder.name}",
+            base_name=_base_name(base, folder),
             teacher=_network(_local(teacher, NETWORK_FILES), "teacher", scratch),
             forward=_lora(_local(forward, NETWORK_FILES), "forward", scratch),
             reverse=_lora(_local(reverse, NETWORK_FILES), "reverse", scratch),
         )
+
+
+def _base(path: Path) -> Path:
+    folder = _local(path, BASE_FILES)
+    if folder.is_file():
+        raise BundleError(
+            f"{path} is one file, and a base is a diffusers folder: diffusers makes one by "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), for SDXL by "
+            "StableDiffusionXLPipeline"
+        )
+    if path.exists():
+        return folder
+    halves = [f"{part}/{name}" for part in _without_weights(folder) for name in HALVES]
+    return _local(path, halves) if halves else folder
+
+
+def _without_weights(folder: Path) -> list[str]:
+    """Networks of a downloaded base that came without weights."""
+    parts = {"vae": DIFFUSERS_WEIGHTS, "unet": DIFFUSERS_WEIGHTS}
+    parts |= {own.name: TEXT_WEIGHTS for own in folder.glob("text_encoder*")}
+    missing = []
+    for part, name in parts.items():
+        try:
+            find_weights(folder / part, name)
+        except BundleError:
+            missing.append(part)
+    return missing
+
+
+def _base_name(given: Path, folder: Path) -> str:
+    """The hub's cache names a folder by its revision alone, and the repository above that."""
+    if not given.exists():
+        return f"{given.as_posix()}@{folder.name}"
+    cached = folder.parent.parent.name
+    if folder.parent.name == SNAPSHOTS and cached.startswith(CACHED):
+        return f"{cached.removeprefix(CACHED).replace('--', '/')}@{folder.name}"
+    return given.resolve().name
+
+
+def _snapshot(path: Path) -> Path:
+    """A folder as it is, or of a repository in the hub's cache the revision that `main` is."""
+    revisions = sorted((path / SNAPSHOTS).iterdir()) if (path / SNAPSHOTS).is_dir() else []
+    if not path.name.startswith(CACHED) or not revisions:
+        return path
+    main = path / "refs" / "main"
+    name = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    chosen = [own for own in revisions if own.name == name] or revisions
+    if len(chosen) > 1:
+        listed = ", ".join(own.name for own in chosen)
+        raise BundleError(f"{path}: one revision is needed, give one of {SNAPSHOTS}/: {listed}")
+    return chosen[0]
 
 
 def _network(path: Path, role: str, scratch: Path) -> Path:
@@ -90,6 +147,10 @@ def _lora(path: Path, role: str, scratch: Path) -> Path:
 def _local(path: Path, wanted: Sequence[str]) -> Path:
     """The path, or where a hub repository of that name was downloaded to."""
     name = path.as_posix()
+    if path.suffix == GGUF:
+        raise gguf(path)
+    if path.is_dir():
+        return _snapshot(path)
     if (
         path.exists()
         or not HUB_ID.fullmatch(name)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from icd_engine.bundles.fields import UNET_FIXED, check_fields
 from icd_engine.editing.plan import EditStep
-from icd_engine.errors import BundleError, shown
 from icd_engine.networks.attention import PassState, TransformerBlock, word_columns
 from icd_engine.networks.blocks import Downsample, GroupNormSiLU, ResidualBlock, Upsample, sinusoid
 from icd_engine.networks.levels import (
@@ -22,25 +22,6 @@ from icd_engine.networks.levels import (
     per_level,
     up_channels,
 )
-
-SUPPORTED = {
-    "act_fn": "silu",
-    "center_input_sample": False,
-    "class_embed_type": None,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "downsample_padding": 1,
-    "dual_cross_attention": False,
-    "encoder_hid_dim": None,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "mid_block_scale_factor": 1,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "num_attention_heads": None,
-    "only_cross_attention": False,
-    "resnet_time_scale_shift": "default",
-    "time_embedding_type": "positional",
-}
 
 
 class UNetOutput(NamedTuple):
@@ -89,7 +70,7 @@ class UNet(nn.Module):
         self, config: Mapping[str, Any], *, blend_downscale: int = 4, share_downscale: int = 2
     ):
         super().__init__()
-        _check_supported(config)
+        check_fields("unet/config.json", config, UNET_FIXED)
         widths: list[int] = config["block_out_channels"]
         groups = config["norm_num_groups"]
         time_channels = 4 * widths[0]
@@ -246,12 +227,3 @@ class UNet(nn.Module):
         return UNetOutput(
             eps, torch.stack(state.maps).mean(dim=0) if state.maps else None, state.kept
         )
-
-
-def _check_supported(config: Mapping[str, Any]) -> None:
-    for key, value in SUPPORTED.items():
-        if key in config and config[key] != value:
-            found = shown(config[key])
-            raise BundleError(
-                f"unet/config.json: {key} = {found} is not supported (only {value!r})"
-            )

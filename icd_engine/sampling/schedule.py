@@ -1,4 +1,7 @@
-"""Noise schedule and hops: every network call becomes x_s = A x_t + B eps with two numbers."""
+"""Noise schedule and hops: every network call becomes x_s = A x_t + B eps with two numbers.
+
+Of a network that predicts v, eps stands for v, and the two numbers are others.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,11 +10,10 @@ from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 from icd_engine.errors import SettingsError, shown
+from icd_engine.sampling.betas import STEPS, betas_of, cumulated, rising
 
-STEPS = 1000  # of Stable Diffusion, where a scheduler's configuration does not say how many
+PREDICTIONS = ("epsilon", "v_prediction")
 CHAIN = (
     19,
     259,
@@ -22,7 +24,8 @@ CHAIN = (
 
 @dataclass(frozen=True)
 class Hop:
-    """One network call at time step t that takes the latents to boundary s: x_s = A x_t + B eps."""
+    """One network call at time step t that takes the latents to boundary s: x_s = A x_t + B eps, eps
+    being what the network predicts."""
 
     t: int
     s: int
@@ -32,48 +35,35 @@ class Hop:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Cumulative products of (1 - beta), one per time step."""
+    """Cumulative products of (1 - beta), one per time step, and what networks predict there.
+
+    prediction: "epsilon", the noise, or "v_prediction", v = a_t eps - sigma_t x_0.
+    """
 
     alphas_cumprod: tuple[float, ...]
+    prediction: str = "epsilon"
 
     @classmethod
     def scaled_linear(
         cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = STEPS
     ) -> "NoiseSchedule":
-        """The schedule of Stable Diffusion: sqrt(beta) rises linearly over `steps` time steps.
-
-        Rounded to float32 exactly as the published models had it (torch.linspace, squared,
-        cumulative product): over an inversion the seventh digit of sigma at the first step grows
-        into the fourth digit of the latents.
-        """
-        if not 0 < beta_start <= beta_end < 1 or steps < 2:
-            raise SettingsError(
-                f"schedule needs 0 < beta_start <= beta_end < 1, not {beta_start}, {beta_end}"
-            )
-        first = np.float32(math.sqrt(beta_start))
-        last = np.float32(math.sqrt(beta_end))
-        rise = np.float64((last - first) / np.float32(steps - 1))
-        k = np.arange(steps)
-        roots = np.where(k < steps // 2, first + rise * k, last - rise * (steps - 1 - k)).astype(
-            np.float32
-        )
-        products = np.cumprod(np.float32(1) - roots**2, dtype=np.float64)
-        return cls(tuple(products.astype(np.float32).tolist()))
+        """The schedule of Stable Diffusion: sqrt(beta) rises linearly over `steps` time steps."""
+        betas = rising(beta_start, beta_end, steps, roots=True)
+        return cls(tuple(cumulated(betas).tolist()))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
-        """The schedule of a diffusers scheduler_config.json.
+        """The schedule of a diffusers scheduler_config.json: `betas_of` it and its prediction_type.
 
-        SettingsError unless it is a scaled linear one.
+        SettingsError naming the field that is not supported.
         """
-        kind = config.get("beta_schedule")
-        if kind != "scaled_linear":
-            raise SettingsError(f"beta_schedule {shown(kind)} is not supported")
-        steps = config.get("num_train_timesteps", STEPS)
-        try:
-            return cls.scaled_linear(config["beta_start"], config["beta_end"], steps)
-        except (KeyError, TypeError, SettingsError) as error:
-            raise SettingsError(f"no schedule can be made of it: {error}") from None
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction not in PREDICTIONS:
+            raise SettingsError(
+                f"prediction_type {shown(prediction)} is not supported "
+                f"(only {' and '.join(PREDICTIONS)})"
+            )
+        return cls(tuple(cumulated(betas_of(config)).tolist()), prediction)
 
     @property
     def steps(self) -> int:
@@ -95,15 +85,33 @@ class NoiseSchedule:
         return math.sqrt(1.0 - self.alphas_cumprod[self._known(t)])
 
     def hop(self, t: int, s: int) -> Hop:
-        """The consistency boundary update x_s = a_s (x_t - sigma_t eps) / a_t + sigma_s eps, up or
-        down.
+        """The consistency boundary update x_s = a_s x_0 + sigma_s eps, up or down, of what a
+        network predicts at x_t.
 
-        As a boundary, s = 0 means clean latents (a = 1, sigma = 0), not alphas_cumprod[0].
-        SettingsError if t or s is unknown.
+        Of noise, x_0 = (x_t - sigma_t eps) / a_t. Of v, x_0 = a_t x_t - sigma_t v and eps =
+        sigma_t x_t + a_t v: another A and B. As a boundary, s = 0 means clean latents (a = 1,
+        sigma = 0), not alphas_cumprod[0]. SettingsError if t or s is unknown, or where noise is
+        predicted of nothing else.
         """
         a_s, sigma_s = (1.0, 0.0) if self._known(s) == 0 else (self.a(s), self.sigma(s))
-        A = a_s / self.a(t)
-        return Hop(int(t), int(s), A, sigma_s - A * self.sigma(t))
+        a = self.a(t)
+        sigma = self.sigma(t)
+        if self.prediction == "v_prediction":
+            return Hop(int(t), int(s), a_s * a + sigma_s * sigma, sigma_s * a - a_s * sigma)
+        if a == 0:
+            raise SettingsError(
+                f"time step {t} is noise alone, from which epsilon prediction tells no picture: "
+                "rescale_betas_zero_snr needs prediction_type v_prediction"
+            )
+        A = a_s / a
+        return Hop(int(t), int(s), A, sigma_s - A * sigma)
+
+    def noise(self, hop: Hop, before: Any, after: Any) -> Any:
+        """eps that a network saw in the arrays `before` a hop, which took them to `after`."""
+        predicted = (after - hop.A * before) / hop.B
+        if self.prediction == "v_prediction":
+            return self.sigma(hop.t) * before + self.a(hop.t) * predicted
+        return predicted
 
     def encode_hops(self, times: Sequence[int] = CHAIN, end: int | None = None) -> tuple[Hop, ...]:
         """Upward hops times[0] -> times[1] -> ... -> end; None is the last step.

@@ -31,8 +31,22 @@ def test_the_schedule_is_the_folders(base, changed):
 
 
 def test_another_kind_of_schedule_is_refused(changed):
-    folder = changed("scheduler/scheduler_config.json", beta_schedule="linear")
-    with pytest.raises(BundleError, match="beta_schedule 'linear' is not supported"):
+    folder = changed("scheduler/scheduler_config.json", beta_schedule="sigmoid")
+    with pytest.raises(BundleError, match="beta_schedule 'sigmoid' is not supported"):
+        Base(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prediction_type": "v_prediction"}, "prediction_type 'v_prediction' is not supported"),
+        ({"rescale_betas_zero_snr": True}, "time step 999 is noise alone"),
+    ],
+    ids=["v", "zero snr"],
+)
+def test_noise_that_is_not_trained_on_is_refused(changed, fields, message):
+    folder = changed("scheduler/scheduler_config.json", **fields)
+    with pytest.raises(BundleError, match=message):
         Base(folder)
 
 

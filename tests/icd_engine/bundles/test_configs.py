@@ -82,8 +82,20 @@ def test_what_is_no_count_of_anything_is_named(part, field, value):
         ("scheduler", {"beta_end": "x"}, "beta_end must be a number above 0, at most 1, not 'x'"),
         (
             "scheduler",
-            {"prediction_type": "v_prediction"},
-            "prediction_type must be 'epsilon', not 'v_prediction'",
+            {"rescale_betas_zero_snr": 1},
+            "rescale_betas_zero_snr must be true or false or null, not 1",
+        ),
+        (
+            "scheduler",
+            {"timestep_type": "continuous"},
+            "timestep_type must be 'discrete', not 'continuous'",
+        ),
+        ("scheduler", {"use_flow_sigmas": True}, "use_flow_sigmas must be False or None, not True"),
+        ("scheduler", {"snr_shift_scale": 3.0}, "snr_shift_scale must be 1.0 or None, not 3.0"),
+        (
+            "scheduler",
+            {"prediction_type": "sample"},
+            "prediction_type must be 'epsilon' or 'v_prediction', not 'sample'",
         ),
         (
             "text_encoder",

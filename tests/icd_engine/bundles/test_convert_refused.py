@@ -123,12 +123,10 @@ def test_a_tokenizer_that_cannot_be_made_is_named(published):
     refused(published, r"tokenizer/merges\.txt is missing")
 
 
-def test_pickled_base_weights_are_refused(published):
+def test_base_weights_that_only_look_pickled_are_refused(published):
     folder = published["base"] / "text_encoder"
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    refused(
-        published, r"text_encoder/pytorch_model\.bin is a pickle and only safetensors is loaded"
-    )
+    refused(published, r"text_encoder/pytorch_model\.bin is damaged or holds more than tensors")
 
 
 @pytest.mark.parametrize(
@@ -145,13 +143,34 @@ def test_pickled_base_weights_are_refused(published):
         (
             "scheduler/scheduler_config.json",
             "prediction_type",
-            "v_prediction",
-            "prediction_type 'v_prediction'",
+            "sample",
+            "prediction_type must be 'epsilon' or 'v_prediction', not 'sample'",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "rescale_betas_zero_snr",
+            True,
+            "scheduler_config.json: time step 999 is noise alone",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "trained_betas",
+            [0.1, 0.2],
+            "scheduler_config.json: trained_betas must be a list of 1000",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "beta_schedule",
+            "sigmoid",
+            "scheduler_config.json: beta_schedule 'sigmoid' is not supported",
         ),
         ("unet/config.json", "sample_size", "big", "sample_size"),
     ],
-    ids=["sdxl", "other conditions", "inpainting", "v prediction", "sample size"],
-)
+    ids=[
+        "sdxl", "other conditions", "inpainting", "sample prediction", "zero snr", "trained betas",
+        "sigmoid", "sample size",
+    ],
+)  # fmt: skip
 def test_a_base_of_another_kind_is_refused(published, name, field, value, message):
     path = published["base"] / name
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))

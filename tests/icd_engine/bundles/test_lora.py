@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from icd_engine.bundles.layouts import read_state
 from icd_engine.bundles.lora import fuse, read_lora
-from icd_engine.bundles.teacher import read_teacher
 from icd_engine.errors import BundleError
 
 SHAPES = {
@@ -142,7 +142,7 @@ def test_golden_weights_equal_peft(golden, role):
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig, get_peft_model
 
-    teacher = read_teacher(golden / "sd15_cfg_distill.pt")
+    teacher = read_state(golden / "sd15_cfg_distill.pt")
     path = golden / f"iCD-SD15-{role}.safetensors"
     shapes = {key: tuple(value.shape) for key, value in teacher.items()}
     fused = fuse(teacher, read_lora(path, shapes, rounds=True), torch.float32)

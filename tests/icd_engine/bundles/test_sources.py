@@ -3,6 +3,7 @@ of those."""
 
 import io
 import tarfile
+from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import pytest
@@ -217,6 +218,31 @@ def test_repositories_of_the_hub(tmp_path, monkeypatch):
         for pattern in own
         if "tokenizer" not in pattern
     )
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"], ids=["both", "half precision alone"])
+def test_half_precision_is_downloaded_where_there_is_nothing_else(tmp_path, monkeypatch, variant):
+    """Whole files first; of networks without, their fp16 files, not those of the others."""
+    folder = tmp_path / "hub" / "abc"
+    served = [f"unet/diffusion_pytorch_model{variant}.safetensors", "vae/config.json"]
+    served += ["vae/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.safetensors"]
+    served += ["text_encoder/model.fp16.safetensors", "unet/diffusion_pytorch_model.bin"]
+
+    def snapshot_download(name, allow_patterns):
+        for file in served:
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).touch()
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    for name in ("forward.safetensors", "reverse.safetensors"):
+        (tmp_path / name).touch()
+    with gathered(**paths(tmp_path, base=type(tmp_path)("org/base"))) as sources:
+        assert sources.base == folder and sources.base_name == "org/base@abc"
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+    assert names == sorted(served[:4])
 
 
 def test_a_hub_that_cannot_be_reached_is_one_error(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from icd_engine.bundles.teacher import COND_PROJ, check_teacher, read_teacher, teacher_file
+from icd_engine.bundles.layouts import read_found, read_state
+from icd_engine.bundles.teacher import COND_PROJ, check_teacher, teacher_file
 from icd_engine.errors import BundleError
 
 SHAPES = {"conv_in.weight": (8, 4, 3, 3), "conv_in.bias": (8,)}
@@ -41,7 +42,7 @@ def test_a_hostile_pickle_is_refused_and_never_run(tmp_path, style):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=style == "zip")
     with pytest.raises(BundleError, match=r"teacher\.pt is damaged or holds more than tensors"):
-        read_teacher(path)
+        read_state(path)
     assert not proof.exists()
     if style == "plain pickle":  # the payload would have worked
         pickle.loads(path.read_bytes())
@@ -51,7 +52,7 @@ def test_a_hostile_pickle_is_refused_and_never_run(tmp_path, style):
 def test_a_whole_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "teacher.pt")
     with pytest.raises(BundleError, match="more than tensors"):
-        read_teacher(tmp_path / "teacher.pt")
+        read_state(tmp_path / "teacher.pt")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.5, 0.9, 0.99])
@@ -62,7 +63,7 @@ def test_a_truncated_pickle_is_refused(tmp_path, share, zipped):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(BundleError, match=r"teacher\.pt"):
-        read_teacher(path)
+        read_state(path)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_truncated_pickle_is_refused(tmp_path, share, zipped):
 def test_what_is_no_state_dict_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "teacher.pt")
     with pytest.raises(BundleError, match=message):
-        read_teacher(tmp_path / "teacher.pt")
+        read_state(tmp_path / "teacher.pt")
 
 
 def test_every_form_reads_the_same_in_its_own_precision(tmp_path):
@@ -97,17 +98,17 @@ def test_every_form_reads_the_same_in_its_own_precision(tmp_path):
         "model/unet": torch.float,
     }
     for name, dtype in forms.items():
-        weights = read_teacher(teacher_file(tmp_path / name))
+        weights = read_found(teacher_file(tmp_path / name))
         assert {k: v.dtype for k, v in weights.items()} == dict.fromkeys(state(), dtype)
         assert check_teacher("t", weights, SHAPES) == 512
 
 
-def test_a_folder_with_a_pickle_and_a_missing_file_are_named(tmp_path):
+def test_a_folder_with_a_damaged_pickle_and_a_missing_file_are_named(tmp_path):
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(BundleError, match=r"diffusion_pytorch_model\.bin is a pickle"):
-        teacher_file(tmp_path)
+    with pytest.raises(BundleError, match=r"diffusion_pytorch_model\.bin is damaged"):
+        read_found(teacher_file(tmp_path))
     with pytest.raises(BundleError, match=r"none\.pt is missing"):
-        read_teacher(tmp_path / "none.pt")
+        read_state(tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize(

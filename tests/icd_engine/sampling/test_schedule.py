@@ -139,10 +139,11 @@ def test_a_scheduler_s_configuration_says_the_steps():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"beta_schedule": "linear"}, "beta_schedule 'linear' is not supported"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid' is not supported .only scaled_lin"),
         ({"beta_schedule": None}, "beta_schedule None is not supported"),
         ({"beta_start": "x"}, "no schedule can be made of it"),
         ({"beta_start": 0.5, "beta_end": 0.4}, "no schedule can be made of it: .*beta_start"),
+        ({"prediction_type": "sample"}, "prediction_type 'sample' is not supported"),
     ],
     ids=str,
 )
