@@ -5,15 +5,23 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from icd_engine.errors import ImageError
+
 
 def parted(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """A picture without its transparency, and that as L; None where all of it is opaque.
 
     The first is what the picture holds, in a mode without alpha; see `filled` for what is seen.
+    ImageError where it says nothing that can be read.
     """
     if not picture.has_transparency_data:
         return picture, None
-    rgba = picture.convert("RGBA")
+    try:
+        rgba = picture.convert("RGBA")
+    except Exception:  # what a picture in memory says of a transparent colour may be anything
+        raise ImageError(
+            f"the transparency of this picture of mode {picture.mode} cannot be read"
+        ) from None
     alpha = rgba.getchannel("A")
     colours = picture.getchannel("L") if picture.mode == "LA" else rgba.convert("RGB")
     colours.info = dict(picture.info)

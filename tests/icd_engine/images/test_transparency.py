@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from icd_engine.errors import ImageError
 from icd_engine.images import load_image, read_picture
 from tests.icd_engine.images.encoding import encoded, same
 
@@ -60,3 +61,14 @@ def test_what_is_read_may_be_read_again(pixels: np.ndarray):
     once = read_picture(with_holes(pixels))
     again = read_picture(once)
     assert np.array_equal(once, again) and once.info == again.info
+
+
+@pytest.mark.parametrize("said", [b"\1", "x", (1, 2, 3), object()], ids=["bytes", "text", "3", "?"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_a_transparent_colour_that_is_none_is_one_error(mode: str, said):
+    picture = Image.new(mode, (2, 2))
+    picture.info["transparency"] = said
+    try:
+        assert read_picture(picture).size == (2, 2)
+    except ImageError as error:
+        assert f"mode {mode} cannot be read" in str(error)
