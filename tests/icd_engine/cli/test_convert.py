@@ -90,11 +90,11 @@ def test_convert_refuses_what_does_not_fit(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("step", ["read_teacher", "fuse"])
+@pytest.mark.parametrize("step", ["read_found", "fuse"])
 def test_a_conversion_that_is_ended_leaves_nothing(tmp_path, capsys, monkeypatch, name, step):
     """While it reads, and while it writes."""
     number = getattr(signal, name)
-    monkeypatch.setattr(module, step, lambda *arguments: signal.raise_signal(number))
+    monkeypatch.setattr(module, step, lambda *_, **__: signal.raise_signal(number))
     told = "interrupted" if name == "SIGINT" else f"ended by {name}"
     arguments = [*convert_arguments(), "--out", str(tmp_path / "x"), "--quiet"]
     check_refused(capsys, arguments, 128 + number, told)
