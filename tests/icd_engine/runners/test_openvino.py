@@ -20,6 +20,8 @@ from tests.icd_engine.runners.test_onnx import (
     SOURCE,
     TARGET,
     TOLERANCE,
+    check_edit,
+    check_re_edit,
     difference,
 )
 
@@ -39,28 +41,12 @@ def picture() -> np.ndarray:
 @pytest.mark.parametrize("size", [None, (96, 64)], ids=["own size", "wide"])
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_an_edit(engine, small_engine, picture, edit, size):
-    ours, theirs = (
-        e.edit(picture, SOURCE, size=size, seed=3, **edit) for e in (engine, small_engine)
-    )
-    assert difference(ours.inversion.latents, theirs.inversion.latents) <= TOLERANCE
-    assert difference(ours.latents, theirs.latents) <= TOLERANCE
-    assert (ours.masks is None) == (theirs.masks is None)
-    assert ours.masks is None or difference(ours.hop_masks, theirs.hop_masks) <= 1e-6
-    assert ours.masks is None or np.abs(ours.masks - theirs.masks).mean() <= 0.01
-    assert ours.network_calls == theirs.network_calls and ours.settings == theirs.settings
-    for one, other in zip(ours.images, theirs.images, strict=True):
-        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
+    check_edit(engine, small_engine, picture, edit, size)
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_a_re_edit_runs_targets_alone(engine, picture, edit):
-    fresh = engine.edit(picture, SOURCE, seed=3, **edit)
-    inversion = engine.invert(picture, SOURCE, seed=3)
-    anchored = edit.get("anchor", 1.0) > 0
-    if not anchored:
-        inversion.edit(LONGER, anchor=0.0)
-    assert engine._branches.get(inversion, anchored) is not None
-    assert difference(inversion.edit(**edit).latents, fresh.latents) <= TOLERANCE
+    check_re_edit(engine, picture, edit)
 
 
 def test_automatic_settings_several_pictures_and_prompts(engine, small_engine, picture):
