@@ -1,4 +1,4 @@
-"""`icd export` and `python -m export`: a model folder to ONNX graphs."""
+"""`icd export` and `python -m export`: a model folder to graphs that run without torch."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ def export(
         ),
     ] = 20,
     precision: Annotated[
-        Literal["fp32", "fp16"], typer.Option(help="Precision of UNets and text encoder.")
+        Literal["fp32", "fp16"],
+        typer.Option(help="Precision of UNets and text encoder; for OpenVINO, of stored weights."),
     ] = "fp32",
     layout: Annotated[
-        Literal["optimum", "triton"],
+        Literal["optimum", "triton", "openvino"],
         typer.Option(
-            help="Folders as optimum has them, or a model repository of NVIDIA Triton Inference Server."
+            help="Folders as optimum has them, a model repository of NVIDIA Triton Inference Server, "
+            "or models of OpenVINO instead of ONNX."
         ),
     ] = "optimum",
     unrolled: Annotated[
@@ -49,9 +51,7 @@ def export(
     ] = False,
     verify: Annotated[
         bool,
-        typer.Option(
-            "--verify/--no-verify", help="Run every graph by onnxruntime and compare it with torch."
-        ),
+        typer.Option("--verify/--no-verify", help="Run every graph and compare it with torch."),
     ] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an exported folder at --out.")
@@ -59,16 +59,17 @@ def export(
     yes: options.Yes = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a model as ONNX graphs that edit pictures without torch.
+    """Write a model as ONNX graphs, or OpenVINO's, that edit pictures without torch.
 
     Prints the path of the folder, which is written whole or not at all. Needs the extra onnx or
-    onnx-gpu.
+    onnx-gpu, or openvino.
 
     \b
     Example:
       icd export tiny --out exported
       icd export MODEL_FOLDER --out exported --precision fp16 --opset 23
       icd export MODEL_FOLDER --out repository --layout triton
+      icd export MODEL_FOLDER --out exported --layout openvino
     """
     write = _exporter()
     bundle = read_bundle(located(model, yes, quiet))
@@ -89,13 +90,11 @@ def export(
 
 
 def _exporter() -> Callable[..., dict[str, Any]]:
-    """What writes the folder. RunnerError where its packages are not installed."""
+    """What writes the folder. RunnerError where torch is not installed."""
     try:
         from export.folder import export_bundle
     except ImportError as error:
-        raise RunnerError(
-            f"exporting needs pip install 'icd-engine[onnx]' (or onnx-gpu): {error}"
-        ) from None
+        raise RunnerError(f"exporting needs torch, transformers and diffusers: {error}") from None
     return export_bundle
 
 

@@ -34,8 +34,6 @@ from export.ports import (
     row_ports,
 )
 
-DATA = "model.onnx_data"
-
 
 @dataclass(frozen=True)
 class GraphSpec:

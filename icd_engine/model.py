@@ -248,12 +248,14 @@ def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
         pixels = np.asarray(runner.host(runner.to_pixels(latents)))
         return [Image.fromarray(picture) for picture in pixels]
     pictures = (runner.host(runner.to_image(latents)) / 2 + 0.5).clip(0, 1)
-    return np.asarray(pictures).transpose(0, 2, 3, 1) if output_type == "np" else pictures
+    if output_type == "pt":
+        return runner.as_torch(pictures)
+    return np.asarray(pictures).transpose(0, 2, 3, 1)
 
 
 def check_output_type(output_type: Any, runner: Runner) -> None:
     """SettingsError unless it is one of OUTPUT_TYPES, and one the runner has: "pt" is torch's."""
-    known = [name for name in OUTPUT_TYPES if name != "pt" or runner.torch_tensors]
+    known = [name for name in OUTPUT_TYPES if name != "pt" or runner.gives_torch]
     if output_type not in known:
         raise SettingsError(
             f"output_type must be one of {', '.join(known)}, not {shown(output_type)}"
@@ -265,7 +267,7 @@ def load_model(name: str | Path, placement: Placement) -> Model:
     BundleError, RunnerError, OutOfMemoryError."""
     bundle = read_bundle(located(name))
     tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
-    load_runner = _loader(bundle)
+    load_runner = _loader(bundle, placement)
     runner = attempt(
         lambda: load_runner(bundle, placement),
         free=lambda: None,
@@ -274,12 +276,16 @@ def load_model(name: str | Path, placement: Placement) -> Model:
     return Model(bundle, runner, tokenizer)
 
 
-def _loader(bundle: Bundle) -> Callable[[Bundle, Placement], Runner]:
+def _loader(bundle: Bundle, placement: Placement) -> Callable[[Bundle, Placement], Runner]:
     """What loads the folder's graphs, or its weights. RunnerError where torch is not installed."""
     if bundle.exported is not None:
         from icd_engine.runners.exported import load_exported_runner
 
         return load_exported_runner
+    from icd_engine.runners.converted import load_converted_runner, runs_converted
+
+    if runs_converted(bundle, placement):
+        return load_converted_runner
     try:
         from icd_engine.loading import load_runner
     except ModuleNotFoundError as error:
