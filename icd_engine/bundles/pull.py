@@ -94,14 +94,17 @@ def _convert(published: Published, folder: Path, tell: Tell) -> None:
     tell(f"converting to {folder}")
     if folder.is_dir():  # without its record: `icd remove` was ended
         shutil.rmtree(folder)
+    folder.parent.mkdir(exist_ok=True)  # so that what is unpacked is beside it
     parts = (published.base, published.teacher, published.forward, published.reverse)
-    convert(
+    bundle = convert(
         *(_given(source) for source in parts),
         folder,
         encode_times=published.encode_times,
         decode_times=published.decode_times,
         precision=PRECISION,
     )
+    for note in bundle.origin["notes"]:
+        tell(f"note: {note}")
 
 
 def _given(source: Source) -> Path:
