@@ -26,6 +26,7 @@ from icd_engine.bundles.home import (
 )
 from icd_engine.bundles.published import PUBLISHED, SD15, SD15_TEACHER
 from icd_engine.bundles.pull import located, pull
+from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, RunnerError
 from tests.icd_engine.bundles.stub_sources import GOLDEN, contents, serving
 
@@ -138,6 +139,14 @@ def test_what_is_no_published_name_is_left_alone(server):
     for model in ("tiny", "./icd-sd15", Path("icd-sd15"), 3):
         assert located(model) == model  # pyright: ignore[reportArgumentType]
     assert not home().exists()
+
+
+def test_an_engine_takes_the_name(server, monkeypatch):
+    monkeypatch.setenv("ICD_YES", "1")
+    engine = Engine.from_pretrained("icd-sd15", device="cpu", runner="eager")
+    assert engine.bundle.path == model_folder("icd-sd15")
+    picture = engine.generate("a cat", size=(64, 64))[0]
+    assert picture.size == (64, 64)
 
 
 # --- what is asked --------------------------------------------------------------------------------
