@@ -65,7 +65,7 @@ def _shapes_of(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
     try:
         with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(dict(config))
+            unet: Any = UNet2DConditionModel.from_config(dict(config))
     except Exception as error:  # whatever the fields together do to its constructor
         reason = " ".join(str(error).split())
         raise BundleError(f"unet/config.json: no network can be made of it: {reason}") from None

@@ -93,14 +93,13 @@ def _list_repository(repository: Repository) -> Listing:
     from huggingface_hub import HfApi, constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
-    endpoint = constants.ENDPOINT
-    where = f"{endpoint}/{repository.name}"
+    where = f"{constants.ENDPOINT}/{repository.name}"
     with _reaching(where, "HF_ENDPOINT"):
-        info = HfApi(endpoint=endpoint).model_info(repository.name, files_metadata=True)
+        info = HfApi(endpoint=constants.ENDPOINT).model_info(repository.name, files_metadata=True)
     files = [
         Remote(
             name=f"{SNAPSHOTS}/{info.sha}/{own.rfilename}",
-            url=hf_hub_url(repository.name, own.rfilename, revision=info.sha, endpoint=endpoint),
+            url=hf_hub_url(repository.name, own.rfilename, revision=info.sha),
             tag=own.blob_id or "",
             size=own.size,
             digest=own.lfs.sha256 if own.lfs else own.blob_id,

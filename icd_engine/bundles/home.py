@@ -69,7 +69,7 @@ def asked_for(model: object) -> Published | None:
     return PUBLISHED[model]
 
 
-def local_folder(model: str | os.PathLike[str]) -> Path:
+def local_folder(model: str | Path) -> Path:
     """The folder that a model's name or path stands for. BundleError for a published model that is
     not here yet."""
     if asked_for(model) is None:

@@ -36,9 +36,7 @@ UNPACKED, CONVERTED = 1.25, 1.25
 Tell = Callable[[str], None]
 
 
-def located(
-    model: str | os.PathLike[str], yes: bool = False, quiet: bool = False
-) -> str | os.PathLike[str]:
+def located(model: str | Path, yes: bool = False, quiet: bool = False) -> str | Path:
     """The model as it was given, or the folder of a published one that was given by its name: pulled
     where it is not here yet (see `pull`)."""
     if asked_for(model) is None:
@@ -94,14 +92,19 @@ def _convert(published: Published, folder: Path, tell: Tell) -> None:
     tell(f"converting to {folder}")
     if folder.is_dir():  # without its record: `icd remove` was ended
         shutil.rmtree(folder)
-    parts = (published.base, published.teacher, published.forward, published.reverse)
-    convert(
-        *(_given(source) for source in parts),
-        folder,
+    folder.parent.mkdir(exist_ok=True)  # so that what is unpacked is beside it
+    bundle = convert(
+        base=_given(published.base),
+        teacher=_given(published.teacher),
+        forward=_given(published.forward),
+        reverse=_given(published.reverse),
+        out=folder,
         encode_times=published.encode_times,
         decode_times=published.decode_times,
         precision=PRECISION,
     )
+    for note in bundle.origin["notes"]:
+        tell(f"note: {note}")
 
 
 def _given(source: Source) -> Path:

@@ -104,7 +104,7 @@ def picture_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def open_engine(model: str, quiet: bool, placement: Placement, yes: bool) -> Engine:
+def open_engine(model: str, quiet: bool, placement: Placement, yes: bool = False) -> Engine:
     """Loads a model, with a spinner where stderr is a terminal; a published one is pulled first, and
     asked about unless `yes`. Raises BundleError, RunnerError."""
     from icd_engine.engine import Engine

@@ -14,6 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+from huggingface_hub import constants
+
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 REVISION = "a" * 40
 BASES = {
@@ -83,6 +86,13 @@ class Sources:
         self.stall: dict[str, int] = {}
         self.stalled = threading.Event()
         self.go_on = threading.Event()
+
+    def stand_in(self, patch: pytest.MonkeyPatch) -> None:
+        """For this process, which has read what the hub's address is."""
+        patch.setenv("ICD_MIRROR", self.url + MIRROR)
+        patch.setattr(constants, "ENDPOINT", self.url)
+        resolve = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", resolve)
 
     @property
     def environment(self) -> dict[str, str]:
