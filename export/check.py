@@ -10,6 +10,7 @@ from torch import Tensor
 
 from export.graphs import GraphSpec
 from icd_engine.errors import BundleError
+from icd_engine.runners.onnx_options import session_options
 
 # Largest difference, relative to the largest value. In half precision torch and onnxruntime round
 # at different places, and a hop has some hundred roundings of 2^-11 on its way.
@@ -29,7 +30,9 @@ def check(graph: GraphSpec, path: Path) -> float:
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), session_options(), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # both libraries raise classes of their own
         raise BundleError(
             f"{graph.name}: the exported graph is not valid: {' '.join(str(error).split())[:300]}"

@@ -16,6 +16,7 @@ from http.client import HTTPConnection, HTTPException
 from icd_engine.errors import RunnerError
 from icd_engine.placement import Placement
 from icd_engine.serving.limits import Limits
+from icd_engine.serving.offer import Offer
 
 LAST_BYTES = 1.0  # seconds in which the proxy hands over what the front has answered
 POLL = 0.25  # seconds
@@ -24,7 +25,13 @@ PULSE, SILENCE = 5.0, 60.0
 
 
 def start(
-    host: str, port: int, token: str | None, model: str, placement: Placement, limits: Limits
+    host: str,
+    port: int,
+    token: str | None,
+    model: str,
+    placement: Placement,
+    limits: Limits,
+    offer: Offer,
 ) -> None:
     """Returns when the service answers; its replicas go on loading.
 
@@ -56,7 +63,7 @@ def start(
         **_gpu(placement.device, int(ray.cluster_resources().get("GPU", 0)), limits),
     }
     serve.start(http_options={"host": host, "port": port}, logging_config=LOGGING)
-    target = serve.RunTarget(parts(resources, model, placement, limits, token), name=NAME)
+    target = serve.RunTarget(parts(resources, model, placement, limits, token, offer), name=NAME)
     serve.run_many([target], wait_for_applications_running=False)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from benchmarks.load import Service
-    from icd_engine.serving.replica import Job
+    from icd_engine.serving.jobs import Job
 
 SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
 FORM = {"source_prompt": SOURCE, "prompt": TARGET}
@@ -42,7 +42,7 @@ class StandIn:
     is_ready: bool = True
 
     async def run(self, job: Job) -> Any:
-        from icd_engine.serving.replica import InvertJob, Kept, Pictures, Reply
+        from icd_engine.serving.jobs import InvertJob, Kept, Pictures, Reply
 
         self.jobs.append(job)
         if self.answer is not None:
