@@ -84,7 +84,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="URL",
-            help="OpenAI-compatible API that describes pictures which come without a source prompt; ICD_CAPTIONER_KEY: its token.",
+            help="OpenAI-compatible API that describes pictures without a source prompt; ICD_CAPTIONER_KEY: its token.",
         ),
     ] = None,
     captioner_model: Annotated[
