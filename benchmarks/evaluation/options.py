@@ -77,7 +77,7 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         "--methods",
         default="icd",
         metavar="NAME,...",
-        help=f"comma-separated: icd, icd-plain, icd-paper, icd-masked (with the suite's masks), "
+        help=f"comma-separated: icd, icd-plain, icd-paper, icd-masked (with the suite's masks), icd-unprompted (without source prompts), "
         f"{', '.join(METHODS)}, or all (default: icd)",
     )
     parser.add_argument(

@@ -70,6 +70,8 @@ class Captioner:
         }
         answer = await self._http.post("/chat/completions", json=asked)
         text = answer.raise_for_status().json()["choices"][0]["message"]["content"]
+        if not isinstance(text, str):
+            return None
         words = " ".join(text.split()).strip("\"'` ")
         return words[:PROMPT_CHARACTERS] or None
 

@@ -189,7 +189,7 @@ def test_a_flood_loses_nothing():
     """On the embedded model: ten times what the small one can do is more than its clients can send
     from two cores."""
     with Service("--model", "tiny", "--device", "cpu") as own:
-        result = asyncio.run(flood(own, batch=8, times=10, seconds=20))
+        result = asyncio.run(flood(own, batch=8, times=10, seconds=20, idle=32))
     print(result)
     assert result["sent"] == result["answered"] + result["rejected"]
     assert result["answered"] > 0 and result["rejected"] > result["answered"]
