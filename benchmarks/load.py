@@ -35,8 +35,7 @@ class Service:
     """`icd serve` as a process of its own on a free port, warm inside the `with` block."""
 
     def __init__(self, *options: str):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+        with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._arguments = ["serve", "--port", str(port), *options]
@@ -176,13 +175,12 @@ def measure_load(
 ) -> dict[str, Any]:
     """Floods, loses and ends one service. Raises Refused where it does not start.
 
-    seconds: of the flood. idle: clients beside it that send no body. sent = answered + rejected + lost + others; memory is what each part of
-    the service has for itself, once a second.
+    seconds: of the flood. idle: clients beside it that send no body. sent = answered + rejected + lost
+    + others; memory is what each part of the service has for itself, once a second.
     """
     options = {"model": model, "runner": runner, "device": device, "dtype": dtype}
     began = time.perf_counter()
     with Service(*flags(options)) as service:
-        ready = round(time.perf_counter() - began, 1)
         return {
             "model": model,
             "runner": runner,
@@ -190,16 +188,18 @@ def measure_load(
             "batch": LIMITS.batch,
             "capacity": LIMITS.capacity,
             "times": TIMES,
-            "ready_s": ready,
+            "ready_s": round(time.perf_counter() - began, 1),
             "idle_uploaders": idle,
-            **asyncio.run(flood(service, LIMITS.batch, times=TIMES, seconds=seconds, idle=idle)),
+            **asyncio.run(
+                flood(service, batch=LIMITS.batch, times=TIMES, seconds=seconds, idle=idle)
+            ),
             **asyncio.run(recovery(service)),
             **asyncio.run(drain(service, requests=LIMITS.batch)),
         }
 
 
 async def flood(
-    service: Service, batch: int, *, times: float, seconds: float, idle: int = 0
+    service: Service, *, batch: int, times: float, seconds: float, idle: int = 0
 ) -> dict[str, Any]:
     """Measures how many edits a second the service makes, then sends `times` as many."""
     async with Clients(service.url) as clients, idle_senders(service.url, idle):
@@ -258,11 +258,10 @@ async def drain(service: Service, *, requests: int) -> dict[str, Any]:
         late = await clients.edit()
         answers = list(await asyncio.gather(*tasks))
         code = await stopping
-    took = round(time.perf_counter() - began, 2)
     return {
         "drain_statuses": _statuses(answers),
         "drain_late": late.status,
-        "drain_s": took,
+        "drain_s": round(time.perf_counter() - began, 2),
         "exit_code": code,
     }
 

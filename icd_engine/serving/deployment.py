@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.serve import Application
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -185,7 +185,10 @@ class Front:
             raise ApiError(LOST) from None
 
     async def _ready(self) -> bool:
-        return not self._room.closing and await asyncio.to_thread(warm)
+        try:
+            return not self._room.closing and await asyncio.to_thread(warm)
+        except RayError:  # whoever asked went away, or the controller has too much to do
+            return False
 
 
 def parts(
