@@ -55,6 +55,8 @@ class GraphInOpenVino:
         self._types = {
             port.any_name: port.element_type.to_dtype() for port in self._compiled.inputs
         }
+        # OpenVINO holds inputs to a declared scalar: the standard UNet's time step, one for all rows
+        self._scalars = [p.any_name for p in self._compiled.inputs if p.partial_shape.rank == 0]
         names = [port.any_name for port in self._compiled.outputs]
         self._place = {name: i for i, name in enumerate(names)}
         self.kept = [name for name in names if name.startswith(KEPT)]
@@ -66,6 +68,7 @@ class GraphInOpenVino:
             name: np.ascontiguousarray(inputs[name], dtype=kind)
             for name, kind in self._types.items()
         }
+        feeds |= {name: feeds[name].flat[0].reshape(()) for name in self._scalars}
         try:
             request.infer(feeds, share_inputs=True)
         except Exception as error:

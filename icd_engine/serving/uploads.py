@@ -39,7 +39,10 @@ class Body:
         if self._ended:
             return None
         self._asked = True
-        message = await self._receive()
+        try:
+            message = await self._receive()
+        except Exception:  # Serve's own, for a client that is gone
+            message = {"type": "http.disconnect"}
         if message["type"] == "http.disconnect":
             self._ended = True
             raise ClientDisconnect()
