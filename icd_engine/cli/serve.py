@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.bundles.pull import located
 from icd_engine.cli import options
 from icd_engine.cli.listening import is_loopback, spare_local, stop_signal
 from icd_engine.cli.terminal import print_error, print_note
@@ -26,6 +27,7 @@ DEFAULTS = Limits()
 @options.placed
 def serve(
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     host: Annotated[
         str,
         typer.Option(
@@ -113,7 +115,8 @@ def serve(
     """
     _check_address(host, token)
     options.check_any_device(placement)
-    bundle = read_bundle(model)  # a wrong folder shows before anything is started
+    folder = str(located(model, yes, quiet))
+    bundle = read_bundle(folder)  # a wrong folder shows before anything is started
     offer = Offer(
         model=Path(model).name or model,
         steps=len(bundle.decode_times),
@@ -135,7 +138,7 @@ def serve(
         inversion_seconds=inversion_ttl,
     )
     spare_local(host)
-    start(host, port, token, model, placement, limits, offer)
+    start(host, port, token, folder, placement, limits, offer)
     stopped = stop_signal()
     watch(host, port, _give_up)
     try:
