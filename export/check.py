@@ -12,6 +12,7 @@ from torch import Tensor
 
 from export.graphs import GraphSpec
 from icd_engine.errors import BundleError
+from icd_engine.runners.onnx_options import session_options
 
 Run = Callable[[Sequence[str], dict[str, np.ndarray]], Sequence[Any]]  # outputs by name, of inputs
 # Largest difference, relative to the largest value. In half precision torch and onnxruntime round
@@ -29,7 +30,9 @@ def check_onnx(graph: GraphSpec, path: Path) -> float:
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), session_options(), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # both libraries raise classes of their own
         raise _invalid(graph, error) from None
     return check(graph, session.run, "onnxruntime")

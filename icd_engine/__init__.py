@@ -36,6 +36,9 @@ _LAZY = {
     "Inversion": "icd_engine.results",
     "Signature": "icd_engine.provenance",
 }
+# onnxruntime reports to its maker by default, from its first import on, whoever imports it; who wants
+# that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _engines: dict[tuple[str, Placement], Engine] = {}
 _loading = Lock()
 
@@ -61,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
 def edit(
     image: Any,
-    source: str,
+    source: str | None,
     target: str | Sequence[str],
     *,
     model: str = "tiny",

@@ -136,6 +136,12 @@ class Model:
 
     # --- prompts ----------------------------------------------------------------------------------
 
+    def source_tokens(self, source: str | None) -> Tokens:
+        """Those of a source prompt; without one, or with that of an inversion without one, of the
+        empty prompt, which the networks know: they are trained to leave prompts out."""
+        name = "the source prompt"
+        return self.tokens(source, name) if source is not None else self.tokenizer.encode("", name)
+
     def tokens(self, prompt: str, name: str = "the prompt") -> Tokens:
         """A prompt's tokens and words; name: what errors call it. PromptError if it is empty; one too
         long is cut, with a warning."""

@@ -82,7 +82,7 @@ TORCH_FREE_FILES = {
     f"icd_engine.runners.{file}"
     for file in (
         *("contract", "filling", "exported"),
-        *("onnx", "onnx_decoding", "onnx_session", "openvino"),
+        *("onnx", "onnx_decoding", "onnx_options", "onnx_session", "openvino"),
     )
 }
 NEEDS_TORCH = {

@@ -12,7 +12,7 @@ import typer
 
 from icd_engine.bundles.demo import PICTURE, Demo, read_demo
 from icd_engine.cli import options
-from icd_engine.cli.listening import is_loopback, stop_signal
+from icd_engine.cli.listening import is_loopback, spare_local, stop_signal
 from icd_engine.cli.terminal import open_engine, print_note
 from icd_engine.errors import RunnerError
 from icd_engine.placement import PLAIN
@@ -73,6 +73,7 @@ def ui(
     with TemporaryDirectory(prefix="icd-ui-") as folder:
         # Read when Gradio is imported: what browsers send and get
         os.environ["GRADIO_TEMP_DIR"] = folder
+        spare_local(host)  # Gradio asks its own page whether it is there
         from icd_engine.page.app import build_page, start
 
         server = start(

@@ -12,6 +12,7 @@ import numpy as np
 
 from icd_engine.bundles.exported import ExportedGraph
 from icd_engine.errors import BundleError, RunnerError
+from icd_engine.runners.onnx_options import session_options
 
 ARRAYS = {
     "tensor(float)": np.float32,
@@ -53,8 +54,7 @@ class GraphSession:
     def __init__(self, path: Path, device: OnnxDevice, axes: Mapping[str, int] | None = None):
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised, and not printed as well
+        options = session_options()
         for name, size in (axes or {}).items():
             options.add_free_dimension_override_by_name(name, size)
         try:

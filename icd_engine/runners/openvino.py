@@ -88,6 +88,8 @@ class GraphInOpenVino:
             own = [data] if path.suffix == ".xml" else []
             self._model = core.read_model(path, *own)
         self._types = {port.any_name: port.element_type.to_dtype() for port in self._model.inputs}
+        # OpenVINO holds inputs to a declared scalar: the standard UNet's time step, one for all rows
+        self._scalars = [p.any_name for p in self._model.inputs if p.partial_shape.rank == 0]
         names = [port.any_name for port in self._model.outputs]
         self._place = {name: i for i, name in enumerate(names)}
         self.kept = [name for name in names if name.startswith(KEPT)]
@@ -100,6 +102,7 @@ class GraphInOpenVino:
             name: np.ascontiguousarray(inputs[name], dtype=kind)
             for name, kind in self._types.items()
         }
+        feeds |= {name: feeds[name].flat[0].reshape(()) for name in self._scalars}
         with self._running:
             request = self._request({name: array.shape for name, array in feeds.items()})
             try:
