@@ -21,7 +21,7 @@ HOUSE = [
         *("icd_engine.provenance", "icd_engine.feathering", "icd_engine.colour"),
         *("icd_engine.metadata", "icd_engine.picture_files", "icd_engine.transparency"),
         *("icd_engine.detached", "icd_engine.processes", "icd_engine.endings"),
-        "icd_engine.threads",
+        *("icd_engine.threads", "icd_engine.bearer"),
     ],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],
     ["icd_engine.saving", "icd_engine.inversion_files", "icd_engine.masks"],
@@ -40,7 +40,10 @@ HOUSE = [
     ["icd_engine.engine"],
     ["icd_engine"],  # the package itself: hands out what the engine makes
     ["icd_engine.together"],
-    ["icd_engine.serving", "icd_engine.batch", "icd_engine.page"],
+    [
+        *("icd_engine.serving", "icd_engine.batch", "icd_engine.page"),
+        "icd_engine.integrations",
+    ],
     ["icd_engine.cli"],
     ["icd_engine.__main__"],
     ["export"],

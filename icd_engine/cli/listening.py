@@ -7,6 +7,10 @@ import os
 import signal
 import threading
 
+from icd_engine.bearer import is_sendable
+from icd_engine.cli.options import usage_error
+
+TOKEN = "ICD_TOKEN"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 NO_PROXY = ("no_proxy", "NO_PROXY")  # programs read either
 
@@ -18,6 +22,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_token(host: str, token: str | None) -> None:
+    """A usage error for a token that no header can hold, and for none where others can reach us."""
+    if token is not None and not is_sendable(token):
+        raise usage_error("must be printable ASCII, without spaces around it", "--token")
+    if token is None and not is_loopback(host):
+        raise usage_error(
+            f"{host} can be reached from elsewhere: give --token or {TOKEN}", "--host"
+        )
 
 
 def spare_local(host: str) -> None:

@@ -12,14 +12,13 @@ import typer
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.pull import located
 from icd_engine.cli import options
-from icd_engine.cli.listening import is_loopback, spare_local, stop_signal
+from icd_engine.cli.listening import TOKEN, check_token, spare_local, stop_signal
 from icd_engine.cli.terminal import print_error, print_note
 from icd_engine.placement import PLAIN
 from icd_engine.serving.limits import PROMPT_CHARACTERS, Limits
 from icd_engine.serving.offer import Offer
 from icd_engine.serving.running import start, stop, wait_until_warm, watch
 
-TOKEN = "ICD_TOKEN"
 CAPTIONER_KEY = "ICD_CAPTIONER_KEY"
 DEFAULTS = Limits()
 
@@ -113,7 +112,7 @@ def serve(
       icd serve --model MODEL_FOLDER
       curl 127.0.0.1:8000/v1/images/edits -F image=@cat.png -F source_prompt="a cat" -F prompt="a dog"
     """
-    _check_address(host, token)
+    check_token(host, token)
     options.check_any_device(placement)
     folder = str(located(model, yes, quiet))
     bundle = read_bundle(folder)  # a wrong folder shows before anything is started
@@ -181,14 +180,3 @@ def _give_up() -> None:
     """From another thread: the main one may wait for what is lost."""
     print_error("the service no longer answers: start it anew")
     os._exit(1)
-
-
-def _check_address(host: str, token: str | None) -> None:
-    if token is not None and not (
-        token.isascii() and token.isprintable() and token.strip() == token != ""
-    ):
-        raise options.usage_error("must be printable ASCII, without spaces around it", "--token")
-    if token is None and not is_loopback(host):
-        raise options.usage_error(
-            f"{host} can be reached from elsewhere: give --token or {TOKEN}", "--host"
-        )
