@@ -8,6 +8,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from icd_engine.errors import RunnerError, SettingsError, shown
 from icd_engine.version import __version__
@@ -17,6 +18,7 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/{}"  # an IRI of t
 # Which one a key is for, only trying tells
 ALGORITHMS = (b"es256", b"es384", b"es512", b"ps256", b"ed25519")
 NOT_FOR_THIS_KEY = "invalid signing credentials"
+NO_TIME = ("http resolver", "time stamp", "timestamp", "decode error")
 PARENT = "parent"
 # No pictures within the picture: whoever gets the edit is not to get the original as well.
 CONTEXT = {"builder": {"thumbnail": {"enabled": False}}}
@@ -35,6 +37,10 @@ class Signature:
     """What pictures are signed with: a certificate chain, the signer's first, and its private key,
     both as PEM.
 
+    authority: URL of a time authority (RFC 3161), which is asked at every signature when it was made: it
+    is sent a hash and answers with a signed time. Without one, a signature is worth nothing once its
+    certificate has run out.
+
     The first certificate must be made for signing documents (extended key usage e-mail protection,
     among others) and issued by another one. Readers call the picture trusted where they know the
     chain's root. `read` checks all that.
@@ -42,12 +48,24 @@ class Signature:
 
     certificate: bytes = field(repr=False)
     key: bytes = field(repr=False)
+    authority: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.authority is not None and not _is_url(self.authority):
+            raise SettingsError(
+                f"a time authority is an http:// or https:// URL, not {shown(self.authority)}"
+            )
 
     @classmethod
-    def read(cls, certificate: str | os.PathLike[str], key: str | os.PathLike[str]) -> Signature:
-        """From two files. Raises SettingsError where they are missing or cannot sign, RunnerError
-        without c2pa."""
-        signature = cls(_read(certificate), _read(key))
+    def read(
+        cls,
+        certificate: str | os.PathLike[str],
+        key: str | os.PathLike[str],
+        authority: str | None = None,
+    ) -> Signature:
+        """From two files. Raises SettingsError where they are missing or cannot sign, or the time
+        authority does not answer; RunnerError without c2pa."""
+        signature = cls(_read(certificate), _read(key), authority)
         signature.sign(_smallest_picture(), "check.png", "trainedAlgorithmicMedia")
         return signature
 
@@ -71,6 +89,9 @@ class Signature:
                     c2pa, algorithm, picture, _manifest(title, source_type, parent), parent
                 )
             except c2pa.C2paError as error:
+                if self.authority is not None and any(told in str(error) for told in NO_TIME):
+                    text = f"the time authority {self.authority} gives no time stamp: {error}"
+                    raise SettingsError(text) from None
                 reason = reason or str(error)
                 if NOT_FOR_THIS_KEY not in str(error):
                     reason = str(error)
@@ -86,7 +107,10 @@ class Signature:
         parent: bytes | None,
     ) -> bytes:
         info = c2pa.C2paSignerInfo(
-            alg=algorithm, sign_cert=self.certificate, private_key=self.key, ta_url=None
+            alg=algorithm,
+            sign_cert=self.certificate,
+            private_key=self.key,
+            ta_url=self.authority and self.authority.encode(),
         )
         signed = io.BytesIO()
         with ExitStack() as stack:
@@ -113,6 +137,16 @@ def _manifest(title: str, source_type: str, parent: bytes | None) -> dict[str, A
         "title": title,
         "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}],
     }
+
+
+def _is_url(text: object) -> bool:
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable():
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def _kind(picture: bytes) -> str:

@@ -216,7 +216,7 @@ class EditResult:
         that a model made it. Returns the path or the file object.
 
         keep_metadata: with what the source's file says: EXIF, XMP, comment, and IPTC of a JPEG in a
-        JPEG. marks: format, provenance, signature, parent and quality of `saving.save_image`. Raises
+        JPEG. marks: format, provenance, signature, parent, quality and watermark of `saving.save_image`. Raises
         SettingsError where there is no such picture, and what `save_image` raises.
         """
         pictures = self.images

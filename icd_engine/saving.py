@@ -14,6 +14,7 @@ from icd_engine.atomic import write_whole
 from icd_engine.colour import srgb_profile
 from icd_engine.errors import ImageError, shown
 from icd_engine.provenance import SOURCE_TYPE, SOURCE_TYPES, Signature
+from icd_engine.watermark import marked
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
 _OPTIONS = {"JPEG": {"subsampling": 0}, "AVIF": {"subsampling": "4:4:4"}}
@@ -32,6 +33,7 @@ def save_image(
     parent: bytes | None = None,
     about: Mapping[Any, Any] | None = None,
     quality: int = QUALITY,
+    watermark: bool = False,
 ) -> Any:
     """Write PNG, JPEG, WEBP or AVIF (the `format` of that name, or by suffix) in one step: `path` holds
     the whole picture or what it held before.
@@ -42,7 +44,8 @@ def save_image(
     (an edit) or "trainedAlgorithmicMedia" (generated). With a `signature` it says so in a C2PA manifest
     too, as an edit of the file `parent` where that is given. about: metadata that are kept
     (`metadata.read`); a mark of a model in them stays. quality: 1 to 100, of JPEG, WEBP and AVIF. A JPEG
-    cannot be transparent: it lies on white, with a warning. Returns the path or the file object.
+    cannot be transparent: it lies on white, with a warning. watermark: an imperceptible mark in the
+    pixels, see `watermark`; off, for it changes them. Returns the path or the file object.
     Raises ImageError, and what `Signature.sign` does.
     """
     title, encoded_as = _names(path, format)
@@ -56,6 +59,7 @@ def save_image(
         signature=signature,
         parent=parent,
         title=title,
+        watermark=watermark,
     )
     if isinstance(path, str | os.PathLike):
         return write_whole(Path(path), data, ImageError)
@@ -92,6 +96,7 @@ def image_bytes(
     signature: Signature | None = None,
     parent: bytes | None = None,
     title: str | None = None,
+    watermark: bool = False,
 ) -> bytes:
     """The file that save_image would write under `name`. Raises what that raises."""
     if source_type not in SOURCE_TYPES:
@@ -106,7 +111,7 @@ def image_bytes(
         options["quality"] = quality
     mark = SOURCE_TYPE.format(source_type) if provenance else None
     options |= metadata.options(file_format, {**picture.info, **(about or {})}, mark, bool(about))
-    data = _encoded(picture, file_format, options)
+    data = _encoded(marked(picture) if watermark else picture, file_format, options)
     if signature is None:
         return data
     title = (title or name).encode("utf-8", "backslashreplace").decode()  # names need not be text

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from icd_engine.bundles.pull import located
-from icd_engine.cli import options
+from icd_engine.cli import options, origin
 from icd_engine.cli.terminal import picture_bar, print_note, print_path
 from icd_engine.placement import PLAIN
 
@@ -78,7 +78,7 @@ def batch(
         ),
     ] = None,
     placement: options.Placed = PLAIN,
-    provenance: options.Provenance = True,
+    provenance: origin.Provenance = True,
     quiet: options.Quiet = False,
 ) -> None:
     """Edit every row of a manifest.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from icd_engine.cli import options
+from icd_engine.cli import options, origin
 from icd_engine.cli.asked import Asked
 from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.pictures import beside, comparison, output, save_all, tell_path
@@ -185,11 +185,13 @@ def edit(
     ] = None,
     size: options.Size = None,
     placement: options.Placed = PLAIN,
-    keep_metadata: options.KeepMetadata = False,
-    quality: options.Quality = QUALITY,
-    provenance: options.Provenance = True,
-    c2pa_cert: options.C2paCert = None,
-    c2pa_key: options.C2paKey = None,
+    keep_metadata: origin.KeepMetadata = False,
+    quality: origin.Quality = QUALITY,
+    provenance: origin.Provenance = True,
+    c2pa_cert: origin.C2paCert = None,
+    c2pa_key: origin.C2paKey = None,
+    c2pa_time: origin.C2paTime = None,
+    watermark: origin.Watermark = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Edit a picture by text.
@@ -235,7 +237,7 @@ def edit(
         quiet=quiet,
     )
     _check_alone(auto or sheet is not None, asked.targets)
-    marks = options.marks(provenance, c2pa_cert, c2pa_key, quality)
+    marks = origin.marks(provenance, c2pa_cert, c2pa_key, c2pa_time, watermark, quality)
     out = output(out or beside(picture), 1 if compare else len(asked.targets), sheet)
     asked = asked.read()
     marks |= asked.marks(keep_metadata, "signature" in marks)

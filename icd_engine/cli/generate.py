@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from icd_engine.cli import options
+from icd_engine.cli import options, origin
 from icd_engine.cli.options import MODELS_OWN
 from icd_engine.cli.pictures import output, save_all
 from icd_engine.cli.terminal import hop_bar, open_engine
@@ -42,9 +42,11 @@ def generate(
         typer.Option(metavar="WxH", help="Size of the pictures.", show_default=MODELS_OWN),
     ] = None,
     placement: options.Placed = PLAIN,
-    provenance: options.Provenance = True,
-    c2pa_cert: options.C2paCert = None,
-    c2pa_key: options.C2paKey = None,
+    provenance: origin.Provenance = True,
+    c2pa_cert: origin.C2paCert = None,
+    c2pa_key: origin.C2paKey = None,
+    c2pa_time: origin.C2paTime = None,
+    watermark: origin.Watermark = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Generate one picture for each prompt.
@@ -60,7 +62,7 @@ def generate(
     )
     wanted_size = options.size(size)
     output(out, len(prompts))
-    marks = options.marks(provenance, c2pa_cert, c2pa_key)
+    marks = origin.marks(provenance, c2pa_cert, c2pa_key, c2pa_time, watermark)
     engine = open_engine(model, quiet, placement, yes)
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
         pictures = engine.generate(prompts, size=wanted_size, progress=progress, **settings)

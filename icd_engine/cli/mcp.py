@@ -12,7 +12,7 @@ import typer
 
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.pull import located
-from icd_engine.cli import options
+from icd_engine.cli import options, origin
 from icd_engine.cli.listening import TOKEN, check_token, stop_signal
 from icd_engine.cli.terminal import print_note
 from icd_engine.errors import RunnerError
@@ -64,9 +64,11 @@ def mcp(
     max_megapixels: Annotated[
         float, typer.Option(metavar="N", min=0.001, max=64, help="Largest picture.")
     ] = 16,
-    c2pa_cert: options.C2paCert = None,
-    c2pa_key: options.C2paKey = None,
-    provenance: options.Provenance = True,
+    c2pa_cert: origin.C2paCert = None,
+    c2pa_key: origin.C2paKey = None,
+    c2pa_time: origin.C2paTime = None,
+    watermark: origin.Watermark = False,
+    provenance: origin.Provenance = True,
     placement: options.Placed = PLAIN,
     quiet: options.Quiet = False,
 ) -> None:
@@ -94,7 +96,7 @@ def mcp(
         None if folder is None else Granted(folder),
         int(max_megapixels * 1e6),
         max_file << 20,
-        options.marks(provenance, c2pa_cert, c2pa_key),
+        origin.marks(provenance, c2pa_cert, c2pa_key, c2pa_time, watermark),
     )
     bundle = located(model, yes, quiet)
     read_bundle(bundle)  # a wrong folder shows before anybody is served

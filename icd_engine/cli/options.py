@@ -18,8 +18,7 @@ import typer
 
 from icd_engine.cli.streams import hush
 from icd_engine.placement import PLAIN, Placement
-from icd_engine.provenance import Signature
-from icd_engine.saving import QUALITY, SUFFIXES
+from icd_engine.saving import SUFFIXES
 from icd_engine.settings import EditSettings, Share
 
 MODELS_OWN = "model's own"
@@ -106,37 +105,6 @@ Size = Annotated[
         show_default="the picture's aspect, and its size",
     ),
 ]
-Provenance = Annotated[
-    bool,
-    typer.Option(
-        "--provenance/--no-provenance",
-        help="Say in the file's metadata that a model made the picture.",
-    ),
-]
-KeepMetadata = Annotated[
-    bool,
-    typer.Option(
-        "--keep-metadata",
-        help="Keep EXIF, XMP, comment and (JPEG) IPTC of the picture; its resolution always stays.",
-    ),
-]
-Quality = Annotated[
-    int, typer.Option(min=1, max=100, help="Of JPEG, WEBP and AVIF.", show_default=True)
-]
-C2paCert = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Sign that statement (C2PA): certificate chain, PEM.",
-        show_default="not signed",
-    ),
-]
-C2paKey = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="The certificate's private key, PEM.", show_default="not signed"
-    ),
-]
 GuidanceScale = Annotated[
     float | None,
     typer.Option(
@@ -206,22 +174,6 @@ def check_picture_path(out: Path, option: str = "--out") -> Path:
     if os.path.isdir(out):
         raise usage_error(f"{str(out)!r} is a folder", option)
     return out
-
-
-def marks(
-    provenance: bool, certificate: Path | None, key: Path | None, quality: int = QUALITY
-) -> dict[str, Any]:
-    """What `save_image` is told of quality and provenance, the signature read and tried.
-
-    Raises SettingsError, RunnerError.
-    """
-    if (certificate is None) != (key is None):
-        raise UsageError("--c2pa-cert and --c2pa-key belong together")
-    if certificate is None or key is None:
-        return {"quality": quality, "provenance": provenance}
-    if not provenance:
-        raise UsageError("--no-provenance contradicts --c2pa-cert")
-    return {"quality": quality, "signature": Signature.read(certificate, key)}
 
 
 def number(option: str, text: str) -> float:

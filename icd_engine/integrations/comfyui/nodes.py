@@ -61,7 +61,6 @@ def _seed() -> Any:
         default=0,
         min=0,
         max=MOST_SEED,
-        control_after_generate=True,
         tooltip="Of the noise that is added before encoding.",
     )
 

@@ -156,7 +156,7 @@ def test_a_picture_of_the_workflow(address, base):
     browser_path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        page = browser.new_page(viewport={"width": 2000, "height": 760})
         page.goto(address)
         page.wait_for_function("window.app && window.app.graph && window.app.canvas")
         page.wait_for_timeout(5000)
@@ -164,9 +164,11 @@ def test_a_picture_of_the_workflow(address, base):
             "async (flow) => { await app.loadApiJson(flow, 'icd_edit'); }",
             json.loads(WORKFLOW.read_text()),
         )
+        page.keyboard.press("Escape")  # the templates that a new user is shown
         page.wait_for_timeout(1500)
+        page.keyboard.press(".")  # all of the workflow in view
         page.evaluate("async () => { await app.queuePrompt(0); }")
-        page.wait_for_timeout(20_000)
+        page.wait_for_timeout(15_000)
         page.screenshot(path=SCREENSHOT)
         browser.close()
     assert Path(str(SCREENSHOT)).stat().st_size > 20_000
