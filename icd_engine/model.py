@@ -14,6 +14,7 @@ from PIL import Image
 
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.bundles.family import FAMILIES
+from icd_engine.bundles.styles import UsedStyle
 from icd_engine.editing.words import PromptTokenizer, Tokens
 from icd_engine.errors import (
     BundleError,
@@ -59,8 +60,8 @@ class Model:
     encode_hops, decode_hops: one network call each, up to the noisiest time step and down from it.
     anchors: whether decoding jumps to boundaries that encoding has passed, so that it can be held to
     them. steps: time steps of the noise schedule, 1000 of Stable Diffusion. default_settings: the
-    folder's, completed by PLAIN_EDIT. Nothing of an edit is kept here, so all methods may be called
-    from several threads at once.
+    folder's, completed by PLAIN_EDIT. styles: those that are on. Nothing of an edit is kept here, so
+    all methods may be called from several threads at once.
     """
 
     def __init__(self, bundle: Bundle, runner: Runner, tokenizer: PromptTokenizer):
@@ -70,6 +71,7 @@ class Model:
         self._runner = runner
         self._process = os.getpid()
         self.tokenizer = tokenizer
+        self.styles: Sequence[UsedStyle] = ()
         self.size = bundle.size
         self.default_settings = bundle.defaults.resolve(PLAIN_EDIT)
         self.samples_posterior = bundle.samples_posterior
@@ -107,6 +109,12 @@ class Model:
         if os.getpid() != self._process:
             raise forked()
         return self._runner
+
+    def fingerprint(self, added: tuple[str, ...] = ()) -> str:
+        """What tells encodings apart: of this model, and of the styles that a prompt with these added
+        tokens is encoded with. Those on the decode network alone do not count."""
+        counted = [one.record for one in self.styles if one.changes_encoding(added)]
+        return self.bundle.fingerprint_with(counted)
 
     # --- sizes, (width, height) in pixels ---------------------------------------------------------
 

@@ -9,6 +9,7 @@ import typer
 
 from icd_engine.cli import options
 from icd_engine.cli.report import describe
+from icd_engine.cli.styles import StyleBoth, Styles, style_files
 from icd_engine.cli.terminal import print_note, print_path
 
 Times = Annotated[
@@ -57,6 +58,8 @@ def convert(
         Literal["fp32", "fp16", "bf16"],
         typer.Option(help="Precision of the weights that are written."),
     ] = "fp32",
+    style: Styles = None,
+    style_both: StyleBoth = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model folder at --out.")
     ] = False,
@@ -88,6 +91,7 @@ def convert(
         encode_times=_times("--encode-steps", encode_steps),
         precision=precision,
         overwrite=overwrite,
+        styles=style_files(style, style_both),
     )
     for name, text in describe(bundle):
         print_note(f"{name:<16}{text}", quiet)
