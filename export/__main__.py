@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.bundles.pull import located
 from icd_engine.cli import options
 from icd_engine.cli.app import run
 from icd_engine.cli.report import in_units
@@ -22,9 +23,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def export(
-    model: Annotated[
-        str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")
-    ],
+    model: options.ModelArgument,
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="FOLDER")],
     opset: Annotated[
         int,
@@ -57,6 +56,7 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an exported folder at --out.")
     ] = False,
+    yes: options.Yes = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write a model as ONNX graphs that edit pictures without torch.
@@ -71,7 +71,7 @@ def export(
       icd export MODEL_FOLDER --out repository --layout triton
     """
     write = _exporter()
-    bundle = read_bundle(model)
+    bundle = read_bundle(located(model, yes, quiet))
     with _bar(quiet) as report:
         manifest = write(
             bundle,

@@ -70,10 +70,11 @@ def edit(
     """Edits one picture: `source` says what it shows, `target` what it should show (several
     targets: a list).
 
-    model: "tiny" (embedded) or a model folder; loaded once per process and kept, for each placement
-    that is asked for. options: fields of Placement (device, dtype, runner, ...), and those of
-    `Engine.edit`, the fields of EditSettings among them. Raises ImageError, PromptError,
-    SettingsError, BundleError or RunnerError, all of them icd_engine.errors.IcdError.
+    model: "tiny" (embedded), a published model by its name, or a model folder; loaded once per
+    process and kept, for each placement that is asked for. options: fields of Placement (device,
+    dtype, runner, ...), and those of `Engine.edit`, the fields of EditSettings among them. Raises
+    ImageError, PromptError, SettingsError, BundleError or RunnerError, all of them
+    icd_engine.errors.IcdError.
     """
     from icd_engine.engine import Engine
 

@@ -63,7 +63,7 @@ class Engine(Styled):
         offload: bool = False,
         vae_tiling: bool | None = None,
     ) -> Engine:
-        """Loads the embedded model "tiny" or a model folder.
+        """Loads the embedded model "tiny", a published one ("icd-sd15") or a model folder.
 
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on
         the CPU, bfloat16 on CUDA), "float32", "float16", "bfloat16". runner: "eager", "compiled"

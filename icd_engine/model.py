@@ -14,6 +14,7 @@ from PIL import Image
 
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.bundles.family import FAMILIES
+from icd_engine.bundles.pull import located
 from icd_engine.bundles.styles import UsedStyle
 from icd_engine.editing.words import PromptTokenizer, Tokens
 from icd_engine.errors import (
@@ -268,9 +269,9 @@ def check_output_type(output_type: Any, runner: Runner) -> None:
 
 
 def load_model(name: str | Path, placement: Placement) -> Model:
-    """The embedded model "tiny" or a model folder, ready to run. Raises BundleError, RunnerError,
-    OutOfMemoryError."""
-    bundle = read_bundle(name)
+    """The embedded model "tiny", a published one by its name, or a model folder, ready to run. Raises
+    BundleError, RunnerError, OutOfMemoryError."""
+    bundle = read_bundle(located(name))
     tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
     load_runner = _loader(bundle)
     runner = attempt(

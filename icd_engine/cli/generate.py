@@ -28,6 +28,7 @@ def generate(
         ),
     ] = Path("generated.png"),
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     seed: Annotated[
         int,
         typer.Option(
@@ -62,7 +63,7 @@ def generate(
     wanted_size = options.size(size)
     output(out, len(prompts))
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
-    engine = open_engine(model, quiet, placement)
+    engine = open_engine(model, quiet, placement, yes)
     put_on(engine, style_files(style, both=False))
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
         pictures = engine.generate(prompts, size=wanted_size, progress=progress, **settings)

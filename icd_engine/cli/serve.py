@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.bundles.pull import located
 from icd_engine.cli import options
 from icd_engine.cli.listening import is_loopback, stop_signal
 from icd_engine.cli.terminal import print_error, print_note
@@ -22,6 +23,7 @@ DEFAULTS = Limits()
 @options.placed
 def serve(
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     host: Annotated[
         str,
         typer.Option(
@@ -83,7 +85,8 @@ def serve(
     """
     _check_address(host, token)
     options.check_any_device(placement)
-    read_bundle(model)  # a wrong folder shows before anything is started
+    folder = str(located(model, yes, quiet))
+    read_bundle(folder)  # a wrong folder shows before anything is started
     limits = Limits(
         replicas=replicas,
         batch=batch,
@@ -94,7 +97,7 @@ def serve(
         inversions=inversions,
         inversion_seconds=inversion_ttl,
     )
-    start(host, port, token, model, placement, limits)
+    start(host, port, token, folder, placement, limits)
     stopped = stop_signal()
     watch(host, port, _give_up)
     try:

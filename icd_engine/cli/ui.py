@@ -27,6 +27,7 @@ SCENES = Path(__file__).parents[1] / "page" / "scenes"  # more of the embedded m
 @options.placed
 def ui(
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     host: Annotated[
         str,
         typer.Option(
@@ -67,7 +68,7 @@ def ui(
         )
     if find_spec("gradio") is None:
         raise RunnerError("the page is made with Gradio: pip install 'icd-engine[ui]'")
-    engine = open_engine(model, quiet, placement)
+    engine = open_engine(model, quiet, placement, yes)
     stopped = stop_signal()
     with TemporaryDirectory(prefix="icd-ui-") as folder:
         # Read when Gradio is imported: what browsers send and get

@@ -3,7 +3,6 @@ them, ready in a second; without torch, without onnxruntime."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from icd_engine.bundles.exported import Exported
 from icd_engine.errors import BundleError, RunnerError
 from icd_engine.runners.onnx import OnnxRunner
 from icd_engine.runners.onnx_session import KEPT
+from icd_engine.threads import compute_threads
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 WITHOUT = "runner 'openvino' needs OpenVINO: pip install 'icd-engine[openvino]'"
@@ -45,9 +45,8 @@ class GraphInOpenVino:
 
     def __init__(self, path: Path, core: Any, device: str, precision: str):
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
-        threads = _threads()
-        if device == "CPU" and threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
+        if device == "CPU":
+            options["INFERENCE_NUM_THREADS"] = compute_threads()
         try:
             self._compiled = core.compile_model(str(path), device, options)
         except Exception as error:  # OpenVINO raises RuntimeError with pages of text
@@ -121,14 +120,6 @@ def _abilities(core: Any, device: str) -> set[str]:
     known = {"BF16": "bfloat16", "FP16": "float16"}
     listed = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     return {known[name] for name in listed if name in known}
-
-
-def _threads() -> int | None:
-    """OMP_NUM_THREADS, or what this process may run on; None: OpenVINO's own choice."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def _line(error: Exception) -> str:
