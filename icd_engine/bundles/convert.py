@@ -53,11 +53,13 @@ def convert(
     overwrite: bool = False,
     defaults: Mapping[str, Any] | None = None,
     styles: Sequence[StyleFile] = (),
+    base_config: str | Path | None = None,
 ) -> Bundle:
     """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or
     nothing is written.
 
-    base: diffusers folder, its weights as `layouts.find_weights` finds them. teacher: state dict
+    base: diffusers folder, its weights as `layouts.find_weights` finds them, or a single file with
+    base_config (`single_file.unpack`). teacher: state dict
     (.pt with tensors only, or .safetensors) or UNet folder, with guidance embedding. forward,
     reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights, or whole
     UNets of the teacher's architecture, as training without LoRA leaves them. Each may also be a
@@ -72,7 +74,9 @@ def convert(
         raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     check_target(out, overwrite)
     with gathered(
-        *(Path(p) for p in (base, teacher, forward, reverse)), beside=out.parent
+        *(Path(p) for p in (base, teacher, forward, reverse)),
+        beside=out.parent,
+        base_config=base_config,
     ) as sources:
         return _convert(
             sources, out, decode_times, encode_times, precision, overwrite, defaults or {}, styles
@@ -134,7 +138,7 @@ def _convert(
                 for part, lora in loras.items()
             },
             "precision": precision,
-            "notes": notes + layout_notes(base, family) + added.notes,
+            "notes": [*sources.notes, *notes] + layout_notes(base, family) + added.notes,
             **({"styles": [one.record for one in added.styles]} if styles else {}),
         },
     }

@@ -69,6 +69,17 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside its tensors. BundleError naming the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU, in the file's own precision.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icd_engine.bundles.files import read_json
+from icd_engine.bundles.files import read_header, read_json
 from icd_engine.errors import BundleError, shown
 
 ALPHA = 8.0  # of all released models; published files do not store it
@@ -98,7 +98,7 @@ def read_scales(path: Path, part: str = "unet", assumed: float | None = ALPHA) -
     `ss_network_alpha`. Beside it: peft's adapter_config.json. BundleError naming the field that is
     damaged.
     """
-    header = _read_header(path)
+    header = read_header(path)
     adapters: dict[str, dict[str, Any]] = {}
     if ADAPTER in header:
         fields = _object(path.name, ADAPTER, header[ADAPTER])
@@ -119,16 +119,6 @@ def read_scales(path: Path, part: str = "unet", assumed: float | None = ALPHA) -
 
 def _header(field: str) -> str:
     return f"the header's {field}"
-
-
-def _read_header(path: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 def _object(name: str, field: str, text: str) -> dict[str, Any]:

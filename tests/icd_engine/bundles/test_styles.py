@@ -120,7 +120,7 @@ def test_wrong_shapes_are_named(tmp_path):
     key = next(key for key in tensors if key.endswith("attn1_to_q.lora_up.weight"))
     tensors[key] = tensors[key][:-1].contiguous()
     save_file(tensors, path)
-    with pytest.raises(BundleError, match="attn1_to_q.lora_up.weight' has shape"):
+    with pytest.raises(BundleError, match=r"attn1_to_q\.lora_up\.weight' has shape"):
         read(path)
 
 
