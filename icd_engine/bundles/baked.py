@@ -67,8 +67,8 @@ class Baked(NamedTuple):
         """The ids of the tokens in what `tokenizer` made."""
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_str(text)
-        return {token: tokenizer.token_to_id(token) for token in self.tokens}
+        vocabulary = Tokenizer.from_str(text).get_vocab()
+        return {token: vocabulary[token] for token in self.tokens}
 
     def text_weights(
         self, part: str, weights: Mapping[str, Tensor], ids: Mapping[str, int]

@@ -130,13 +130,7 @@ def _convert(
                     ("reverse", single(reverse)),
                 )
             },
-            "lora_scale": {
-                part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
-            },
-            "lora_scale_from": {
-                part: sorted({pair.said_by for pair in lora.values()})
-                for part, lora in loras.items()
-            },
+            **_scales(loras),
             "precision": precision,
             "notes": [*sources.notes, *notes] + layout_notes(base, family) + added.notes,
             **({"styles": [one.record for one in added.styles]} if styles else {}),
@@ -144,6 +138,18 @@ def _convert(
     }
     networks = Networks(unet_config, weights, loras, whole, added)
     return write_bundle(out, record, _files(base, family, networks, precision), overwrite)
+
+
+def _scales(loras: Mapping[str, Mapping[str, LoraPair]]) -> dict[str, Any]:
+    """What is recorded of the scales of LoRA files, by part."""
+    return {
+        "lora_scale": {
+            part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
+        },
+        "lora_scale_from": {
+            part: sorted({pair.said_by for pair in lora.values()}) for part, lora in loras.items()
+        },
+    }
 
 
 def attention_levels(unet_config: Mapping[str, Any]) -> dict[str, int]:
@@ -228,8 +234,8 @@ def _files(
         weights = fuse(read_weights(path), networks.added.updates(part), dtype)
         yield f"{part}/{family.weights[part]}", weights
     if not networks.whole:
-        both = (networks.updates(part) for part in ("unet", "unet_forward"))
-        yield DIFFERENCE, difference(*both, dtype)
+        decode = networks.updates("unet")
+        yield DIFFERENCE, difference(decode, networks.updates("unet_forward"), dtype)
 
 
 def _copied(

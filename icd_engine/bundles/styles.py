@@ -226,9 +226,9 @@ def _peft_keys(
 
     try:
         # SDXL's is StableDiffusion's, and knows the block numbers of the original code too
-        state, _ = StableDiffusionXLLoraLoaderMixin.lora_state_dict(
+        state = StableDiffusionXLLoraLoaderMixin.lora_state_dict(
             dict(weights), unet_config=FrozenDict(unet_config)
-        )
+        )[0]
     except (ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{path.name}: its keys are of no known style: {reason}") from None
