@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from icd_engine.decoding import SourceBranches, prepare
-from icd_engine.model import Model, as_pictures, check_output_type, load_model
+from icd_engine.model import Model, as_pictures, check_output_type
+from icd_engine.opening import load_model
 from icd_engine.passes import decode, encode, in_passes
 from icd_engine.placement import Placement
 from icd_engine.reporting import Listener, Progress
@@ -26,6 +27,7 @@ from icd_engine.search import search
 from icd_engine.settings import EditSettings, GivenSettings
 from icd_engine.shortage import within_memory
 from icd_engine.stopwatch import Stopwatch
+from icd_engine.styling import Styled
 from icd_engine.tasks import (
     Task,
     all_tokens,
@@ -38,8 +40,9 @@ from icd_engine.tasks import (
 )
 
 
-class Engine:
-    """One model on one device. All methods may be called from several threads at once.
+class Engine(Styled):
+    """One model on one device. All methods may be called from several threads at once, those of
+    styles excepted.
 
     bundle: the model folder. Every call may raise OutOfMemoryError, and RunnerError after a fork.
     """
@@ -97,11 +100,6 @@ class Engine:
     def runner(self) -> Runner:
         """What executes network calls; asked for first by all of them. RunnerError after a fork."""
         return self.model.runner
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells this model from others: inversions made with one do not fit another."""
-        return self.bundle.fingerprint
 
     @property
     def default_settings(self) -> EditSettings:

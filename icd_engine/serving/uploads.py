@@ -47,7 +47,7 @@ class Body:
             self._ended = True
             raise ClientDisconnect()
         self._ended = not message.get("more_body", False)
-        return message.get("body", b"")
+        return bytes(message.get("body", b""))
 
     async def drained(self, most: int) -> None:
         """Reads what is left, up to so many bytes and for DRAIN_SECONDS, and forgets it."""
