@@ -62,7 +62,8 @@ export class Engine {
       const externalData = [];
       for (const data of graph.data)
         externalData.push({ path: data.file.split("/").pop(), data: await files.read(data) });
-      const options = { executionProviders: [provider], externalData };
+      // A heap of a page never shrinks, so what a call needed goes back to the next one
+      const options = { executionProviders: [provider], externalData, enableCpuMemArena: false, enableMemPattern: false };
       sessions[name] = await ort.InferenceSession.create(model, options).catch(failed(name));
     }
     await files.prune(entries);
