@@ -50,7 +50,9 @@ export class Engine {
     let total = 0;
     const files = new Files(base, (bytes) => progress?.({ stage: "files", done: (done += bytes), total }));
     const manifest = await files.manifest();
-    const graphs = Object.entries(manifest.graphs);
+    // The largest first: what making its session needs is then there for the others
+    const weight = (/** @type {any} */ graph) => graph.data.reduce((/** @type {number} */ sum, /** @type {any} */ one) => sum + one.bytes, 0);
+    const graphs = Object.entries(manifest.graphs).sort(([, one], [, other]) => weight(other) - weight(one));
     const entries = [manifest.tokenizer, ...graphs.flatMap(([, graph]) => [graph, ...graph.data])];
     total = entries.reduce((sum, one) => sum + one.bytes, 0);
     const tables = JSON.parse(new TextDecoder().decode(await files.read(manifest.tokenizer)));

@@ -9,6 +9,8 @@ import { finished } from "./pictures.js";
 import { checked } from "./settings.js";
 
 const { fround } = Math;
+/** Target rows of a call; more are parts of their own, for the heap of a page never shrinks. */
+const MOST_TARGETS = 3;
 /** @typedef {import("./engine.js").Row} Row */
 /** @typedef {import("./settings.js").Settings} Settings */
 /** @typedef {{picture: import("./pictures.js").Pixels, tokens: import("./words.js").Tokens, seed: bigint,
@@ -16,6 +18,10 @@ const { fround } = Math;
  *   reconstruction: import("./pictures.js").Pixels}} Held
  * size: what the model works at; shape: of the latents; boundaries: latents at the end of every decode
  * hop as encoding passed them; reconstruction: what the VAE alone keeps of the picture. */
+/** @typedef {{sources: Float32Array[], targets: {x: Float32Array, maps: Float32Array[],
+ *   plan: import("./plan.js").Plan}[], owner: number[], guidance: number[], features: any[],
+ *   boundary: Float32Array | null, anchors: number[], free: Float32Array | null}} Rows
+ * owner: the source of each target; features: of all rows. */
 /** @typedef {{x: Float32Array, maps: [Float32Array, Float32Array], mask: Float32Array | null}} Decoded of a row */
 
 export class Inversion {
@@ -119,14 +125,44 @@ export class Inversion {
   }
 
   /**
+   * A hop of source rows and their targets, in calls of few targets each.
+   * @param {{t: number, A: number, B: number}} hop
+   * @param {number} k the step of the plans
+   * @param {Rows} rows
+   */
+  async hop(hop, k, rows) {
+    const { targets, owner, sources } = rows;
+    if (targets.length <= MOST_TARGETS) return this.call(hop, k, rows);
+    /** @type {Awaited<ReturnType<Inversion["call"]>>} */
+    const found = { sources: [], targets: [] };
+    for (let from = 0; from < targets.length; from += MOST_TARGETS) {
+      const to = Math.min(from + MOST_TARGETS, targets.length);
+      const part = [...new Set(owner.slice(from, to))];
+      const called = await this.call(hop, k, {
+        ...rows,
+        sources: part.map((i) => sources[i]),
+        targets: targets.slice(from, to),
+        owner: owner.slice(from, to).map((i) => part.indexOf(i)),
+        guidance: rows.guidance.slice(from, to),
+        features: [
+          ...part.map((i) => rows.features[i]),
+          ...rows.features.slice(sources.length + from, sources.length + to),
+        ],
+        anchors: rows.anchors.slice(from, to),
+      });
+      part.forEach((i, at) => (found.sources[i] = called.sources[at]));
+      found.targets.push(...called.targets);
+    }
+    return found;
+  }
+
+  /**
    * One call of the decode network: source rows, then target rows.
    * @param {{t: number, A: number, B: number}} hop
    * @param {number} k the step of the plans
-   * @param {{sources: Float32Array[], targets: {x: Float32Array, maps: Float32Array[],
-   *   plan: import("./plan.js").Plan}[], owner: number[], guidance: number[], features: any[],
-   *   boundary: Float32Array | null, anchors: number[], free: Float32Array | null}} rows
+   * @param {Rows} rows
    */
-  async hop(hop, k, { sources, targets, owner, guidance, features, boundary, anchors, free }) {
+  async call(hop, k, { sources, targets, owner, guidance, features, boundary, anchors, free }) {
     const { engine } = this;
     const { blend_downscale: shrink, guidance_width: width } = engine.manifest;
     const [, channels, h, w] = this.held.shape;

@@ -76,7 +76,7 @@ async function load({ base, device = "auto", threads }, listening) {
   const gpu = device === "webgpu" || (device === "auto" && large && (await hasGpu()));
   const ort = await runtime(manifest, files, gpu, most);
   engine = await Engine.load(new URL(base), ort, gpu ? "webgpu" : "wasm", listening);
-  ort.env.wasm.wasmBinary = undefined; // it has been compiled
+  URL.revokeObjectURL(ort.env.wasm.wasmPaths.wasm);
   return { device: gpu ? "webgpu" : "wasm", threads: most, isolated: self.crossOriginIsolated, manifest };
 }
 
@@ -97,11 +97,10 @@ async function runtime(manifest, files, gpu, threads) {
   const ort = await import(new URL(module, folder).href).catch((error) => {
     throw new RunnerError(`onnxruntime-web cannot be loaded: ${error.message}`);
   });
-  Object.assign(ort.env.wasm, {
-    numThreads: threads,
-    wasmPaths: folder.href,
-    wasmBinary: (await files.read(entry)).buffer,
-  });
+  // An address, not the bytes: they would stay in memory
+  const wasm = URL.createObjectURL(new Blob([await files.read(entry)], { type: "application/wasm" }));
+  ort.env.wasm.wasmPaths = { wasm, mjs: new URL(program.replace(/wasm$/, "mjs"), folder).href };
+  ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
   return ort;
 }
