@@ -108,6 +108,15 @@ def tokenizer_tables(folder: Path) -> dict[str, Any]:
     return tables
 
 
+def known_words(folder: Path) -> str | None:
+    """What a model with a vocabulary of whole words knows; None for one that spells words out."""
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    if model["type"] != "WordLevel":
+        return None
+    words = [word for word in model["vocab"] if word.isalnum()]
+    return f"These {len(words)} words, and no others: {', '.join(words)}."
+
+
 def _types(part: Mapping[str, Any] | None) -> list[str]:
     """The kinds of a normalizer or pre-tokenizer, in their order."""
     if part is None:

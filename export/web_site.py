@@ -11,7 +11,7 @@ from export.graphs import GraphSpec, hop_graphs, standard_graphs
 from export.half_storage import WeightParts, store_in_half
 from export.networks import ExportNetworks
 from export.onnx_files import save, to_onnx
-from export.web_manifest import FORMAT, numbers, tokenizer_tables
+from export.web_manifest import FORMAT, known_words, numbers, tokenizer_tables
 from export.web_runtime import FILES, VERSION, runtime
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.bundles.demo import PICTURE, read_demo
@@ -71,6 +71,7 @@ def export_site(
             **about,
             "graphs": entries,
             "tokenizer": _file(new, "model/tokenizer.json"),
+            "knows": known_words(bundle.path / "tokenizer"),
             "examples": _examples(bundle, new),
             "runtime": {"onnxruntime-web": VERSION, "files": _runtime(ort, new)},
         }

@@ -95,7 +95,9 @@ export class Engine {
     const latents = mean.map((value) => fround(about.scaling_factor) * value);
     const { a, sigma } = about.start;
     const noise = normalNoise(chosen, latents.length);
+    /** @type {Float32Array} */
     let x = latents.map((value, i) => fround(fround(a) * value) + fround(fround(sigma) * noise[i]));
+    /** @type {Map<number, Float32Array>} */
     const passed = new Map([[0, latents]]);
     const step = this.steps(about.encode_hops.length, "encode", listening);
     for (const hop of about.encode_hops) {
@@ -147,6 +149,7 @@ export class Engine {
    * @param {Tokens} source
    * @param {string | string[]} target
    * @param {Settings} given
+   * @returns {{rows: Row[], tree: import("./automatic.js").Tree, automatic: boolean}}
    */
   rows(source, target, given) {
     const about = this.manifest;

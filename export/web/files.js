@@ -39,7 +39,7 @@ export class Files {
 
   /**
    * @param {Entry} entry
-   * @returns {Promise<Uint8Array>}
+   * @returns {Promise<Uint8Array<ArrayBuffer>>}
    */
   async read({ file, bytes, sha256 }) {
     const url = new URL(file, this.base);

@@ -70,7 +70,7 @@ export function settled(given, defaults, anchors) {
   const windows = given.cross_replace;
   if (isMap(windows) && !("default" in windows)) {
     const usual = defaults.cross_replace;
-    const other = isMap(usual) ? usual.default : usual;
+    const other = isMap(usual) ? /** @type {Record<string, Share>} */ (usual).default : usual;
     if (other !== undefined) settings.cross_replace = { ...windows, default: other };
   }
   if (given.auto === undefined && CHOICES.some((name) => name in given)) settings.auto = false;
