@@ -11,6 +11,7 @@ from export.graphs import GraphSpec, hop_graphs, standard_graphs
 from export.half_storage import WeightParts, store_in_half
 from export.networks import ExportNetworks
 from export.onnx_files import save, to_onnx
+from export.switched import switched_hop
 from export.web_manifest import FORMAT, known_words, numbers, tokenizer_tables
 from export.web_runtime import FILES, VERSION, runtime
 from icd_engine.bundles.bundle import Bundle, read_bundle
@@ -39,7 +40,8 @@ def export_site(
     """Writes a folder that any web server can hand out, and returns its manifest: the page and its
     modules, model/ with graphs, weights and tables, and ort/ with onnxruntime-web.
 
-    Weights that half precision holds exactly are stored in it; arithmetic is float32. with_runtime:
+    Weights that half precision holds exactly are stored in it; arithmetic is float32. A model of LoRA
+    files has one network with their difference as an input (`switched`). with_runtime:
     see `web_runtime`. verify: see `folder.export_bundle`. BundleError where the model cannot be
     exported, or `out` cannot be written; then nothing is left there.
     """
@@ -54,8 +56,7 @@ def export_site(
     ort = runtime() if with_runtime else None
     with new_folder(Path(out), overwrite) as new:
         networks = ExportNetworks.load(bundle, "fp32")
-        every = standard_graphs(networks) + hop_graphs(networks)
-        graphs = [graph for graph in every if graph.name in GRAPHS]
+        graphs = _graphs(networks)
         entries = {}
         for i, graph in enumerate(graphs):
             if report is not None:
@@ -77,6 +78,15 @@ def export_site(
         }
         write_file(new, MANIFEST, manifest)
     return manifest
+
+
+def _graphs(networks: ExportNetworks) -> list[GraphSpec]:
+    """GRAPHS; of a model of LoRA files, whose networks differ by little, one for hops of both."""
+    every = {graph.name: graph for graph in standard_graphs(networks) + hop_graphs(networks)}
+    if networks.bundle.difference is None:
+        return [every[name] for name in GRAPHS]
+    own = [every[name] for name in GRAPHS if not name.endswith("_hop")]
+    return [*own, switched_hop(networks, every["decode_hop"])]
 
 
 def _write_graph(graph: GraphSpec, new: Path, verify: bool) -> dict[str, Any]:

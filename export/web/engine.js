@@ -3,9 +3,10 @@
 import { candidates, shared } from "./automatic.js";
 import { PromptError, RunnerError, SettingsError } from "./errors.js";
 import { Files } from "./files.js";
+import { encodeHop } from "./hops.js";
 import { Inversion } from "./inversion.js";
 import { checkedMask } from "./masks.js";
-import { dynamicGuidance, fittedSize, guidanceEmbedding, normalNoise } from "./numbers.js";
+import { dynamicGuidance, fittedSize, normalNoise } from "./numbers.js";
 import { asPixels, toModelRange, toPixels } from "./pictures.js";
 import { makePlan } from "./plan.js";
 import { checked, settled } from "./settings.js";
@@ -102,8 +103,7 @@ export class Engine {
     const step = this.steps(about.encode_hops.length, "encode", listening);
     for (const hop of about.encode_hops) {
       await step();
-      const feeds = this.hopFeeds([x], hop, [0], [features], shape, about.guidance_width_forward);
-      x = (await this.run("encode_hop", feeds, ["next_latents"])).next_latents;
+      x = await encodeHop(this, shape, hop, x, features);
       passed.set(hop.s, x);
     }
     const kept = about.decode_hops.map((/** @type {{s: number}} */ hop) => passed.get(hop.s));
@@ -251,42 +251,6 @@ export class Engine {
     const { sample } = await this.run("vae_decoder", { latent_sample: feed }, ["sample"]);
     return toPixels(sample, width, height);
   }
-
-  /**
-   * What every hop takes for each row.
-   * @param {Float32Array[]} x
-   * @param {{t: number, A: number, B: number}} hop
-   * @param {number[]} guidance
-   * @param {Float32Array[]} features
-   * @param {number[]} shape
-   * @param {number} width of the guidance embedding
-   */
-  hopFeeds(x, hop, guidance, features, shape, width) {
-    const rows = x.length;
-    const tokens = this.words.tables.length;
-    const filled = (/** @type {number} */ value) => this.tensor("float32", new Float32Array(rows).fill(value), [rows]);
-    return {
-      latents: this.tensor("float32", joined(x), [rows, ...shape.slice(1)]),
-      hop_a: filled(hop.A),
-      hop_b: filled(hop.B),
-      timestep: this.tensor("int64", new BigInt64Array(rows).fill(BigInt(hop.t)), [rows]),
-      timestep_cond: this.tensor("float32", guidanceEmbedding(guidance, width), [rows, width]),
-      encoder_hidden_states: this.tensor("float32", joined(features), [rows, tokens, features[0].length / tokens]),
-    };
-  }
-}
-
-/**
- * @param {Float32Array[]} arrays
- */
-export function joined(arrays) {
-  const out = new Float32Array(arrays.reduce((sum, one) => sum + one.length, 0));
-  let at = 0;
-  for (const one of arrays) {
-    out.set(one, at);
-    at += one.length;
-  }
-  return out;
 }
 
 /**

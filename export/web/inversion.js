@@ -1,16 +1,14 @@
 /** A picture encoded to noise, kept: every further edit of it costs the decode hops alone. */
 
 import { ranked } from "./automatic.js";
-import { joined } from "./engine.js";
 import { SettingsError } from "./errors.js";
+import { decodeHop, mapSize, neutral } from "./hops.js";
 import { afterHop, checkedMask, forTarget, pasteBack, touched } from "./masks.js";
 import { normalNoise } from "./numbers.js";
 import { finished } from "./pictures.js";
 import { checked } from "./settings.js";
 
 const { fround } = Math;
-/** Target rows of a call; more are parts of their own, for the heap of a page never shrinks. */
-const MOST_TARGETS = 3;
 /** @typedef {import("./engine.js").Row} Row */
 /** @typedef {import("./settings.js").Settings} Settings */
 /** @typedef {{picture: import("./pictures.js").Pixels, tokens: import("./words.js").Tokens, seed: bigint,
@@ -18,10 +16,6 @@ const MOST_TARGETS = 3;
  *   reconstruction: import("./pictures.js").Pixels}} Held
  * size: what the model works at; shape: of the latents; boundaries: latents at the end of every decode
  * hop as encoding passed them; reconstruction: what the VAE alone keeps of the picture. */
-/** @typedef {{sources: Float32Array[], targets: {x: Float32Array, maps: Float32Array[],
- *   plan: import("./plan.js").Plan}[], owner: number[], guidance: number[], features: any[],
- *   boundary: Float32Array | null, anchors: number[], free: Float32Array | null}} Rows
- * owner: the source of each target; features: of all rows. */
 /** @typedef {{x: Float32Array, maps: [Float32Array, Float32Array], mask: Float32Array | null}} Decoded of a row */
 
 export class Inversion {
@@ -90,9 +84,9 @@ export class Inversion {
    */
   async decode(rows, tree, mask, step) {
     const { noised, shape, tokens, boundaries } = this.held;
-    const { decode_hops: hops, steps, blend_downscale: shrink } = this.engine.manifest;
+    const { decode_hops: hops, steps } = this.engine.manifest;
     const cells = mask ? touched(mask, [shape[3], shape[2]]) : null;
-    const nothing = new Float32Array(Math.floor(shape[2] / shrink) * Math.floor(shape[3] / shrink));
+    const nothing = new Float32Array(mapSize(this.engine, shape).reduce((height, width) => height * width));
     const features = await this.features(rows);
     const anchored = boundaries !== null && rows[0].settings.anchor ? boundaries : null;
     let source = noised;
@@ -108,7 +102,7 @@ export class Inversion {
         const switched = settings.control === "switch" && hop.t > steps * tau;
         return features.get((switched ? tokens : { ids }).ids.join());
       });
-      const called = await this.hop(hop, k, {
+      const called = await decodeHop(this.engine, shape, hop, k, {
         sources: [source],
         targets: own.map((row, i) => ({ ...before[i], plan: row.plan })),
         owner: own.map(() => 0),
@@ -122,92 +116,6 @@ export class Inversion {
       targets = called.targets;
     }
     return { source: anchored ? anchored[hops.length - 1] : source, targets };
-  }
-
-  /**
-   * A hop of source rows and their targets, in calls of few targets each.
-   * @param {{t: number, A: number, B: number}} hop
-   * @param {number} k the step of the plans
-   * @param {Rows} rows
-   */
-  async hop(hop, k, rows) {
-    const { targets, owner, sources } = rows;
-    if (targets.length <= MOST_TARGETS) return this.call(hop, k, rows);
-    /** @type {Awaited<ReturnType<Inversion["call"]>>} */
-    const found = { sources: [], targets: [] };
-    for (let from = 0; from < targets.length; from += MOST_TARGETS) {
-      const to = Math.min(from + MOST_TARGETS, targets.length);
-      const part = [...new Set(owner.slice(from, to))];
-      const called = await this.call(hop, k, {
-        ...rows,
-        sources: part.map((i) => sources[i]),
-        targets: targets.slice(from, to),
-        owner: owner.slice(from, to).map((i) => part.indexOf(i)),
-        guidance: rows.guidance.slice(from, to),
-        features: [
-          ...part.map((i) => rows.features[i]),
-          ...rows.features.slice(sources.length + from, sources.length + to),
-        ],
-        anchors: rows.anchors.slice(from, to),
-      });
-      part.forEach((i, at) => (found.sources[i] = called.sources[at]));
-      found.targets.push(...called.targets);
-    }
-    return found;
-  }
-
-  /**
-   * One call of the decode network: source rows, then target rows.
-   * @param {{t: number, A: number, B: number}} hop
-   * @param {number} k the step of the plans
-   * @param {Rows} rows
-   */
-  async call(hop, k, { sources, targets, owner, guidance, features, boundary, anchors, free }) {
-    const { engine } = this;
-    const { blend_downscale: shrink, guidance_width: width } = engine.manifest;
-    const [, channels, h, w] = this.held.shape;
-    const n = engine.words.tables.length;
-    const count = targets.length;
-    const plans = targets.map((row) => row.plan);
-    const all = [...sources, ...targets.map((row) => row.x)];
-    const scales = [...sources.map(() => 0), ...guidance];
-    const float = (/** @type {Float32Array[]} */ values, /** @type {number[]} */ ...dims) =>
-      engine.tensor("float32", joined(values), dims);
-    const truth = (/** @type {boolean[]} */ values) => engine.tensor("bool", Uint8Array.from(values, Number), [count]);
-    const none = new Float32Array(n);
-    const everywhere = free ?? new Float32Array(h * w).fill(1);
-    const held = all.map((own, i) => (i < sources.length && boundary ? boundary : new Float32Array(own.length)));
-    const blends = plans.some((plan) => plan.blendSource);
-    const size = [Math.floor(h / shrink), Math.floor(w / shrink)];
-    const feeds = {
-      ...engine.hopFeeds(all, hop, scales, features, this.held.shape, width),
-      source_row: engine.tensor("int64", BigInt64Array.from(owner, BigInt), [count]),
-      source_mix: float(plans.map((plan) => plan.mix[k]), count, n, n),
-      target_gain: float(plans.map((plan) => plan.gain[k]), count, n),
-      share_self: truth(plans.map((plan) => plan.share[k])),
-      source_words: float(plans.map((plan) => plan.blendSource ?? none), count, n),
-      target_words: float(plans.map((plan) => plan.blendTarget ?? none), count, n),
-      use_blend: truth(plans.map((plan) => plan.blendSource !== null)),
-      word_maps: float([0, 1].flatMap((side) => targets.map((row) => row.maps[side])), 2, count, ...size),
-      user_mask: float(targets.map(() => everywhere), count, h, w),
-      boundary: float(held, all.length, channels, h, w),
-      anchor: float([Float32Array.from([...sources.map(() => Number(boundary !== null)), ...anchors])], all.length),
-    };
-    const outputs = blends ? ["next_latents", "next_word_maps", "mask"] : ["next_latents"];
-    const out = await engine.run("decode_hop", feeds, outputs);
-    const row = (/** @type {Float32Array} */ values, /** @type {number} */ i, /** @type {number} */ length) =>
-      values.slice(i * length, (i + 1) * length);
-    const latents = all.map((own, i) => row(out.next_latents, i, own.length));
-    return {
-      sources: latents.slice(0, sources.length),
-      targets: targets.map(({ maps }, i) => ({
-        x: latents[sources.length + i],
-        maps: /** @type {[Float32Array, Float32Array]} */ (
-          blends ? [0, 1].map((side) => row(out.next_word_maps, side * count + i, size[0] * size[1])) : maps
-        ),
-        mask: blends && plans[i].blendSource ? row(out.mask, i, h * w) : null,
-      })),
-    };
   }
 
   /**
@@ -234,15 +142,8 @@ export class Inversion {
     const noise = normalNoise(0n, source.length);
     const noised = decoded.map(({ x }) => x.map((own, i) => fround(judge.a) * own + fround(judge.sigma) * noise[i]));
     const features = await this.features(rows);
-    const n = this.engine.words.tables.length;
-    const plan = {
-      mix: [new Float32Array(n * n)],
-      gain: [new Float32Array(n).fill(1)],
-      share: [false],
-      blendSource: null,
-      blendTarget: null,
-    };
-    const called = await this.hop(judge, 0, {
+    const plan = neutral(this.engine.words.tables.length);
+    const called = await decodeHop(this.engine, this.held.shape, judge, 0, {
       sources: noised,
       targets: decoded.map(({ maps }, i) => ({ x: noised[i], maps, plan })),
       owner: decoded.map((_, i) => i),
