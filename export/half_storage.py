@@ -55,11 +55,7 @@ def store_in_half(model: ir.Model) -> tuple[int, int]:
     kept = 0
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
-        if (
-            tensor is None
-            or tensor.dtype != ir.DataType.FLOAT
-            or tensor.nbytes < INLINE_BELOW
-        ):
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < INLINE_BELOW:
             continue
         half = exact_half(tensor.numpy())
         if half is None:

@@ -119,6 +119,7 @@ async function edit() {
     return;
   }
   const controller = (running = new AbortController());
+  at("error").textContent = "";
   again = false;
   busy(true);
   try {
@@ -232,7 +233,9 @@ for (const slider of [...sliders, blend])
   });
 blend.addEventListener("change", () => kept && edit());
 auto.addEventListener("change", () => kept && edit());
-at("painting").addEventListener("toggle", () => (at("mask").hidden = !(/** @type {HTMLDetailsElement} */ (at("painting")).open)));
+at("painting").addEventListener("toggle", () => {
+  at("mask").hidden = !(/** @type {HTMLDetailsElement} */ (at("painting")).open);
+});
 at("brush").addEventListener("input", ({ target: input }) => label(/** @type {HTMLInputElement} */ (input)));
 at("clear").onclick = () => brush.clear();
 brush.changed = () => kept && edit();

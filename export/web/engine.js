@@ -52,8 +52,8 @@ export class Engine {
     const files = new Files(base, (bytes) => progress?.({ stage: "files", done: (done += bytes), total }));
     const manifest = await files.manifest();
     // The largest first: what making its session needs is then there for the others
-    const weight = (/** @type {any} */ graph) => graph.data.reduce((/** @type {number} */ sum, /** @type {any} */ one) => sum + one.bytes, 0);
-    const graphs = Object.entries(manifest.graphs).sort(([, one], [, other]) => weight(other) - weight(one));
+    const graphs = Object.entries(manifest.graphs);
+    graphs.sort(([, one], [, other]) => other.data[0].bytes - one.data[0].bytes);
     const entries = [manifest.tokenizer, ...graphs.flatMap(([, graph]) => [graph, ...graph.data])];
     total = entries.reduce((sum, one) => sum + one.bytes, 0);
     const tables = JSON.parse(new TextDecoder().decode(await files.read(manifest.tokenizer)));
@@ -66,7 +66,8 @@ export class Engine {
       for (const data of graph.data)
         externalData.push({ path: data.file.split("/").pop(), data: await files.read(data) });
       // A heap of a page never shrinks, so what a call needed goes back to the next one
-      const options = { executionProviders: [provider], externalData, enableCpuMemArena: false, enableMemPattern: false };
+      const frugal = { enableCpuMemArena: false, enableMemPattern: false };
+      const options = { executionProviders: [provider], externalData, ...frugal };
       sessions[name] = await ort.InferenceSession.create(model, options).catch(failed(name));
     }
     await files.prune(entries);
@@ -109,7 +110,8 @@ export class Engine {
     const kept = about.decode_hops.map((/** @type {{s: number}} */ hop) => passed.get(hop.s));
     const reconstruction = await this.decodeLatents(latents, size);
     const boundaries = about.anchors ? kept : null;
-    return new Inversion(this, { picture: own, tokens, seed: chosen, size, shape, noised: x, boundaries, reconstruction });
+    const held = { picture: own, tokens, seed: chosen, size, shape, noised: x, boundaries, reconstruction };
+    return new Inversion(this, held);
   }
 
   /**

@@ -42,7 +42,8 @@ export async function encodeHop(engine, shape, hop, x, features) {
  * @param {Engine} engine
  * @param {number[]} shape of the latents
  */
-export const mapSize = ({ manifest }, shape) => shape.slice(2).map((side) => Math.floor(side / manifest.blend_downscale));
+export const mapSize = ({ manifest }, shape) =>
+  shape.slice(2).map((side) => Math.floor(side / manifest.blend_downscale));
 
 /**
  * The plan of a row that is left alone, for one step.

@@ -9,10 +9,12 @@ import { provenPng } from "./png.js";
 /** @typedef {Blob | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement} Picture */
 /** @typedef {Omit<import("./engine.js").Result, "images"> & {images: ImageData[]}} Result
  * images: one a target, at the picture's own size. */
+/** @typedef {{resolve: (value: any) => void, reject: (error: Error) => void,
+ *   progress?: (told: Progress) => void}} Waiting */
 /** @typedef {{device: string, threads: number, isolated: boolean, manifest: any}} About */
 
 export class Engine {
-  /** @type {Map<number, {resolve: (value: any) => void, reject: (error: Error) => void, progress?: (told: Progress) => void}>} */
+  /** @type {Map<number, Waiting>} */
   #waiting = new Map();
   #worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
   #calls = 0;

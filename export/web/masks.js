@@ -31,12 +31,11 @@ export function checkedMask(mask, size) {
  * @returns {Grid}
  */
 export function touched(mask, [width, height]) {
-  const edge = (/** @type {number} */ i, /** @type {number} */ length, /** @type {number} */ count) => (i * length) / count;
   const data = new Float32Array(width * height);
   for (let i = 0; i < height; i++)
     for (let j = 0; j < width; j++) {
-      const rows = [Math.floor(edge(i, mask.height, height)), Math.ceil(edge(i + 1, mask.height, height))];
-      const columns = [Math.floor(edge(j, mask.width, width)), Math.ceil(edge(j + 1, mask.width, width))];
+      const rows = [Math.floor((i * mask.height) / height), Math.ceil(((i + 1) * mask.height) / height)];
+      const columns = [Math.floor((j * mask.width) / width), Math.ceil(((j + 1) * mask.width) / width)];
       let most = 0;
       for (let y = rows[0]; y < rows[1]; y++)
         for (let x = columns[0]; x < columns[1]; x++) most = Math.max(most, mask.data[y * mask.width + x]);

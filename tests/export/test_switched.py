@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,6 +11,18 @@ from export.graphs import GraphSpec, hop_graphs
 from export.networks import ExportNetworks
 from export.onnx_files import WeightsFile, save, to_onnx
 from export.switched import ENCODES, switched_hop
+from icd_engine.bundles.bundle import Bundle
+from icd_engine.bundles.convert import convert
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "sd15"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Bundle:
+    """A model of LoRA files, as published, and small."""
+    loras = [GOLDEN / f"iCD-SD15-{role}.safetensors" for role in ("forward", "reverse")]
+    out = tmp_path_factory.mktemp("published") / "bundle"
+    return convert(GOLDEN / "base", GOLDEN / "sd15_cfg_distill.pt", *loras, out)
 
 
 @pytest.fixture(scope="module")

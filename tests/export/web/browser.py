@@ -108,7 +108,9 @@ def edit(
     given = {"picture": text, "source": source, "target": target, "options": options}
     told = page.evaluate(EDIT, given | {"threads": threads, "again": again})
     pictures = [
-        np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)[..., :3].astype(int)
+        np.frombuffer(base64.b64decode(data), np.uint8)
+        .reshape(height, width, 4)[..., :3]
+        .astype(int)
         for height, width, data in told["images"]
     ]
     return told, pictures

@@ -17,14 +17,28 @@ FOLDERS = {
 }
 TOKENIZERS = {name: PromptTokenizer.from_folder(folder) for name, folder in FOLDERS.items()}
 TABLES = {name: tokenizer_tables(folder) for name, folder in FOLDERS.items()}
-WORDS = (
-    *"a an the on in of large small red green blue yellow purple circle square star heart".split(),
-    *"plain striped dotted background cat dog sofa photo don't it's Cat's lion 3 1999".split(),
+PLAIN = (
+    "a an the on in of large small red green blue yellow purple circle square star heart plain "
+    "striped dotted background cat dog sofa photo don't it's Cat's lion 3 1999"
 )
+WORDS = tuple(PLAIN.split())
 ODD = (
     *("Straße", "İstanbul", "ΣΊΣΥΦΟΣ", "e\u0301te\u0301", "q\u0323\u0302", "\u1100\u1161\u11a8"),
     *("日本語", "🦁", "👩\u200d🚀", "<|endoftext|>", "<|startoftext|>", "<|unknown|>", "ﬁne", "Ⅷ"),
-    *("!?", "...cat,", "(red)", "a/b", "rock'n'roll", "'S", "_x_", "-", "½", "x²", "\u0301lone", "ǅ"),
+    *(
+        "!?",
+        "...cat,",
+        "(red)",
+        "a/b",
+        "rock'n'roll",
+        "'S",
+        "_x_",
+        "-",
+        "½",
+        "x²",
+        "\u0301lone",
+        "ǅ",
+    ),
     *("İ", "ß", "a\u0334\u0301", "\ufeffbom", "soft\u00adhyphen", "Ω", "K", "!\u0303", "ﬀ", "ŉ"),
 )
 SPACES = (" ", " ", " ", "  ", "\t", "\n", "\u00a0", "\u2003", "\u3000", "\x85", "\x1c")

@@ -16,7 +16,11 @@ def mask(generator: np.random.Generator, width: int, height: int) -> np.ndarray:
     rows, columns = np.mgrid[:height, :width]
     out = np.zeros((height, width), dtype=np.float32)
     for _ in range(generator.integers(0, 4)):
-        y, x, r = generator.integers(0, height), generator.integers(0, width), generator.uniform(1, 30)
+        y, x, r = (
+            generator.integers(0, height),
+            generator.integers(0, width),
+            generator.uniform(1, 30),
+        )
         disc = (rows - y) ** 2 + (columns - x) ** 2 < r**2
         bar = (abs(rows - y) < r / 6) & (abs(columns - x) < 2 * r)
         out[disc if generator.random() < 0.6 else bar] = generator.choice((1.0, 1.0, 0.4, 0.75))
@@ -67,7 +71,9 @@ def test_where_pictures_may_change():
 
 def test_rings():
     generator = np.random.default_rng(3)
-    cases = [(own, float(generator.choice((0.0, 1.0, 2.5, 4.0, 12.0, 31.0)))) for own in masks(3, 150)]
+    cases = [
+        (own, float(generator.choice((0.0, 1.0, 2.5, 4.0, 12.0, 31.0)))) for own in masks(3, 150)
+    ]
     cases += [(np.ones((9, 9), np.float32), 4.0), (np.zeros((9, 9), np.float32), 4.0)]
     found = values([("ring", as_given(own), feather) for own, feather in cases])
     for (own, feather), theirs in zip(cases, found, strict=True):
@@ -85,7 +91,12 @@ def test_pasting_back():
 
 
 def test_a_mask_of_another_size_or_value_is_refused():
-    for given in ([2, 3, [0] * 6], [3, 2, [0] * 5], [3, 2, [0, 0, 0, 0, 0, 1.5]], [3, 2, [-0.1] * 6]):
+    for given in (
+        [2, 3, [0] * 6],
+        [3, 2, [0] * 5],
+        [3, 2, [0, 0, 0, 0, 0, 1.5]],
+        [3, 2, [-0.1] * 6],
+    ):
         (found,) = answers([("checkedMask", given, [3, 2])])
         assert found["error"] == "ImageError"
     assert values([("checkedMask", [3, 2, [0, 1, 0.5, 0, 0, 1]], [3, 2])])

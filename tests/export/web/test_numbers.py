@@ -15,7 +15,16 @@ pytestmark = needs_node
 def test_noise():
     """Logarithm and cosine may differ by a unit of float32, radii reach 5.8: 2 units there."""
     draw = random.Random(1)
-    seeds = [0, 1, 7, 2**32 - 1, 2**32, 2**53, 2**63 - 1, *(draw.getrandbits(63) for _ in range(40))]
+    seeds = [
+        0,
+        1,
+        7,
+        2**32 - 1,
+        2**32,
+        2**53,
+        2**63 - 1,
+        *(draw.getrandbits(63) for _ in range(40)),
+    ]
     counts = [16, 17, 31, 1024, 4096, 1000]
     cases = [(seed, draw.choice(counts)) for seed in seeds]
     for (seed, count), theirs in zip(

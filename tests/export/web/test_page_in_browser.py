@@ -49,8 +49,8 @@ def page(browser, address) -> Iterator:
 
 
 @pytest.fixture(scope="module")
-def python(small_bundle) -> Engine:
-    return Engine.from_pretrained(small_bundle, device="cpu", dtype="float32", runner="eager")
+def python(small_engine) -> Engine:
+    return small_engine
 
 
 def shown(page) -> np.ndarray:
@@ -77,7 +77,9 @@ def focus(page, selector: str) -> None:
     """Goes there with the Tab key alone."""
     for _ in range(40):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.matches(arguments[0])".replace("arguments[0]", repr(selector))):
+        if page.evaluate(
+            "document.activeElement.matches(arguments[0])".replace("arguments[0]", repr(selector))
+        ):
             return
     raise AssertionError(f"Tab does not lead to {selector}")
 
@@ -195,7 +197,9 @@ def test_somebody_elses_page_embeds_it_by_the_documentation_alone(browser, small
         file = {"name": "picture.png", "mimeType": "image/png", "buffer": png(96, 64)}
         page.set_input_files("#file", [file])
         page.wait_for_function("document.querySelector('#told').textContent === 'done'")
-        size = page.evaluate("[document.querySelector('canvas').width, document.querySelector('canvas').height]")
+        size = page.evaluate(
+            "[document.querySelector('canvas').width, document.querySelector('canvas').height]"
+        )
         assert size == [96, 64]
 
 
@@ -206,7 +210,9 @@ def test_the_embedded_model(browser, tmp_path):
 
     site = tmp_path / "site"
     manifest = export_site(read_bundle("tiny"), site)
-    transferred = [site / "ort" / name for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.wasm")]
+    transferred = [
+        site / "ort" / name for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.wasm")
+    ]
     transferred += [*(site / "model").iterdir(), *site.glob("*.*")]
     assert sum(path.stat().st_size for path in transferred) <= 36e6
     assert all(graph["weights"]["float"] == 0 for graph in manifest["graphs"].values())
@@ -215,7 +221,7 @@ def test_the_embedded_model(browser, tmp_path):
         for example in manifest["examples"]:
             picture = (site / example["picture"]).read_bytes()
             for options in ({}, {"auto": False, "cross_replace": 0.4}):
-                told, (own,) = edit(page, picture, example["source"], example["target"], **options)
+                _, (own,) = edit(page, picture, example["source"], example["target"], **options)
                 wanted = python.edit(picture, example["source"], example["target"], **options)
                 assert np.abs(own - np.asarray(wanted.image).astype(int)).max() <= 1
     out = os.environ.get("ICD_WEB_SCREENSHOT")

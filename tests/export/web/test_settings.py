@@ -27,7 +27,14 @@ VALUES: dict[str, tuple] = {
     "tau": (0.3, 1, 1.01, [0.2, 0.8], [0.8, 0.2], [0.1], "all"),
     "tau_low": (0, 0.5, 2),
     "control": ("auto", "none", "switch", "both", 3),
-    "cross_replace": (0.4, [0, 0.5], {"dog": 0.4}, {"default": 0.9, "dog": [0, 1]}, {"dog": 4}, {" ": 1}),
+    "cross_replace": (
+        0.4,
+        [0, 0.5],
+        {"dog": 0.4},
+        {"default": 0.9, "dog": [0, 1]},
+        {"dog": 4},
+        {" ": 1},
+    ),
     "self_replace": (0.4, [0, 0.5], {"dog": 0.4}),
     "amplify": ({"dog": 2}, {"dog": -20}, {"dog": 21}, ["dog"], {}),
     "blend": ("dog", ["cat", "dog"], [["cat"], ["dog"]], [["cat"], "dog"], [[], []], 3, [" "]),
@@ -83,11 +90,20 @@ def test_candidates_are_ranked():
     for _ in range(500):
         low = draw.choice((-1.0, 0.0, 0.5))
         found = [
-            {"name": i, "agreement": draw.uniform(low, 1 + low), "change": draw.choice((0.1, 0.2, draw.random()))}
+            {
+                "name": i,
+                "agreement": draw.uniform(low, 1 + low),
+                "change": draw.choice((0.1, 0.2, draw.random())),
+            }
             for i in range(draw.randint(1, 7))
         ]
         cases.append(found)
-    for found, theirs in zip(cases, values([("ranked", one, AGREES) for one in cases]), strict=True):
+    for found, theirs in zip(
+        cases, values([("ranked", one, AGREES) for one in cases]), strict=True
+    ):
         with warnings.catch_warnings():
-            own = [Candidate(EditSettings(seed=c["name"]), c["agreement"], c["change"], None) for c in found]
+            own = [
+                Candidate(EditSettings(seed=c["name"]), c["agreement"], c["change"], None)
+                for c in found
+            ]
         assert theirs == [one.settings.seed for one in ranked(own)]

@@ -81,7 +81,9 @@ def graph_of(weight: np.ndarray) -> ir.Model:
     node.outputs[0].name = "y"
     node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     node.outputs[0].shape = ir.Shape(weight.shape)
-    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[own], opset_imports={"": 20}, name="g")
+    graph = ir.Graph(
+        [x], node.outputs, nodes=[node], initializers=[own], opset_imports={"": 20}, name="g"
+    )
     return ir.Model(graph, ir_version=10)
 
 
@@ -165,7 +167,7 @@ def test_the_runtime_is_held_to_its_hash(tmp_path):
 def test_a_runtime_that_is_there_is_not_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv(web_runtime.FOLDER, str(tmp_path))
     monkeypatch.setattr(web_runtime, "ADDRESS", "https://127.0.0.1:1/nothing.tgz")
-    with pytest.raises(BundleError, match="cannot fetch .*--no-runtime"):
+    with pytest.raises(BundleError, match=r"cannot fetch .*--no-runtime"):
         web_runtime.runtime()
     for name in FILES:
         (tmp_path / name).touch()
@@ -183,11 +185,13 @@ def test_sites_are_handed_out_with_isolation_and_types(tmp_path):
         with open_server(tmp_path, 0, isolated) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             for name, kind in zip(("a.js", "a.mjs", "a.wasm", "a.onnx"), wanted, strict=True):
-                with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/{name}") as answer:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{server.server_port}/{name}"
+                ) as answer:
                     assert answer.headers["Content-Type"] == kind
                     found = {one: answer.headers[one] for one in ISOLATION}
                     assert found == (ISOLATION if isolated else dict.fromkeys(ISOLATION))
-            with pytest.raises(RunnerError, match="cannot listen on 127.0.0.1"):
+            with pytest.raises(RunnerError, match=r"cannot listen on 127\.0\.0\.1"):
                 open_server(tmp_path, server.server_port)
             server.shutdown()
 

@@ -77,7 +77,9 @@ def test_prompts_are_aligned_and_their_differences_found(kind):
         target = list(source)
         for _ in range(draw.randint(0, 4)):
             at = draw.randint(0, len(target))
-            target[at : at + draw.randint(0, 2)] = [draw.choice(WORDS) for _ in range(draw.randint(0, 2))]
+            target[at : at + draw.randint(0, 2)] = [
+                draw.choice(WORDS) for _ in range(draw.randint(0, 2))
+            ]
         pairs.append((" ".join(source), " ".join(target) or "a"))
     calls = [(name, *pair) for name in ("align", "changed") for pair in pairs]
     found = values(calls, TABLES[kind])
@@ -87,4 +89,7 @@ def test_prompts_are_aligned_and_their_differences_found(kind):
         both = encoded(kind, source), encoded(kind, target)
         assert m == align(*both)[0].tolist(), (source, target)
         wanted = changed_words(*both)
-        assert changed == (None if wanted is None else [list(one) for one in wanted]), (source, target)
+        assert changed == (None if wanted is None else [list(one) for one in wanted]), (
+            source,
+            target,
+        )
