@@ -107,7 +107,7 @@ def _distil(options: argparse.Namespace) -> Results:
 def _load(options: argparse.Namespace) -> Results:
     from benchmarks import load
 
-    names = ("model", "runner", "device", "dtype", "seconds")
+    names = ("model", "runner", "device", "dtype", "seconds", "idle")
     return [load.measure_load(**{name: getattr(options, name) for name in names})]
 
 
@@ -193,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     only.add_argument("--no-compile", action="store_true", help="leave torch.compile out of ops")
     only.add_argument(
         "--seconds", type=float, default=20.0, help="length of load's flood, s (default: 20)"
+    )
+    only.add_argument(
+        "--idle",
+        type=int,
+        default=0,
+        metavar="N",
+        help="clients of load that begin an upload and send nothing more (default: 0)",
     )
     only.add_argument(
         "--pictures",

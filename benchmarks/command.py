@@ -42,7 +42,9 @@ def counts(text: str) -> tuple[int, ...]:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that say which model runs, and where."""
     parser.add_argument(
-        "--model", default="tiny", help="the embedded model tiny, or a model folder (default: tiny)"
+        "--model",
+        default="tiny",
+        help="the embedded model tiny, a published one, or a model folder (default: tiny)",
     )
     parser.add_argument(
         "--runner", default="auto", help="how network calls are executed (default: auto)"

@@ -24,6 +24,7 @@ from benchmarks.timing import default_warmup, interleave, peak_memory_mib
 from benchmarks.workload import make_cases
 from icd_engine import Engine
 from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.bundles.pull import located
 from icd_engine.editing.plan import edit_steps, make_plan
 from icd_engine.errors import RunnerError
 from icd_engine.loading import choose_dtype
@@ -90,7 +91,8 @@ def measure_export(**options: Any) -> dict[str, Any]:
     export needs.
     """
     model, architecture, size = (options.pop(name) for name in ("model", "architecture", "size"))
-    bundle = read_bundle(model) if architecture is None else architecture_bundle(architecture, size)
+    named = architecture is None
+    bundle = read_bundle(located(model)) if named else architecture_bundle(architecture, size)
     dtype = choose_dtype(options["dtype"], options["device"])
     hops = {"encode_hop": _encode_hop, "decode_hop": _decode_hop}
     with exported(bundle, dtype, options["device"]) as other:

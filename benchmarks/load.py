@@ -20,6 +20,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.checks import Refused
+from benchmarks.idle import idle_senders
 from benchmarks.program import SOURCE, TARGET, flags, start
 from icd_engine.serving.limits import Limits
 
@@ -34,8 +35,7 @@ class Service:
     """`icd serve` as a process of its own on a free port, warm inside the `with` block."""
 
     def __init__(self, *options: str):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+        with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._arguments = ["serve", "--port", str(port), *options]
@@ -171,17 +171,16 @@ class Clients:
 
 
 def measure_load(
-    *, model: str, runner: str, device: str, dtype: str, seconds: float
+    *, model: str, runner: str, device: str, dtype: str, seconds: float, idle: int = 0
 ) -> dict[str, Any]:
     """Floods, loses and ends one service. Raises Refused where it does not start.
 
-    seconds: of the flood. sent = answered + rejected + lost + others; memory is what each part of
-    the service has for itself, once a second.
+    seconds: of the flood. idle: clients beside it that send no body. sent = answered + rejected + lost
+    + others; memory is what each part of the service has for itself, once a second.
     """
     options = {"model": model, "runner": runner, "device": device, "dtype": dtype}
     began = time.perf_counter()
     with Service(*flags(options)) as service:
-        ready = round(time.perf_counter() - began, 1)
         return {
             "model": model,
             "runner": runner,
@@ -189,16 +188,21 @@ def measure_load(
             "batch": LIMITS.batch,
             "capacity": LIMITS.capacity,
             "times": TIMES,
-            "ready_s": ready,
-            **asyncio.run(flood(service, batch=LIMITS.batch, times=TIMES, seconds=seconds)),
+            "ready_s": round(time.perf_counter() - began, 1),
+            "idle_uploaders": idle,
+            **asyncio.run(
+                flood(service, batch=LIMITS.batch, times=TIMES, seconds=seconds, idle=idle)
+            ),
             **asyncio.run(recovery(service)),
             **asyncio.run(drain(service, requests=LIMITS.batch)),
         }
 
 
-async def flood(service: Service, *, batch: int, times: float, seconds: float) -> dict[str, Any]:
+async def flood(
+    service: Service, *, batch: int, times: float, seconds: float, idle: int = 0
+) -> dict[str, Any]:
     """Measures how many edits a second the service makes, then sends `times` as many."""
-    async with Clients(service.url) as clients:
+    async with Clients(service.url) as clients, idle_senders(service.url, idle):
         await clients.closed(batch, 2)
         rate = len(await clients.closed(batch, seconds / 2)) / (seconds / 2)
         memory = [service.memory_mib()]
@@ -254,11 +258,10 @@ async def drain(service: Service, *, requests: int) -> dict[str, Any]:
         late = await clients.edit()
         answers = list(await asyncio.gather(*tasks))
         code = await stopping
-    took = round(time.perf_counter() - began, 2)
     return {
         "drain_statuses": _statuses(answers),
         "drain_late": late.status,
-        "drain_s": took,
+        "drain_s": round(time.perf_counter() - began, 2),
         "exit_code": code,
     }
 
@@ -266,9 +269,8 @@ async def drain(service: Service, *, requests: int) -> dict[str, Any]:
 def summary(answers: Sequence[Answer]) -> dict[str, Any]:
     """sent = answered + rejected + lost + others, and how long each took."""
     by = {"answered": 200, "rejected": 503, "lost": LOST}
-    counts = {
-        name: sum(answer.status == status for answer in answers) for name, status in by.items()
-    }
+    statuses = Counter(answer.status for answer in answers)
+    counts = {name: statuses[status] for name, status in by.items()}
     shown: dict[str, Any] = {
         "sent": len(answers),
         **counts,
@@ -287,9 +289,8 @@ def summary(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _statuses(answers: Sequence[Answer]) -> dict[str, int]:
-    return dict(
-        Counter("lost" if answer.status == LOST else str(answer.status) for answer in answers)
-    )
+    names = ("lost" if answer.status == LOST else str(answer.status) for answer in answers)
+    return dict(Counter(names))
 
 
 def _title(process: psutil.Process) -> str:

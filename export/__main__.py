@@ -1,4 +1,4 @@
-"""`icd export` and `python -m export`: a model folder to ONNX graphs."""
+"""`icd export` and `python -m export`: a model folder to graphs that run without torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.bundles.pull import located
 from icd_engine.cli import options
 from icd_engine.cli.app import run
 from icd_engine.cli.report import in_units
@@ -23,9 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def export(
-    model: Annotated[
-        str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")
-    ],
+    model: options.ModelArgument,
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="FOLDER")],
     opset: Annotated[
         int,
@@ -35,13 +34,14 @@ def export(
         ),
     ] = 20,
     precision: Annotated[
-        Literal["fp32", "fp16"], typer.Option(help="Precision of UNets and text encoder.")
+        Literal["fp32", "fp16"],
+        typer.Option(help="Precision of UNets and text encoder; for OpenVINO, of stored weights."),
     ] = "fp32",
     layout: Annotated[
-        Literal["optimum", "triton", "web"],
+        Literal["optimum", "triton", "openvino", "web"],
         typer.Option(
             help="Folders as optimum has them, a model repository of NVIDIA Triton Inference Server, "
-            "or a site that edits in the visitor's browser."
+            "models of OpenVINO instead of ONNX, or a site that edits in the visitor's browser."
         ),
     ] = "optimum",
     unrolled: Annotated[
@@ -59,25 +59,25 @@ def export(
     ] = True,
     verify: Annotated[
         bool,
-        typer.Option(
-            "--verify/--no-verify", help="Run every graph by onnxruntime and compare it with torch."
-        ),
+        typer.Option("--verify/--no-verify", help="Run every graph and compare it with torch."),
     ] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an exported folder at --out.")
     ] = False,
+    yes: options.Yes = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a model as ONNX graphs that edit pictures without torch.
+    """Write a model as ONNX graphs, or OpenVINO's, that edit pictures without torch.
 
     Prints the path of the folder, which is written whole or not at all. Needs the extra onnx or
-    onnx-gpu.
+    onnx-gpu, or openvino.
 
     \b
     Example:
       icd export tiny --out exported
       icd export MODEL_FOLDER --out exported --precision fp16 --opset 23
       icd export MODEL_FOLDER --out repository --layout triton
+      icd export MODEL_FOLDER --out exported --layout openvino
       icd export tiny --out site --layout web
     """
     if layout == "web":
@@ -87,7 +87,7 @@ def export(
     else:
         write = _exporter("export.folder", "export_bundle")
         own = {"opset": opset, "precision": precision, "layout": layout, "unrolled": unrolled}
-    bundle = read_bundle(model)
+    bundle = read_bundle(located(model, yes, quiet))
     with _bar(quiet) as report:
         manifest = write(bundle, out, verify=verify, overwrite=overwrite, report=report, **own)
     _note_graphs(manifest, out, quiet)
@@ -100,7 +100,7 @@ def _exporter(module: str, name: str) -> Callable[..., dict[str, Any]]:
         return getattr(import_module(module), name)
     except ImportError as error:
         raise RunnerError(
-            f"exporting needs pip install 'icd-engine[onnx]' (or onnx-gpu): {error}"
+            f"exporting needs torch, transformers and diffusers, and --layout web the extra onnx: {error}"
         ) from None
 
 

@@ -1,8 +1,10 @@
-"""An ONNX file held to the module it was made of."""
+"""A written graph held to the module it was made of."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from export.graphs import GraphSpec
 from icd_engine.errors import BundleError
+from icd_engine.runners.onnx_options import session_options
 
+Run = Callable[[Sequence[str], dict[str, np.ndarray]], Sequence[Any]]  # outputs by name, of inputs
 # Largest difference, relative to the largest value. In half precision torch and onnxruntime round
 # at different places, and a hop has some hundred roundings of 2^-11 on its way.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}
@@ -19,21 +23,50 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}
 ROUNDINGS = 20
 
 
-def check(graph: GraphSpec, path: Path) -> float:
-    """The largest relative difference to torch over all outputs and sizes.
-
-    BundleError where the file is wrong.
-    """
+def check_onnx(graph: GraphSpec, path: Path) -> float:
+    """`check`, of an ONNX file by onnxruntime."""
     import onnx
     import onnxruntime
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), session_options(), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # both libraries raise classes of their own
-        raise BundleError(
-            f"{graph.name}: the exported graph is not valid: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise _invalid(graph, error) from None
+    return check(graph, session.run, "onnxruntime")
+
+
+def check_openvino(graph: GraphSpec, path: Path, weights: Path) -> float:
+    """`check`, of an OpenVINO model by OpenVINO in single precision."""
+    import openvino
+
+    try:
+        core = openvino.Core()
+        model = core.read_model(path, weights)
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except Exception as error:
+        raise _invalid(graph, error) from None
+
+    def run(names: Sequence[str], inputs: dict[str, np.ndarray]) -> list[Any]:
+        outputs = compiled(inputs)
+        return [outputs[name] for name in names]
+
+    return check(graph, run, "OpenVINO")
+
+
+def _invalid(graph: GraphSpec, error: Exception) -> BundleError:
+    text = " ".join(str(error).split())[:300]
+    return BundleError(f"{graph.name}: the exported graph is not valid: {text}")
+
+
+def check(graph: GraphSpec, run: Run, by: str) -> float:
+    """The largest relative difference to torch over all outputs and sizes; by: whose answers `run`
+    gives.
+
+    BundleError where they are wrong.
+    """
     half = any(parameter.dtype == torch.float16 for parameter in graph.module.parameters())
     dtype = torch.float16 if half else torch.float32
     worst = 0.0
@@ -44,9 +77,7 @@ def check(graph: GraphSpec, path: Path) -> float:
             # be compared.
             inputs["use_blend"] = torch.zeros_like(inputs["use_blend"])
         expected = graph.run(inputs)
-        got = session.run(
-            list(graph.outputs), {name: value.numpy() for name, value in inputs.items()}
-        )
+        got = run(list(graph.outputs), {name: value.numpy() for name, value in inputs.items()})
         for name, array in zip(graph.outputs, got, strict=True):
             theirs = expected[name].float().numpy()
             ours = np.asarray(array, dtype=np.float32)
@@ -61,7 +92,7 @@ def check(graph: GraphSpec, path: Path) -> float:
                     about = (
                         f"by {distance:.1e} in {name}, more than {max(limit, TOLERANCE[dtype]):.0e}"
                     )
-                    raise BundleError(f"{graph.name}: onnxruntime differs from torch {about}")
+                    raise BundleError(f"{graph.name}: {by} differs from torch {about}")
             worst = max(worst, distance)
     return worst
 

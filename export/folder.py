@@ -1,25 +1,27 @@
-"""A bundle -> a folder of ONNX graphs, checked against torch and written whole or not at all."""
+"""A bundle -> a folder of graphs, checked against torch and written whole or not at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from export.check import check
-from export.graphs import DATA, GraphSpec, hop_graphs, loop_graphs, pair_graph, standard_graphs
+from export.graphs import GraphSpec, hop_graphs, loop_graphs, pair_graph, standard_graphs
 from export.networks import PRECISIONS, ExportNetworks
-from export.onnx_files import OPSETS, WeightsFile, save, to_onnx
 from export.triton_server import write_config
+from export.weights_file import WeightsFile
 from icd_engine import __version__
 from icd_engine.bundles.bundle import Bundle, read_bundle, write_record
-from icd_engine.bundles.exported import FORMAT, LAYOUTS, MANIFEST
+from icd_engine.bundles.exported import FORMAT, LAYOUTS, MANIFEST, RUN
 from icd_engine.bundles.files import file_digest, write_file
 from icd_engine.bundles.target import new_folder
-from icd_engine.errors import BundleError, SettingsError
+from icd_engine.errors import BundleError, RunnerError, SettingsError
 
-Layout = Literal["optimum", "triton"]
+Layout = Literal["optimum", "triton", "openvino"]
+# Writes a graph to a path, its weights to the file; returns its distance from torch, if measured
+Write = Callable[[GraphSpec, Path, WeightsFile], float | None]
 Report = Callable[[str, int, int], Any]  # name of the graph begun, how many are done, of how many
 SERVED = (
     "text_encoder",
@@ -31,6 +33,11 @@ SERVED = (
     "encode",
     "decode",
 )
+OPSETS = (20, 23)  # the widest support; Attention and GroupNormalization as single nodes
+# Files of weights beside graphs, by the graphs' suffix
+DATA = {".onnx": "model.onnx_data", ".xml": "model.bin"}
+PRODUCERS = dict.fromkeys(("optimum", "triton"), ("torch", "onnx", "onnxscript"))
+PRODUCERS["openvino"] = ("torch", "openvino")
 # What an exported folder keeps of the bundle as it is.
 COPIED = (
     "tokenizer",
@@ -59,10 +66,11 @@ def export_bundle(
 
     layout "optimum": standard parts and editing graphs beside them, sharing weights;
     `Engine.from_pretrained` runs it. "triton": a model repository of NVIDIA's inference server in
-    out/models. unrolled adds graphs of whole loops. precision "fp16" halves UNets and text encoder.
-    verify runs every graph by onnxruntime against torch. Raises SettingsError, or BundleError where
-    the bundle cannot be exported, a graph is wrong or `out` cannot be written; then nothing is left
-    there.
+    out/models. "openvino": models of OpenVINO, written in seconds and run by it alone; ONNX and its
+    opset have no part in it. unrolled adds graphs of whole loops. precision "fp16" halves UNets and
+    text encoder; of layout "openvino" it rounds the weights alone. verify runs every graph against
+    torch. Raises SettingsError, RunnerError where packages are missing, or BundleError where the
+    bundle cannot be exported, a graph is wrong or `out` cannot be written; then nothing is left there.
     """
     _check_choices(opset, precision, layout)
     if bundle.exported is not None:
@@ -71,20 +79,22 @@ def export_bundle(
         raise BundleError(
             f"{bundle.path}: only guidance-distilled networks are exported (unet has no time_cond_proj_dim)"
         )
+    write = _writer(layout, opset, precision, verify)
     out = Path(out)
     with new_folder(out, overwrite) as new:
-        graphs = _graphs(ExportNetworks.load(bundle, precision), layout, unrolled)
+        own = "fp32" if layout == "openvino" else precision
+        graphs = _graphs(ExportNetworks.load(bundle, own), layout, unrolled)
         manifest = {
             "format": FORMAT,
             "layout": layout,
-            "opset": opset,
+            "opset": None if layout == "openvino" else opset,
             "precision": precision,
             "producer": {"icd-engine": __version__}
-            | {name: version(name) for name in ("torch", "onnx", "onnxscript")},
-            "graphs": _write_graphs(new, graphs, opset, verify, report),
+            | {name: version(name) for name in PRODUCERS[layout]},
+            "graphs": _write_graphs(new, graphs, write, report),
         }
         _copy(bundle, new)
-        if layout == "optimum":
+        if layout in RUN:
             for part, config in _configs(bundle).items():
                 write_file(new, f"{part}/config.json", bundle.config(config))
         for graph in graphs if layout == "triton" else ():
@@ -96,7 +106,7 @@ def export_bundle(
             _record(bundle),
             {path.relative_to(new).as_posix(): file_digest(path) for path in files},
         )
-        if layout == "optimum":
+        if layout in RUN:
             read_bundle(new, verify=False)  # every digest was taken a moment ago
     return manifest
 
@@ -122,14 +132,36 @@ def _graphs(networks: ExportNetworks, layout: Layout, unrolled: bool) -> list[Gr
     )
     if layout == "optimum":
         return graphs
+    if (
+        layout == "openvino"
+    ):  # no stock tool loads its networks, and this engine runs hops to encode
+        own = [graph for graph in graphs if graph.name != "unet_forward"]
+        return [graph.moved(str(PurePosixPath(graph.file).with_suffix(".xml"))) for graph in own]
     graphs.append(pair_graph(networks))
     return [
         graph.moved(f"models/{graph.name}/1/model.onnx") for graph in graphs if graph.name in SERVED
     ]
 
 
+def _writer(layout: str, opset: int, precision: str, verify: bool) -> Write:
+    """What writes graphs of a layout. Either needs packages that the other does without: RunnerError
+    where they are not installed."""
+    extra = "onnx]' (or onnx-gpu)"
+    try:
+        if layout == "openvino":
+            extra = "openvino]'"
+            from export.openvino_files import write_openvino
+
+            return partial(write_openvino, rounded=precision == "fp16", verify=verify)
+        from export.onnx_files import write_onnx
+
+        return partial(write_onnx, opset=opset, verify=verify)
+    except ImportError as error:
+        raise RunnerError(f"exporting needs pip install 'icd-engine[{extra}: {error}") from None
+
+
 def _write_graphs(
-    new: Path, graphs: list[GraphSpec], opset: int, verify: bool, report: Report | None
+    new: Path, graphs: list[GraphSpec], write: Write, report: Report | None
 ) -> dict[str, dict[str, Any]]:
     """The entries of the manifest."""
     weights: dict[Path, WeightsFile] = {}
@@ -139,13 +171,13 @@ def _write_graphs(
             report(graph.name, i, len(graphs))
         path = new / graph.file
         if path.parent not in weights:
-            weights[path.parent] = WeightsFile(path.parent / DATA)
-        save(to_onnx(graph, opset), path, weights[path.parent])
+            weights[path.parent] = WeightsFile(path.with_name(DATA[path.suffix]))
+        error = write(graph, path, weights[path.parent])
         entries[graph.name] = {
             "file": graph.file,
-            "data": (Path(graph.file).parent / DATA).as_posix(),
+            "data": weights[path.parent].path.relative_to(new).as_posix(),
             "sha256": file_digest(path),
-            "error": check(graph, path) if verify else None,
+            "error": error,
             "inputs": _described(graph.inputs.items()),
             "outputs": _described(graph.outputs.items()),
         }

@@ -34,8 +34,6 @@ from export.ports import (
     row_ports,
 )
 
-DATA = "model.onnx_data"
-
 
 @dataclass(frozen=True)
 class GraphSpec:
@@ -111,7 +109,8 @@ def standard_graphs(networks: ExportNetworks) -> list[GraphSpec]:
         noise = Port(("batch_size", latents, "height", "width"), dtype)
         inputs = {
             "sample": noise,
-            "timestep": Port(("batch_size",), torch.int64, whole=networks.bundle.train_steps),
+            # A scalar, as optimum declares it; one value or one a row is taken as well: see `Noise`
+            "timestep": Port((), torch.int64, whole=networks.bundle.train_steps),
             "encoder_hidden_states": features,
             "timestep_cond": Port(("batch_size", unet.guidance_channels or 0), dtype),
             **added_ports(networks, "batch_size"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from export.onnx_files import INLINE_BELOW, WeightsFile
+from export.onnx_files import INLINE_BELOW
+from export.weights_file import WeightsFile
 
 ALIGNMENT = 16  # bytes; nobody maps these files into memory
 
@@ -24,26 +25,17 @@ class WeightParts(WeightsFile):
         self._first = path
         self._most = most
 
-    def place(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-        """The tensor as a reference into the last of the files."""
-        data = tensor.tobytes()
-        size = self.paths[-1].stat().st_size
+    def place(self, data: bytes | memoryview) -> tuple[int, int]:
+        """Where a tensor's bytes are in the last of the files, which is `path` then."""
+        size = self.path.stat().st_size
         if size and size + ALIGNMENT + len(data) > self._most:
-            self.paths.append(self._first.with_name(f"{self._first.name}_{len(self.paths)}"))
-        path = self.paths[-1]
-        with path.open("ab") as file:
+            self.path = self._first.with_name(f"{self._first.name}_{len(self.paths)}")
+            self.paths.append(self.path)
+        with self.path.open("ab") as file:
             file.write(bytes(-file.tell() % ALIGNMENT))
             offset = file.tell()
             file.write(data)
-        return ir.ExternalTensor(
-            path.name,
-            offset,
-            len(data),
-            tensor.dtype,
-            shape=tensor.shape,  # pyright: ignore[reportArgumentType]
-            name=tensor.name or "",
-            base_dir=path.parent,
-        )
+        return offset, len(data)
 
 
 def store_in_half(model: ir.Model) -> tuple[int, int]:

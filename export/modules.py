@@ -149,7 +149,11 @@ class UNetModule(PortModule):
 
 
 class Noise(UNetModule):
-    """The standard UNet: predicted noise."""
+    """The standard UNet: predicted noise.
+
+    One time step is expanded to the rows, which in ONNX takes [], [1] and [rows] alike: optimum and
+    diffusers send the first two, and onnxruntime does not hold inputs to a declared scalar.
+    """
 
     @staticmethod
     def arguments(ports: Ports) -> dict[str, Any]:
@@ -165,8 +169,9 @@ class Noise(UNetModule):
         timestep_cond: Tensor,
         added: list[Tensor],
     ) -> Tensor:
+        each = timestep.expand(sample.shape[0])
         return self.predict(
-            HopRow(sample, sample, sample, timestep, timestep_cond, encoder_hidden_states, added)
+            HopRow(sample, sample, sample, each, timestep_cond, encoder_hidden_states, added)
         ).eps
 
 

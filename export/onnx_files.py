@@ -3,7 +3,6 @@ whole folder."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -14,53 +13,25 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from export.check import check_onnx
 from export.graphs import GraphSpec
 from export.ports import Port
 from export.translations import TRANSLATIONS
-from icd_engine.errors import SettingsError
+from export.weights_file import WeightsFile
 
-OPSETS = {20: "the widest support", 23: "with Attention and GroupNormalization as single nodes"}
 INLINE_BELOW = 1024  # bytes; smaller constants stay in the graph
-ALIGNMENT = 4096  # of large tensors in the weights file, so that they can be mapped into memory
 
 
-class WeightsFile:
-    """The weights of all graphs of one folder: what several of them hold is written once."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._written: dict[bytes, tuple[int, int]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    def place(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-        """The tensor as a reference into the file."""
-        data = tensor.tobytes()
-        key = hashlib.sha256(data).digest()
-        if key not in self._written:
-            with self.path.open("ab") as file:
-                file.write(bytes(-file.tell() % ALIGNMENT))
-                self._written[key] = file.tell(), len(data)
-                file.write(data)
-        offset, length = self._written[key]
-        return ir.ExternalTensor(
-            self.path.name,
-            offset,
-            length,
-            tensor.dtype,
-            shape=tensor.shape,  # pyright: ignore[reportArgumentType]
-            name=tensor.name or "",
-            base_dir=self.path.parent,
-        )
+def write_onnx(
+    graph: GraphSpec, path: Path, weights: WeightsFile, *, opset: int, verify: bool
+) -> float | None:
+    """Writes a graph; its distance from torch where that is to be verified. BundleError."""
+    save(to_onnx(graph, opset), path, weights)
+    return check_onnx(graph, path) if verify else None
 
 
 def to_onnx(graph: GraphSpec, opset: int) -> ir.Model:
-    """The graph as an ONNX model in memory, without traces of where it was made.
-
-    SettingsError for another opset.
-    """
-    if opset not in OPSETS:
-        raise SettingsError(f"opset must be one of {', '.join(map(str, OPSETS))}, not {opset}")
+    """The graph as an ONNX model in memory, without traces of where it was made."""
     example = graph.example(graph.sizes[0])
     axes = {name: _dynamic(port) for name, port in graph.inputs.items()}
     with torch.no_grad(), _quiet():
@@ -93,9 +64,23 @@ def save(model: ir.Model, path: Path, weights: WeightsFile) -> None:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and tensor.nbytes >= INLINE_BELOW:
-            value.const_value = weights.place(tensor)
+            value.const_value = _external(tensor, weights)
     path.parent.mkdir(parents=True, exist_ok=True)
     ir.save(model, path)
+
+
+def _external(tensor: ir.TensorProtocol, weights: WeightsFile) -> ir.ExternalTensor:
+    """The tensor as a reference into the weights file."""
+    offset, length = weights.place(tensor.tobytes())
+    return ir.ExternalTensor(
+        weights.path.name,
+        offset,
+        length,
+        tensor.dtype,
+        shape=tensor.shape,  # pyright: ignore[reportArgumentType]
+        name=tensor.name or "",
+        base_dir=weights.path.parent,
+    )
 
 
 def _dynamic(port: Port) -> dict[int, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from export.check import check
+from export.check import check_onnx
 from export.folder import Report
 from export.graphs import GraphSpec, hop_graphs, standard_graphs
 from export.half_storage import WeightParts, store_in_half
@@ -100,7 +100,7 @@ def _write_graph(graph: GraphSpec, new: Path, verify: bool) -> dict[str, Any]:
     return {
         **_file(new, f"model/{path.name}"),
         "data": [_file(new, f"model/{own.name}") for own in weights.paths],
-        "error": check(graph, path) if verify else None,
+        "error": check_onnx(graph, path) if verify else None,
         "weights": {"half": stored, "float": kept},
         "inputs": {name: _type(port.dtype) for name, port in graph.inputs.items()},
     }

@@ -36,6 +36,9 @@ _LAZY = {
     "Inversion": "icd_engine.results",
     "Signature": "icd_engine.provenance",
 }
+# onnxruntime reports to its maker by default, from its first import on, whoever imports it; who wants
+# that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _engines: dict[tuple[str, Placement], Engine] = {}
 _loading = Lock()
 
@@ -61,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
 def edit(
     image: Any,
-    source: str,
+    source: str | None,
     target: str | Sequence[str],
     *,
     model: str = "tiny",
@@ -70,10 +73,11 @@ def edit(
     """Edits one picture: `source` says what it shows, `target` what it should show (several
     targets: a list).
 
-    model: "tiny" (embedded) or a model folder; loaded once per process and kept, for each placement
-    that is asked for. options: fields of Placement (device, dtype, runner, ...), and those of
-    `Engine.edit`, the fields of EditSettings among them. Raises ImageError, PromptError,
-    SettingsError, BundleError or RunnerError, all of them icd_engine.errors.IcdError.
+    model: "tiny" (embedded), a published model by its name, or a model folder; loaded once per
+    process and kept, for each placement that is asked for. options: fields of Placement (device,
+    dtype, runner, ...), and those of `Engine.edit`, the fields of EditSettings among them. Raises
+    ImageError, PromptError, SettingsError, BundleError or RunnerError, all of them
+    icd_engine.errors.IcdError.
     """
     from icd_engine.engine import Engine
 

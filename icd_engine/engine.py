@@ -61,7 +61,7 @@ class Engine:
         offload: bool = False,
         vae_tiling: bool | None = None,
     ) -> Engine:
-        """Loads the embedded model "tiny" or a model folder.
+        """Loads the embedded model "tiny", a published one ("icd-sd15") or a model folder.
 
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on
         the CPU, bfloat16 on CUDA), "float32", "float16", "bfloat16". runner: "eager", "compiled"
@@ -124,7 +124,7 @@ class Engine:
     def invert(
         self,
         image: Any,
-        source: str,
+        source: str | None,
         *,
         seed: int | None = None,
         size: tuple[int, int] | None = None,
@@ -132,10 +132,9 @@ class Engine:
         callback_on_step_end: StepCallback | None = None,
         progress: Progress | None = None,
     ) -> Inversion:
-        """Encodes a picture with its source prompt to noise: the encode network, unguided.
-
-        image: path, bytes, PIL picture, numpy array or torch tensor. size: (width, height), in
-        multiples of the model's step; the picture is resized to it, and edits come back at it. None:
+        """Encodes a picture with its source prompt (None: the empty one) to noise: the encode network,
+        unguided. image: path, bytes, PIL picture, numpy array or torch tensor. size: (width, height),
+        in multiples of the model's step; the picture is resized to it, and edits come back at it. None:
         edits come back at the picture's own size, and the model works at its own area in about the
         picture's aspect. prepare_edits: the source rows of all decode hops run too, in one more
         network call, so that every edit runs its targets alone; without, the first edit does it.
@@ -156,7 +155,7 @@ class Engine:
     def edit(
         self,
         image: Any,
-        source: str,
+        source: str | None,
         target: str | Sequence[str],
         *,
         size: tuple[int, int] | None = None,
@@ -168,6 +167,7 @@ class Engine:
     ) -> EditResult:
         """Inverts a picture and decodes it towards one target prompt or several, in one pass.
 
+        source: without one (None) there is no attention control, and edits keep less of the picture.
         size: see `invert`. chosen: fields of EditSettings. settings: those of an earlier result, or
         any others, over which the chosen ones go; "auto": attention control and blend words that were
         not chosen are found for this edit, in the same calls and one more (one target, no callback):

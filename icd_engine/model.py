@@ -14,6 +14,7 @@ from PIL import Image
 
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.bundles.family import FAMILIES
+from icd_engine.bundles.pull import located
 from icd_engine.editing.words import PromptTokenizer, Tokens
 from icd_engine.errors import (
     BundleError,
@@ -135,6 +136,12 @@ class Model:
 
     # --- prompts ----------------------------------------------------------------------------------
 
+    def source_tokens(self, source: str | None) -> Tokens:
+        """Those of a source prompt; without one, or with that of an inversion without one, of the
+        empty prompt, which the networks know: they are trained to leave prompts out."""
+        name = "the source prompt"
+        return self.tokens(source, name) if source is not None else self.tokenizer.encode("", name)
+
     def tokens(self, prompt: str, name: str = "the prompt") -> Tokens:
         """A prompt's tokens and words; name: what errors call it. PromptError if it is empty; one too
         long is cut, with a warning."""
@@ -247,12 +254,14 @@ def as_pictures(runner: Runner, latents: Tensor, output_type: str) -> Any:
         pixels = np.asarray(runner.host(runner.to_pixels(latents)))
         return [Image.fromarray(picture) for picture in pixels]
     pictures = (runner.host(runner.to_image(latents)) / 2 + 0.5).clip(0, 1)
-    return np.asarray(pictures).transpose(0, 2, 3, 1) if output_type == "np" else pictures
+    if output_type == "pt":
+        return runner.as_torch(pictures)
+    return np.asarray(pictures).transpose(0, 2, 3, 1)
 
 
 def check_output_type(output_type: Any, runner: Runner) -> None:
     """SettingsError unless it is one of OUTPUT_TYPES, and one the runner has: "pt" is torch's."""
-    known = [name for name in OUTPUT_TYPES if name != "pt" or runner.torch_tensors]
+    known = [name for name in OUTPUT_TYPES if name != "pt" or runner.gives_torch]
     if output_type not in known:
         raise SettingsError(
             f"output_type must be one of {', '.join(known)}, not {shown(output_type)}"
@@ -260,11 +269,11 @@ def check_output_type(output_type: Any, runner: Runner) -> None:
 
 
 def load_model(name: str | Path, placement: Placement) -> Model:
-    """The embedded model "tiny" or a model folder, ready to run. Raises BundleError, RunnerError,
-    OutOfMemoryError."""
-    bundle = read_bundle(name)
+    """The embedded model "tiny", a published one by its name, or a model folder, ready to run. Raises
+    BundleError, RunnerError, OutOfMemoryError."""
+    bundle = read_bundle(located(name))
     tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
-    load_runner = _loader(bundle)
+    load_runner = _loader(bundle, placement)
     runner = attempt(
         lambda: load_runner(bundle, placement),
         free=lambda: None,
@@ -273,12 +282,16 @@ def load_model(name: str | Path, placement: Placement) -> Model:
     return Model(bundle, runner, tokenizer)
 
 
-def _loader(bundle: Bundle) -> Callable[[Bundle, Placement], Runner]:
+def _loader(bundle: Bundle, placement: Placement) -> Callable[[Bundle, Placement], Runner]:
     """What loads the folder's graphs, or its weights. RunnerError where torch is not installed."""
     if bundle.exported is not None:
         from icd_engine.runners.exported import load_exported_runner
 
         return load_exported_runner
+    from icd_engine.runners.converted import load_converted_runner, runs_converted
+
+    if runs_converted(bundle, placement):
+        return load_converted_runner
     try:
         from icd_engine.loading import load_runner
     except ModuleNotFoundError as error:

@@ -1,8 +1,9 @@
 """Who hears of each hop: a user's callback, whose latents are checked before they are used, and a
-progress function."""
+progress function, or a watcher, which sees them too."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,20 @@ from icd_engine.runners.contract import Runner, StepCallback, Tensor
 
 Progress = Callable[[int], Any]  # progress(n): n more hops are done (in a search: n more edits)
 ALIKE = ("shape", "dtype", "device", "layout")  # of latents and what takes their place
+
+
+class Watcher(ABC):
+    """A progress function that is shown latents too, and cannot change them: edits run as with any
+    other. It hears of encode hops and of decode hops."""
+
+    def __call__(self, hops: int) -> None:
+        """So many more are done."""
+        return
+
+    @abstractmethod
+    def watch(self, t: int, latents: Tensor) -> None:
+        """The time step that a hop led to and the latents [rows, 4, h, w] there: of one row a picture
+        on the way up, and of those that the pass runs on the way down, targets last."""
 
 
 class Listener:
@@ -52,6 +67,8 @@ class Listener:
     def _hear(self, step: int, t: int, latents: Tensor) -> Tensor | None:
         if self._progress is not None:
             self._progress(1)
+        if isinstance(self._progress, Watcher):
+            self._progress.watch(t, latents)
         replaced = None if self._callback is None else self._callback(step, t, latents)
         if replaced is not None:
             _check_replaced(self._runner, replaced, latents)

@@ -155,14 +155,14 @@ def read_inversion(engine: Editor, path: str | Path) -> Inversion:
 
 @dataclass(frozen=True, eq=False)
 class EditRequest:
-    """One edit of `Engine.edit_many`: any picture, its prompt, one target prompt or several, and
-    the settings.
+    """One edit of `Engine.edit_many`: any picture, its prompt (None: it is inverted without one),
+    one target prompt or several, and the settings.
 
     Settings may also be a plain mapping of names to values.
     """
 
     image: Any
-    source: str
+    source: str | None
     target: str | Sequence[str]
     settings: EditSettings | Mapping[str, Any] = field(default_factory=EditSettings)
 

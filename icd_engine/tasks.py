@@ -47,7 +47,11 @@ class Task:
 
 
 def check_picture(
-    model: Model, image: Any, source: str, given: EditSettings, size: tuple[int, int] | None
+    model: Model,
+    image: Any,
+    source: str | None,
+    given: EditSettings,
+    size: tuple[int, int] | None,
 ) -> Task:
     """A picture to encode. size: what it is worked at and comes back in; None: its own size, and
     the model's area in about its aspect. Raises ImageError, PromptError, SettingsError."""
@@ -63,7 +67,7 @@ def check_picture(
     return Task(
         picture,
         works_at,
-        model.tokens(source, "the source prompt"),
+        model.source_tokens(source),
         model.settle(given),
         chosen=given.chosen,
         given_size=given_size,
@@ -113,7 +117,7 @@ def check_kept(
                 "picture"
             )
         settings = settings.with_values({"detail": 0.0})
-    source = model.tokens(inversion.source, "the source prompt")
+    source = model.source_tokens(inversion.source or None)
     task = Task(
         inversion.picture,
         inversion.size,
@@ -141,10 +145,22 @@ def _towards(
         if given.auto:
             raise SettingsError("automatic settings are for one target at a time")
         task = replace(task, settings=task.settings.with_values({"auto": False}))
+    if not task.source.text:
+        task = replace(task, settings=_without_source(task.settings, given))
     settings = _restricted(model, task, targets, given, size)
     hops = len(model.decode_hops)
     plans = [make_plan(task.source, tokens, settings, hops) for tokens in targets]
     return replace(task, settings=settings, targets=targets, plans=plans)
+
+
+def _without_source(settings: EditSettings, given: EditSettings) -> EditSettings:
+    """Those of an edit without a source prompt. SettingsError where they ask for its words."""
+    controlled = given.control not in (None, "none")
+    if controlled or given.auto or given.blend is not None or given.from_words:
+        raise SettingsError(
+            "control, auto, blend and mask_from follow the words of a source prompt: give one"
+        )
+    return settings.with_values({"control": "none", "auto": False, "blend": None})
 
 
 def _restricted(

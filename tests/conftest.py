@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,16 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
     return {key: value * gain(key) for key, value in network.state_dict().items()}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the engine keeps for later, it keeps here, in child processes too: not in the user's
+    folder, which may have anything in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("ICD_HOME", str(home))
+        yield home
+
+
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose networks embed the guidance scale.
@@ -187,6 +198,18 @@ def exported(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     out = tmp_path_factory.mktemp("exported") / "small"
     export_bundle(read_bundle(small_bundle), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def exported_for_openvino(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_bundle` exported for OpenVINO and checked: some seconds. Copy it before changing files."""
+    pytest.importorskip("openvino")
+    from export.folder import export_bundle
+    from icd_engine.bundles.bundle import read_bundle
+
+    out = tmp_path_factory.mktemp("exported") / "openvino"
+    export_bundle(read_bundle(small_bundle), out, layout="openvino")
     return out
 
 

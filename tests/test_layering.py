@@ -21,6 +21,7 @@ HOUSE = [
         *("icd_engine.provenance", "icd_engine.feathering", "icd_engine.colour"),
         *("icd_engine.metadata", "icd_engine.picture_files", "icd_engine.transparency"),
         *("icd_engine.detached", "icd_engine.processes", "icd_engine.endings"),
+        "icd_engine.threads",
     ],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],
     ["icd_engine.saving", "icd_engine.inversion_files", "icd_engine.masks"],
@@ -75,13 +76,13 @@ TORCH_FREE = {
     ),
     *("icd_engine.settings", "icd_engine.placement", "icd_engine.errors", "icd_engine.shortage"),
     *("icd_engine.atomic", "icd_engine.provenance", "icd_engine.version", "icd_engine.detached"),
-    *("icd_engine.processes", "icd_engine.endings"),
+    *("icd_engine.processes", "icd_engine.endings", "icd_engine.threads"),
 }
 TORCH_FREE_FILES = {
     f"icd_engine.runners.{file}"
     for file in (
         *("contract", "filling", "exported"),
-        *("onnx", "onnx_decoding", "onnx_session", "openvino"),
+        *("onnx", "onnx_decoding", "onnx_options", "onnx_session", "openvino"),
     )
 }
 NEEDS_TORCH = {

@@ -8,17 +8,27 @@ from typing import Any, NamedTuple
 
 from benchmarks.evaluation.diffusion import Diffusion
 from benchmarks.evaluation.methods import INSTRUCTED, METHODS
-from benchmarks.evaluation.run import Method, icd, icd_masked, icd_paper, icd_plain, other
+from benchmarks.evaluation.run import (
+    Method,
+    icd,
+    icd_masked,
+    icd_paper,
+    icd_plain,
+    icd_unprompted,
+    other,
+)
 from benchmarks.evaluation.tasks import PUBLISHED_SCALES, InstructScales
 from icd_engine.engine import Engine
 from icd_engine.errors import BundleError, SettingsError
 
 MASKED = "icd-masked"
+UNPROMPTED = "icd-unprompted"
 OWN: dict[str, Callable[..., Method]] = {
     "icd": icd,
     "icd-plain": icd_plain,
     "icd-paper": icd_paper,
     MASKED: icd_masked,
+    UNPROMPTED: icd_unprompted,
 }
 
 
@@ -35,7 +45,8 @@ def chosen(
     engine: Engine, names: str, networks: Networks, settings: Mapping[str, Any]
 ) -> dict[str, Method]:
     """Methods by name: `names` are comma-separated, or "all": those that know as much as each other
-    (so not icd-masked, which is told the mask) and that there are networks for.
+    (not icd-masked, which is told the mask, nor icd-unprompted, which is told less) and that there
+    are networks for.
 
     settings: of the engine's own edits. SettingsError for an unknown name or a missing network,
     BundleError for a network that is none of the method's.
@@ -43,7 +54,7 @@ def chosen(
     picked = names.split(",")
     if names == "all":
         others = [name for name in METHODS if networks.instruct or name not in INSTRUCTED]
-        picked = [name for name in OWN if name != MASKED] + others
+        picked = [name for name in OWN if name not in (MASKED, UNPROMPTED)] + others
     for name in picked:
         if name not in OWN and name not in METHODS:
             known = ", ".join((*OWN, *METHODS))

@@ -77,8 +77,8 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         "--methods",
         default="icd",
         metavar="NAME,...",
-        help=f"comma-separated: icd, icd-plain, icd-paper, icd-masked (with the suite's masks), "
-        f"{', '.join(METHODS)}, or all (default: icd)",
+        help="comma-separated: icd, icd-plain, icd-paper, icd-masked (with the suite's masks), "
+        f"icd-unprompted (without source prompts), {', '.join(METHODS)}, or all (default: icd)",
     )
     parser.add_argument(
         "--settings",

@@ -32,12 +32,13 @@ ResultRow = dict[str, Any]
 Method = Callable[[Item], Edited]
 
 
-def icd(engine: Engine, **settings: Any) -> Method:
-    """The engine's own edit."""
+def icd(engine: Engine, *, prompted: bool = True, **settings: Any) -> Method:
+    """The engine's own edit. prompted: with the source prompt."""
 
     def edit(item: Item) -> Edited:
         started = time.perf_counter()
-        result = engine.edit(item.picture(), item.source, item.target, **settings)
+        source = item.source if prompted else None
+        result = engine.edit(item.picture(), source, item.target, **settings)
         edited = np.asarray(result.image)
         seconds = time.perf_counter() - started
         return Edited(edited, np.asarray(result.reconstruction), result.network_calls, seconds)
@@ -53,6 +54,11 @@ def icd_plain(engine: Engine, **settings: Any) -> Method:
 def icd_paper(engine: Engine, **settings: Any) -> Method:
     """The same decoded as the paper does, not held to the encode trajectory."""
     return icd_plain(engine, **{**settings, "anchor": 0.0})
+
+
+def icd_unprompted(engine: Engine, **settings: Any) -> Method:
+    """The engine's edit without a source prompt, which then has no attention control."""
+    return icd(engine, prompted=False, **settings)
 
 
 def icd_masked(engine: Engine, **settings: Any) -> Method:

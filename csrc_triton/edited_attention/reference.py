@@ -41,4 +41,4 @@ def edited_attention_reference(
 def attention_map(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) in float32: [R, H, N, d], [R, H, n, d] -> [R, H, N, n]."""
     scaled = k.float() * k.shape[-1] ** -0.5  # n x d numbers to scale; the map would have N x n
-    return (q.float() @ scaled.mT).softmax(dim=-1)
+    return (q.float() @ scaled.transpose(-2, -1)).softmax(dim=-1)

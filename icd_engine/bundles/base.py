@@ -20,7 +20,8 @@ def read_base(
     base: Path,
 ) -> tuple[Family, dict[str, Any], dict[str, tuple[int, ...]], dict[str, Any]]:
     """(family, UNet configuration, UNet weight shapes, scheduler configuration) of a diffusers
-    folder with every part in place.
+    folder with every part in place. The UNet's weights are not used: where there are none, the
+    shapes are those of its configuration.
 
     Raises BundleError naming the file and the field.
     """
@@ -31,19 +32,19 @@ def read_base(
                 require_file(base, f"{part}/{name}")
         found = base_weights(base, family)
         _check_base(base, family)
-        return (
-            family,
-            read_json(base, "unet/config.json"),
-            found_shapes(found["unet"]),
-            read_json(base, SCHEDULER),
-        )
+        config = read_json(base, "unet/config.json")
+        shapes = found_shapes(found["unet"]) if "unet" in found else _shapes_of(config)
+        return family, config, shapes, read_json(base, SCHEDULER)
     except BundleError as error:
         raise BundleError(f"{base}: {error}") from error
 
 
 def base_weights(base: Path, family: Family) -> dict[str, WeightFiles]:
-    """Part -> its weights, of every network that a base has. BundleError for one that is missing."""
+    """Part -> its weights, of every network that a base has; the UNet may have its configuration
+    alone. BundleError for one that is missing."""
     parts = {part: name for part, name in family.weights.items() if part != "unet_forward"}
+    if [path.name for path in (base / "unet").iterdir()] == ["config.json"]:
+        del parts["unet"]
     return {part: find_weights(base / part, name) for part, name in parts.items()}
 
 
@@ -55,6 +56,20 @@ def layout_notes(base: Path, family: Family) -> list[str]:
         for part, own in found.items()
         if part != "unet" and own.name.name != family.weights[part]
     ]
+
+
+def _shapes_of(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of the UNet that diffusers makes of a configuration; no weight is made."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    try:
+        with torch.device("meta"):
+            unet: Any = UNet2DConditionModel.from_config(dict(config))
+    except Exception as error:  # whatever the fields together do to its constructor
+        reason = " ".join(str(error).split())
+        raise BundleError(f"unet/config.json: no network can be made of it: {reason}") from None
+    return {key: tuple(value.shape) for key, value in unet.state_dict().items()}
 
 
 def _check_base(base: Path, family: Family) -> None:

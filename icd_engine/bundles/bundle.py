@@ -17,6 +17,7 @@ from icd_engine.bundles.configs import PartConfig, check_configs, train_steps
 from icd_engine.bundles.exported import MANIFEST, Exported, read_manifest
 from icd_engine.bundles.family import DIFFERENCE, FAMILIES, MODEL_INDEX, Family, read_family
 from icd_engine.bundles.files import file_digest, read_json, require_file, write_file
+from icd_engine.bundles.home import local_folder
 from icd_engine.bundles.record import FORMAT, check_times, parse_record
 from icd_engine.bundles.target import RECORD, new_folder
 from icd_engine.errors import BundleError, shown
@@ -119,7 +120,8 @@ class Bundle:
 
 
 def read_bundle(name_or_path: str | Path, verify: bool | None = None) -> Bundle:
-    """The embedded bundle "tiny", or the bundle in a folder; no network is loaded.
+    """The embedded bundle "tiny", a published one that is here by its name, or the bundle in a
+    folder; no network is loaded.
 
     Checks that every part is there and that icd.json is sound, and the SHA-256 of the listed files
     when `verify` is true; None means: when they are less than 256 MiB. Raises BundleError naming
@@ -132,10 +134,11 @@ def read_bundle(name_or_path: str | Path, verify: bool | None = None) -> Bundle:
         if not folder.is_dir():
             raise BundleError("the embedded model 'tiny' is not part of this installation")
     else:
-        folder = Path(name_or_path)
+        folder = local_folder(name_or_path)
     if not os.path.isdir(folder):  # Path.is_dir would raise for a name that is too long
         raise BundleError(
-            f"no model folder at {folder} (and no embedded model of that name; there is 'tiny')"
+            f"no model folder at {folder} (and no embedded model of that name; there is 'tiny', and "
+            "`icd models` lists the published ones)"
         )
     bundle = _load(folder, folder)
     if verify is None:

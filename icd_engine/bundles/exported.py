@@ -1,4 +1,4 @@
-"""manifest.json of an exported bundle: its ONNX graphs, what goes in and out of them, and whether
+"""manifest.json of an exported bundle: its graphs, what goes in and out of them, and whether
 they are whole."""
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from icd_engine.errors import BundleError
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # 1 had no ports for anchored decoding
-LAYOUTS = ("optimum", "triton")
+LAYOUTS = ("optimum", "triton", "openvino")
+RUN = ("optimum", "openvino")  # by this engine; the others are for servers
 NEEDED = ("vae_encoder", "vae_decoder", "unet", "encode_hop", "decode_hop", "further_hop")
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """One ONNX file, relative to the folder, and the file of its weights; sha256 of the graph
-    without them.
+    """One file, relative to the folder, and the file of its weights; sha256 of the graph without
+    them.
 
     error: the largest difference to torch, relative to the largest value, when it was exported;
     None: not measured.
@@ -35,11 +36,12 @@ class ExportedGraph:
 
 @dataclass(frozen=True)
 class Exported:
-    """What manifest.json says: graphs by name, their opset, and the precision of the UNets: "fp32"
-    or "fp16"."""
+    """What manifest.json says: graphs by name, their layout, their ONNX opset (None: they are not
+    ONNX), and the precision of the UNets: "fp32" or "fp16"."""
 
     graphs: dict[str, ExportedGraph]
-    opset: int
+    layout: str
+    opset: int | None
     precision: str
 
 
@@ -58,16 +60,17 @@ def read_manifest(folder: Path) -> Exported | None:
         raise BundleError(
             f"{MANIFEST}: format must be {FORMAT}, not {found!r}: export the model again"
         )
-    if manifest.get("layout") != LAYOUTS[0]:
+    layout = manifest.get("layout")
+    if layout not in RUN:
         raise BundleError(
-            f"{MANIFEST}: layout {manifest.get('layout')!r} is for servers: export with --layout optimum"
+            f"{MANIFEST}: layout {layout!r} is for servers: export with --layout {' or '.join(RUN)}"
         )
     entries = manifest.get("graphs")
     opset = manifest.get("opset")
     precision = manifest.get("precision")
     if (
         not isinstance(entries, dict)
-        or not isinstance(opset, int)
+        or isinstance(opset, int) != (layout == "optimum")
         or precision not in ("fp32", "fp16")
     ):
         raise BundleError(f"{MANIFEST} must hold graphs, opset and precision (fp32 or fp16)")
@@ -82,7 +85,7 @@ def read_manifest(folder: Path) -> Exported | None:
             )
         if graph.data is not None:
             require_file(folder, graph.data)
-    return Exported(graphs, opset, precision)
+    return Exported(graphs, layout, opset, precision)
 
 
 def _graph(name: str, entry: Any) -> ExportedGraph:

@@ -19,6 +19,7 @@ from icd_engine.cli.eval import evaluate
 from icd_engine.cli.export import export
 from icd_engine.cli.generate import generate
 from icd_engine.cli.invert import invert
+from icd_engine.cli.models import models, pull, remove
 from icd_engine.cli.options import UsageError
 from icd_engine.cli.serve import serve
 from icd_engine.cli.streams import own_stdout, told_of_warnings
@@ -34,7 +35,20 @@ INTERRUPTED = 130
 
 # Plain help: boxes would cut option names short in narrow terminals.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (edit, generate, invert, batch, serve, ui, web, convert, doctor):
+for command in (
+    edit,
+    generate,
+    invert,
+    batch,
+    serve,
+    ui,
+    web,
+    models,
+    pull,
+    remove,
+    convert,
+    doctor,
+):
     app.command()(command)
 for name, command in (("bench", bench), ("eval", evaluate), ("export", export)):
     app.command(name, context_settings=PASSED_ON)(command)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from icd_engine.bundles.pull import located
 from icd_engine.cli import options
 from icd_engine.cli.terminal import picture_bar, print_note, print_path
 from icd_engine.placement import PLAIN
@@ -31,6 +32,7 @@ def batch(
         ),
     ],
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     rows: Annotated[
         int, typer.Option("--batch", metavar="N", min=1, help="Most rows edited together.")
     ] = 8,
@@ -94,11 +96,12 @@ def batch(
     from icd_engine.batch.log import RESULTS
     from icd_engine.batch.run import run_batch
 
+    folder = str(located(model, yes, quiet))
     with picture_bar(quiet) as progress:
         summary = run_batch(
             manifest,
             out,
-            model=model,
+            model=folder,
             batch=rows,
             limit=limit,
             seed=seed,

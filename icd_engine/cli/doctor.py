@@ -13,6 +13,7 @@ import typer
 
 from icd_engine import __version__
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.cli import options
 from icd_engine.cli.report import describe, in_units, size_on_disk
 from icd_engine.cli.terminal import print_error, print_line
 from icd_engine.errors import BundleError, IcdError
@@ -26,9 +27,7 @@ Finding = tuple[str, str, bool]  # name, text, whether it is sound
 
 
 def doctor(
-    model: Annotated[
-        str, typer.Argument(help="The embedded model tiny, or a model folder.", metavar="MODEL")
-    ] = "tiny",
+    model: options.ModelArgument = "tiny",
     check: Annotated[
         bool | None,
         typer.Option(

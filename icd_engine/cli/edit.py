@@ -72,6 +72,7 @@ def edit(
         bool, typer.Option("--demo", help="Edit the model's own example; implies --compare.")
     ] = False,
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -238,7 +239,7 @@ def edit(
     out = output(out or beside(picture), 1 if compare else len(asked.targets), sheet)
     asked = asked.read()
     marks |= asked.marks(keep_metadata, "signature" in marks)
-    engine = open_engine(model, quiet, placement)
+    engine = open_engine(model, quiet, placement, yes)
     asked = asked.of_model(engine)
     if sheet is not None:
         found = asked.search(engine, edits)

@@ -27,6 +27,7 @@ def generate(
         ),
     ] = Path("generated.png"),
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     seed: Annotated[
         int,
         typer.Option(
@@ -60,7 +61,7 @@ def generate(
     wanted_size = options.size(size)
     output(out, len(prompts))
     marks = options.marks(provenance, c2pa_cert, c2pa_key)
-    engine = open_engine(model, quiet, placement)
+    engine = open_engine(model, quiet, placement, yes)
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
         pictures = engine.generate(prompts, size=wanted_size, progress=progress, **settings)
     save_all(pictures, out, source_type="trainedAlgorithmicMedia", **marks)

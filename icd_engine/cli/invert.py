@@ -27,6 +27,7 @@ def invert(
         typer.Option(metavar="FILE", help="File to write, ending in .safetensors; overwritten."),
     ],
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -53,7 +54,7 @@ def invert(
     settings = options.given(seed=seed)
     wanted_size = options.size(size)
     image = read_picture(read_given(picture))
-    engine = open_engine(model, quiet, placement)
+    engine = open_engine(model, quiet, placement, yes)
     with hop_bar(len(engine.bundle.encode_times), quiet) as progress:
         inversion = engine.invert(image, source, size=wanted_size, progress=progress, **settings)
     print_path(inversion.save(out))

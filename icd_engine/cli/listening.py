@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import threading
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+NO_PROXY = ("no_proxy", "NO_PROXY")  # programs read either
 
 
 def is_loopback(host: str) -> bool:
@@ -14,6 +18,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def spare_local(host: str) -> None:
+    """From now on nothing of this process, or of those it starts, asks a proxy of the environment for
+    this machine: it would not know it."""
+    given = next((value for name in NO_PROXY if (value := os.environ.get(name))), "")
+    known = [name.strip() for name in given.split(",") if name.strip()]
+    own = [name for name in (*LOCAL, host) if name not in known]
+    os.environ.update(dict.fromkeys(NO_PROXY, ",".join([*known, *own])))
 
 
 def stop_signal() -> threading.Event:

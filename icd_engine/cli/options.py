@@ -29,7 +29,25 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 PICTURE_SUFFIXES = tuple(SUFFIXES)  # of what is written
 
 Model = Annotated[
-    str, typer.Option(metavar="NAME|FOLDER", help="The embedded model tiny, or a model folder.")
+    str,
+    typer.Option(
+        metavar="NAME|FOLDER",
+        help="The embedded model tiny, a published one (see `icd models`), or a model folder.",
+    ),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="The embedded model tiny, a published one (see `icd models`), or a model folder.",
+    ),
+]
+PublishedName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a published model: see `icd models`.")
+]
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", "-y", help="Download a published model without asking (or ICD_YES=1)."),
 ]
 Device = Annotated[
     str, typer.Option(metavar="NAME", help="Where the model runs: auto, cpu, cuda or cuda:N.")

@@ -26,7 +26,9 @@ def describe(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "decode steps", " -> ".join(map(str, (*reversed(bundle.decode_times), 0)))
     yield "picture size", f"{width}x{height}"
     if bundle.exported is not None:
-        yield "exported", f"{bundle.exported.precision}, opset {bundle.exported.opset}"
+        opset = bundle.exported.opset
+        format = "for OpenVINO" if opset is None else f"opset {opset}"
+        yield "exported", f"{bundle.exported.precision}, {format}"
         for name, graph in bundle.exported.graphs.items():
             measured = (
                 "not checked" if graph.error is None else f"differs from torch by {graph.error:.0e}"

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
 from icd_engine.bundles.bundle import read_bundle
+from icd_engine.bundles.pull import located
 from icd_engine.cli import options
-from icd_engine.cli.listening import is_loopback, stop_signal
+from icd_engine.cli.listening import is_loopback, spare_local, stop_signal
 from icd_engine.cli.terminal import print_error, print_note
 from icd_engine.placement import PLAIN
-from icd_engine.serving.limits import Limits
+from icd_engine.serving.limits import PROMPT_CHARACTERS, Limits
+from icd_engine.serving.offer import Offer
 from icd_engine.serving.running import start, stop, wait_until_warm, watch
 
 TOKEN = "ICD_TOKEN"
+CAPTIONER_KEY = "ICD_CAPTIONER_KEY"
 DEFAULTS = Limits()
 
 
 @options.placed
 def serve(
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     host: Annotated[
         str,
         typer.Option(
@@ -52,6 +58,10 @@ def serve(
         float,
         typer.Option(metavar="SECONDS", min=0.1, help="Longest time from a request to its answer."),
     ] = DEFAULTS.seconds,
+    body_timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="Longest time that a request may arrive in."),
+    ] = DEFAULTS.body_seconds,
     max_body: Annotated[
         int, typer.Option(metavar="MIB", min=1, max=1024, help="Largest body of a request.")
     ] = DEFAULTS.body_bytes >> 20,
@@ -68,13 +78,35 @@ def serve(
             metavar="SECONDS", min=1, help="Time after which a kept picture is forgotten."
         ),
     ] = DEFAULTS.inversion_seconds,
+    source_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Source prompt of edits that come without one."),
+    ] = None,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenAI-compatible API that describes pictures without a source prompt; ICD_CAPTIONER_KEY: its token.",
+        ),
+    ] = None,
+    captioner_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Its model.", show_default="its first"),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Pages in browsers that may call the service: https://example.com, or '*'. May be given again.",
+        ),
+    ] = None,
     placement: options.Placed = PLAIN,
     quiet: options.Quiet = False,
 ) -> None:
     """Serve edits over HTTP until SIGTERM or Ctrl-C, which answer what is under way first.
 
-    POST /v1/images/edits as at OpenAI, plus source_prompt; /v1/inversions; /health, /ready,
-    /metrics, /openapi.json.
+    POST /v1/images/edits as at OpenAI, plus source_prompt; /v1/inversions; /v1/models; /health,
+    /ready, /metrics, /openapi.json.
 
     \b
     Example:
@@ -83,18 +115,30 @@ def serve(
     """
     _check_address(host, token)
     options.check_any_device(placement)
-    read_bundle(model)  # a wrong folder shows before anything is started
+    folder = str(located(model, yes, quiet))
+    bundle = read_bundle(folder)  # a wrong folder shows before anything is started
+    offer = Offer(
+        model=Path(model).name or model,
+        steps=len(bundle.decode_times),
+        source_prompt=_checked_prompt(source_prompt),
+        captioner=_checked_captioner(captioner),
+        captioner_model=captioner_model,
+        captioner_key=os.environ.get(CAPTIONER_KEY),
+        origins=tuple(_checked_origin(origin) for origin in cors or ()),
+    )
     limits = Limits(
         replicas=replicas,
         batch=batch,
         queue=queue,
         seconds=timeout,
+        body_seconds=body_timeout,
         body_bytes=max_body << 20,
         pixels=int(max_megapixels * 1e6),
         inversions=inversions,
         inversion_seconds=inversion_ttl,
     )
-    start(host, port, token, model, placement, limits)
+    spare_local(host)
+    start(host, port, token, folder, placement, limits, offer)
     stopped = stop_signal()
     watch(host, port, _give_up)
     try:
@@ -105,6 +149,32 @@ def serve(
         print_note("stopping: answering what is under way", quiet)
     finally:
         stop(limits.seconds)
+
+
+def _checked_prompt(text: str | None) -> str | None:
+    if text is not None and not 0 < len(text.strip()) <= PROMPT_CHARACTERS:
+        raise options.usage_error(
+            f"must have 1 to {PROMPT_CHARACTERS} characters", "--source-prompt"
+        )
+    return text
+
+
+def _checked_captioner(url: str | None) -> str | None:
+    parts = urlsplit(url or "http://none")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise options.usage_error(f"{url!r} is no http:// or https:// URL", "--captioner")
+    return url
+
+
+def _checked_origin(origin: str) -> str:
+    """As browsers send it: a page that is named otherwise would be turned away without a word."""
+    parts = urlsplit(origin)
+    exact = parts.hostname and origin == f"{parts.scheme}://{parts.netloc}"
+    if origin != "*" and not exact:
+        raise options.usage_error(
+            f"{origin!r} is no origin: scheme://host or scheme://host:port, or '*'", "--cors"
+        )
+    return origin
 
 
 def _give_up() -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icd_engine.bundles.pull import located
 from icd_engine.cli.streams import is_terminal, to_stderr
 
 if TYPE_CHECKING:
@@ -103,14 +104,16 @@ def picture_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def open_engine(model: str, quiet: bool, placement: Placement) -> Engine:
-    """Loads a model, with a spinner where stderr is a terminal. Raises BundleError, RunnerError."""
+def open_engine(model: str, quiet: bool, placement: Placement, yes: bool = False) -> Engine:
+    """Loads a model, with a spinner where stderr is a terminal; a published one is pulled first, and
+    asked about unless `yes`. Raises BundleError, RunnerError."""
     from icd_engine.engine import Engine
 
+    folder = located(model, yes, quiet)
     if quiet or not is_terminal(sys.stderr):
-        return Engine.load(model, placement)
+        return Engine.load(folder, placement)
     from rich.console import Console
     from rich.text import Text
 
     with Console(stderr=True).status(Text(f"loading {model}")):  # brackets are no markup there
-        return Engine.load(model, placement)
+        return Engine.load(folder, placement)

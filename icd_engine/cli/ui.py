@@ -12,7 +12,7 @@ import typer
 
 from icd_engine.bundles.demo import PICTURE, Demo, read_demo
 from icd_engine.cli import options
-from icd_engine.cli.listening import is_loopback, stop_signal
+from icd_engine.cli.listening import is_loopback, spare_local, stop_signal
 from icd_engine.cli.terminal import open_engine, print_note
 from icd_engine.errors import RunnerError
 from icd_engine.placement import PLAIN
@@ -27,6 +27,7 @@ SCENES = Path(__file__).parents[1] / "page" / "scenes"  # more of the embedded m
 @options.placed
 def ui(
     model: options.Model = "tiny",
+    yes: options.Yes = False,
     host: Annotated[
         str,
         typer.Option(
@@ -67,11 +68,12 @@ def ui(
         )
     if find_spec("gradio") is None:
         raise RunnerError("the page is made with Gradio: pip install 'icd-engine[ui]'")
-    engine = open_engine(model, quiet, placement)
+    engine = open_engine(model, quiet, placement, yes)
     stopped = stop_signal()
     with TemporaryDirectory(prefix="icd-ui-") as folder:
         # Read when Gradio is imported: what browsers send and get
         os.environ["GRADIO_TEMP_DIR"] = folder
+        spare_local(host)  # Gradio asks its own page whether it is there
         from icd_engine.page.app import build_page, start
 
         server = start(

@@ -40,7 +40,7 @@ class Tokens:
 
     ids: begin token, content, end token, padding, n in all. offsets: [n] pairs of character
     positions in `text`, (0, 0) for the tokens that are not content. length: tokens before the
-    padding. name: what errors call it.
+    padding. name: what errors call it. cut: the end of the text that did not fit, mostly "".
     """
 
     text: str
@@ -49,6 +49,13 @@ class Tokens:
     words: tuple[Word, ...]
     length: int
     name: str = field(default="the prompt", compare=False)
+    cut: str = field(default="", compare=False)
+
+    @property
+    def cut_note(self) -> str:
+        """What a user is told of the text that was cut."""
+        begin = self.cut if len(self.cut) <= 200 else self.cut[:200] + "..."
+        return f"{self.name} is longer than {len(self.ids)} tokens, this part is cut: {begin!r}"
 
     def padded(self, pad: int) -> tuple[int, ...]:
         """The same ids with another padding token, as another text encoder of the same vocabulary
@@ -162,14 +169,16 @@ class PromptTokenizer:
         """
         content = self._content(text, name)
         room = self.max_length - 2
-        if len(content) > room:
-            _warn_cut(text[content[room][1][0] :], self.max_length, name)
-            content = content[:room]
+        cut = text[content[room][1][0] :] if len(content) > room else ""
+        content = content[:room]
         length = len(content) + 2
         padding = self.max_length - length
         ids = (self._begin, *(i for i, _ in content), self.end, *[self.pad] * padding)
         offsets = ((0, 0), *(span for _, span in content), *[(0, 0)] * (padding + 1))
-        return Tokens(text, ids, offsets, _words(text, offsets), length, name)
+        tokens = Tokens(text, ids, offsets, _words(text, offsets), length, name, cut)
+        if cut:
+            warnings.warn(tokens.cut_note, UserWarning, stacklevel=2)
+        return tokens
 
     def _content(self, text: str, name: str) -> list[tuple[int, tuple[int, int]]]:
         encoding = _encoded(self._tokenizer, text, name, add_special_tokens=False)
@@ -287,12 +296,3 @@ def _bare(word: str) -> str:
         if c not in string.punctuation and unicodedata.category(c)[0] != "P"
     ]
     return folded[inner[0] : inner[-1] + 1] if inner else folded
-
-
-def _warn_cut(cut: str, max_length: int, name: str) -> None:
-    begin = cut if len(cut) <= 200 else cut[:200] + "..."
-    warnings.warn(
-        f"{name} is longer than {max_length} tokens, this part is cut: {begin!r}",
-        UserWarning,
-        stacklevel=3,
-    )

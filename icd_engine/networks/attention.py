@@ -57,7 +57,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.requires_grad and q.device.type == "cpu":
         # Training on the CPU: the backward pass of plain products is a quarter faster than of
         # PyTorch's attention.
-        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
+        return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -20,19 +20,11 @@ from icd_engine.runners.eager import EagerRunner
 from icd_engine.runners.stages import Stages, TorchNetworks
 from icd_engine.sampling.schedule import Hop
 
-# Networks whose matrix products inductor writes itself on the CPU: oneDNN takes some 30 us to begin
-# one.
-SMALL = 30_000_000  # parameters
-
 
 def compiled_stages(stages: Stages, networks: TorchNetworks) -> Stages:
     """The networks' passes and the VAE's stages compiled; hops and prompts run as they are."""
-    weights = sum(weights.numel() for weights in networks.decode_network.parameters())
     compiled = partial(
-        inductor.compile_stage,
-        device=networks.device,
-        shortcuts=inductor.is_tested(),
-        own_products=networks.device.type == "cpu" and weights <= SMALL,
+        inductor.compile_stage, device=networks.device, shortcut=inductor.is_tested()
     )
     return stages._replace(
         to_moments=compiled(stages.to_moments),

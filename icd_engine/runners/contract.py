@@ -133,7 +133,7 @@ class Runner(Protocol):
 
     name: str  # for people; what a runner can do is said by the attributes below
     device: Any  # torch.device, or its name where there is no torch
-    torch_tensors: bool  # its tensors are torch's; else they are numpy arrays
+    gives_torch: bool  # it can hand values out as torch's tensors
     warms_up: bool  # the first call at every batch and picture size waits: compiles or captures
     reference: bool  # its answers define those of every other runner
 
@@ -147,6 +147,10 @@ class Runner(Protocol):
 
     def host(self, tensor: Tensor) -> Tensor:
         """A copy on the CPU."""
+        ...
+
+    def as_torch(self, values: Tensor) -> Tensor:
+        """What `host` gave as a tensor of torch's; only where it gives torch."""
         ...
 
     def free_memory(self) -> None:

@@ -35,7 +35,7 @@ class EagerRunner:
     """Runs on the device and in the dtype its networks have; latents stay float32 between calls."""
 
     name = "eager"
-    torch_tensors = True
+    gives_torch = True
     warms_up = False
     reference = True
 
@@ -67,6 +67,9 @@ class EagerRunner:
 
     def host(self, tensor: Tensor) -> Tensor:
         return tensor.cpu().clone()
+
+    def as_torch(self, values: Tensor) -> Tensor:
+        return values
 
     def free_memory(self) -> None:
         for kept in (self._features, self._values, self._shifts):

@@ -1,21 +1,21 @@
 """All that the engine uses of torch.compile's private parts, and the releases it is known to be right
 in.
 
-Elsewhere compiled code is only slower: the two shortcuts that lean on private names are left off
-(guards that are not asked, matrix products that inductor writes itself), and settings that a release
-does not have are not made.
+Elsewhere compiled code is only slower: the shortcut that leans on how dynamo keeps programs is left
+off (guards that are not asked), and settings that a release does not have are not made.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 import torch._inductor.config
+from torch.compiler import skip_guard_on_all_nn_modules_unsafe, skip_guard_on_globals_unsafe
 
 from icd_engine.runners.nested import layout
 
@@ -31,17 +31,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"options": {"cpp_wrapper": True}},
     "cuda": {"options": {"max_autotune": True, "coordinate_descent_tuning": True}},
 }
-OWN_PRODUCTS = {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,CPP"}
 
 
 def is_tested(version: str = torch.__version__) -> bool:
-    """Whether the shortcuts are known to be right in this release of torch; a warning where not."""
+    """Whether the shortcut is known to be right in this release of torch; a warning where not."""
     first, last = (_release(known) for known in TESTED)
     if first <= _release(version) <= last:
         return True
     warnings.warn(
         f"torch {version} was not tested ({' to '.join(TESTED)} were): compiled code runs without "
-        "two shortcuts and may be slower",
+        "a shortcut and may be slower",
         stacklevel=2,
     )
     return False
@@ -53,17 +52,16 @@ def _release(version: str) -> tuple[int, int]:
 
 
 def compile_stage(
-    stage: Callable[..., Any], device: torch.device, *, shortcuts: bool, own_products: bool
+    stage: Callable[..., Any], device: torch.device, *, shortcut: bool
 ) -> Callable[..., Any]:
     """The stage as compiled code, a program for every layout of its arguments, compiled when first
     called.
 
-    A method; the network behind it must not change once it has run. own_products: inductor writes
-    matrix products itself.
+    A method; the network behind it must not change once it has run.
     """
     chosen: dict[str, Any] = dict(OPTIONS[device.type])
     options = dict(chosen.get("options", {}))
-    if shortcuts:
+    if shortcut:
         options["guard_filter_fn"] = on_arguments
         stage = with_own_code(stage)
     else:
@@ -75,7 +73,6 @@ def compile_stage(
     # On the CPU weights become constants of the program, laid out for its convolutions. An option
     # of torch.compile would come too late: tracing already has to know.
     freezing = {"freezing": device.type == "cpu"}
-    products = _products_written if own_products and shortcuts else nullcontext
     seen = set()
 
     def compiled(*arguments: Any) -> Any:
@@ -83,11 +80,7 @@ def compile_stage(
         wanted = layout(arguments)
         if wanted in seen:
             return program(*arguments)
-        with (
-            _patched(dynamo_config, LIMITS),
-            _patched(torch._inductor.config, freezing),
-            products(),
-        ):
+        with _patched(dynamo_config, LIMITS), _patched(torch._inductor.config, freezing):
             result = program(*arguments)
         seen.add(wanted)
         return result
@@ -121,26 +114,5 @@ def on_arguments(guards: Sequence[Any]) -> list[bool]:
 
     Networks are not changed once they are loaded, and `with_own_code` keeps them apart.
     """
-    return ["._modules[" not in guard.name and "G[" not in guard.name for guard in guards]
-
-
-@contextmanager
-def _products_written() -> Iterator[None]:
-    """Inside, inductor writes a matrix product itself wherever it can, untimed: timing the ways
-    takes minutes."""
-    # Takes a second to import
-    from torch._inductor.select_algorithm import get_algorithm_selector_cache
-
-    with torch._inductor.config.patch(OWN_PRODUCTS):
-        cache = get_algorithm_selector_cache()  # the process's
-        cache.add_preprocessing_fn(_own_product)
-        try:
-            yield
-        finally:
-            cache.preprocessing_fns.remove(_own_product)
-
-
-def _own_product(choices: list[Any]) -> list[Any]:
-    if any(choice.name == "bmm" for choice in choices):
-        return [choice for choice in choices if choice.name == "bmm"]
-    return [choice for choice in choices if choice.name.startswith("cpp_")][:1] or choices
+    filters = (skip_guard_on_all_nn_modules_unsafe, skip_guard_on_globals_unsafe)
+    return [all(kept) for kept in zip(*(asked(guards) for asked in filters), strict=True)]

@@ -5,10 +5,9 @@ Tensors are numpy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,8 @@ from icd_engine.runners.onnx_decoding import OnnxDecoding
 from icd_engine.runners.onnx_session import (
     FixedSession,
     GraphSession,
+    MakeSession,
     OnnxDevice,
-    Session,
     Sessions,
 )
 from icd_engine.sampling.guidance import guidance_embedding
@@ -53,14 +52,12 @@ class OnnxRunner:
     graphs."""
 
     name = "onnx"
-    torch_tensors = False
+    gives_torch = False
     warms_up = False
     reference = False
     keeps = True  # the source branch of a decoding, for re-edits
 
-    def __init__(
-        self, bundle: Bundle, exported: Exported, device: str, make: Callable[[Path], Session]
-    ):
+    def __init__(self, bundle: Bundle, exported: Exported, device: str, make: MakeSession):
         self.device = device
         self.dtype = DTYPES[exported.precision]
         self._sessions = Sessions(bundle.path, exported.graphs, make)
@@ -96,6 +93,9 @@ class OnnxRunner:
     def host(self, tensor: Any) -> np.ndarray:
         # What onnxruntime keeps of a source branch are its own values, on its device
         return tensor.copy() if isinstance(tensor, np.ndarray) else tensor.numpy()
+
+    def as_torch(self, values: np.ndarray) -> Any:
+        raise NotImplementedError("torch need not be installed where exported folders run")
 
     def free_memory(self) -> None:
         self._features.cache_clear()
@@ -230,6 +230,11 @@ class OnnxRunner:
         }
 
 
+def sessions_on(device: OnnxDevice) -> MakeSession:
+    """What makes sessions on a device; graphs in ONNX name their weights themselves."""
+    return lambda path, _data: GraphSession(path, device)
+
+
 class GraphedOnnxRunner(OnnxRunner):
     """Hops replayed as CUDA graphs: each of the sizes used last has a session of its own.
 
@@ -242,7 +247,7 @@ class GraphedOnnxRunner(OnnxRunner):
     keeps = False
 
     def __init__(self, bundle: Bundle, exported: Exported, device: OnnxDevice):
-        super().__init__(bundle, exported, device.name, partial(GraphSession, device=device))
+        super().__init__(bundle, exported, device.name, sessions_on(device))
         self._fixed = lru_cache(MOST_FIXED)(partial(self._fixed_session, device))
 
     def _fixed_session(

@@ -82,8 +82,9 @@ class OnnxDecoding:
         """Source and target rows of one hop."""
         inputs = self._inputs
         seen = inputs.hop_prompts[k] if inputs.hop_prompts else inputs.prompts
+        rows = range(len(x))  # of targets that grow, all of one prompt, the first ones
         feeds = self._hop_inputs(
-            [hop] * len(x), x, inputs.guidance[k], inputs.prompts, seen.features
+            [hop] * len(x), x, inputs.guidance[k], _rows(inputs.prompts, rows), seen.features[rows]
         )
         boundary = None if inputs.anchor is None else inputs.anchor.boundaries[k]
         feeds |= self._edit(k) | self._held(len(x), boundary, k)
@@ -147,9 +148,7 @@ class OnnxDecoding:
         sources = self._sources
         count = len(self._hops)
         rows = [*range(sources)] * count + [*range(sources, sources + targets)]
-        pooled = None if prompts.pooled is None else prompts.pooled[rows]
-        ids = tuple(prompts.ids[row] for row in rows)
-        return Prompts(ids, prompts.features[rows], pooled)
+        return _rows(prompts, rows)
 
     def _edit(self, k: int) -> dict[str, Any]:
         inputs = self._inputs
@@ -180,3 +179,8 @@ class OnnxDecoding:
         if inputs.anchor is None:
             return np.zeros(len(source_row), dtype=np.float32)
         return inputs.anchor.share[source_row]
+
+
+def _rows(prompts: Prompts, rows: Sequence[int]) -> Prompts:
+    pooled = None if prompts.pooled is None else prompts.pooled[rows]
+    return Prompts(tuple(prompts.ids[row] for row in rows), prompts.features[rows], pooled)

@@ -12,6 +12,7 @@ import numpy as np
 
 from icd_engine.bundles.exported import ExportedGraph
 from icd_engine.errors import BundleError, RunnerError
+from icd_engine.runners.onnx_options import session_options
 
 ARRAYS = {
     "tensor(float)": np.float32,
@@ -53,8 +54,7 @@ class GraphSession:
     def __init__(self, path: Path, device: OnnxDevice, axes: Mapping[str, int] | None = None):
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised, and not printed as well
+        options = session_options()
         for name, size in (axes or {}).items():
             options.add_free_dimension_override_by_name(name, size)
         try:
@@ -162,14 +162,19 @@ class Session(Protocol):
         ...
 
 
+MakeSession = Callable[[Path, Path | None], Session]  # of a graph's file and that of its weights
+
+
 class Sessions:
     """The sessions of an exported folder's graphs, by name; each is made of its file when first asked
     for. Thread-safe."""
 
-    def __init__(
-        self, folder: Path, graphs: Mapping[str, ExportedGraph], make: Callable[[Path], Session]
-    ):
+    def __init__(self, folder: Path, graphs: Mapping[str, ExportedGraph], make: MakeSession):
         self.paths = {name: folder / graph.file for name, graph in graphs.items()}
+        self._data = {
+            name: None if graph.data is None else folder / graph.data
+            for name, graph in graphs.items()
+        }
         self._make = make
         self._made: dict[str, Session] = {}
         self._lock = Lock()
@@ -177,7 +182,7 @@ class Sessions:
     def __getitem__(self, name: str) -> Session:
         with self._lock:
             if name not in self._made:
-                self._made[name] = self._make(self.paths[name])
+                self._made[name] = self._make(self.paths[name], self._data[name])
             return self._made[name]
 
 

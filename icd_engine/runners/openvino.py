@@ -1,25 +1,31 @@
-"""The OpenVINO runner: the graphs of an exported bundle, as fast as Intel's and AMD's processors do
-them, ready in a second; without torch, without onnxruntime."""
+"""The OpenVINO runner: exported graphs, as fast as Intel's and AMD's processors do them, ready in a
+second; without torch, without onnxruntime."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.exported import Exported
+from icd_engine.bundles.kept_graphs import compiled_folder
 from icd_engine.errors import BundleError, RunnerError
+from icd_engine.runners.contract import Decoded, DecodeInputs, SourceBranch, StepCallback
 from icd_engine.runners.onnx import OnnxRunner
 from icd_engine.runners.onnx_session import KEPT
+from icd_engine.sampling.schedule import Hop
+from icd_engine.threads import compute_threads
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 WITHOUT = "runner 'openvino' needs OpenVINO: pip install 'icd-engine[openvino]'"
+KEPT_BELOW = 128 * 2**20  # bytes of weights; compiled graphs hold them, so larger ones are not kept
 
 
 class OpenVinoRunner(OnnxRunner):
@@ -32,50 +38,121 @@ class OpenVinoRunner(OnnxRunner):
         core = _core()
         place = _checked_device(core, device)
         hint = _checked_precision(core, place, dtype)
-        make = partial(GraphInOpenVino, core=core, device=place, precision=HINTS[hint])
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[hint]}
+        if place == "CPU":
+            options["INFERENCE_NUM_THREADS"] = compute_threads()
+        running = Lock()
+
+        def make(path: Path, data: Path | None) -> GraphInOpenVino:
+            return GraphInOpenVino(path, data, core, place, options, running)
+
         super().__init__(bundle, exported, "cpu" if place == "CPU" else f"openvino:{place}", make)
         self.dtype = hint
 
+    def decode(
+        self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
+    ) -> Decoded:
+        # Source rows beside target rows, hop by hop, are as much work as all of them in the first
+        # call, by one graph at one size instead of two at three: compiling takes longer than an edit
+        if inputs.only_source or not inputs.ahead:
+            return super().decode(inputs, hops, callback)
+        decoded = super().decode(replace(inputs, ahead=False), hops, callback)
+        branch = decoded.source and _together(decoded.source)
+        return replace(decoded, latents=decoded.latents[inputs.sources :], source=branch)
+
 
 class GraphInOpenVino:
-    """One ONNX graph; may be called from several threads, each with a request of its own.
+    """One graph. The sizes that it is called with first have a program of their own, the fastest; all
+    others share one, made when the first of them comes.
 
-    precision: what it computes in: f32, bf16 or f16. BundleError where OpenVINO cannot load it.
+    data: the file of its weights, where the graph does not name it. options: of compiling. running:
+    held for the length of a call: graphs that ran at once would each take all threads. BundleError
+    where OpenVINO cannot load it.
     """
 
-    def __init__(self, path: Path, core: Any, device: str, precision: str):
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
-        threads = _threads()
-        if device == "CPU" and threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
-            self._compiled = core.compile_model(str(path), device, options)
-        except Exception as error:  # OpenVINO raises RuntimeError with pages of text
-            raise BundleError(f"{path} cannot be loaded by OpenVINO: {_line(error)}") from None
+    def __init__(
+        self,
+        path: Path,
+        data: Path | None,
+        core: Any,
+        device: str,
+        options: Mapping[str, Any],
+        running: Lock,
+    ):
         self._path = path
-        self._types = {
-            port.any_name: port.element_type.to_dtype() for port in self._compiled.inputs
-        }
-        names = [port.any_name for port in self._compiled.outputs]
+        self._core = core
+        self._device = device
+        self._options = options | _keeping(data)
+        self._running = running
+        with _told(path):
+            own = [data] if path.suffix == ".xml" else []
+            self._model = core.read_model(path, *own)
+        self._types = {port.any_name: port.element_type.to_dtype() for port in self._model.inputs}
+        # OpenVINO holds inputs to a declared scalar: the standard UNet's time step, one for all rows
+        self._scalars = [p.any_name for p in self._model.inputs if p.partial_shape.rank == 0]
+        names = [port.any_name for port in self._model.outputs]
         self._place = {name: i for i, name in enumerate(names)}
         self.kept = [name for name in names if name.startswith(KEPT)]
+        self._first: tuple[Any, Any] | None = None  # sizes, and what runs them
+        self._others: Any = None
 
     def __call__(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         """Arrays in and out."""
-        request = self._compiled.create_infer_request()
         feeds = {
             name: np.ascontiguousarray(inputs[name], dtype=kind)
             for name, kind in self._types.items()
         }
-        try:
-            request.infer(feeds, share_inputs=True)
-        except Exception as error:
-            raise RunnerError(f"OpenVINO failed in {self._path.name}: {_line(error)}") from None
-        return [request.get_output_tensor(self._place[name]).data.copy() for name in outputs]
+        feeds |= {name: feeds[name].flat[0].reshape(()) for name in self._scalars}
+        with self._running:
+            request = self._request({name: array.shape for name, array in feeds.items()})
+            try:
+                request.infer(feeds, share_inputs=True)
+            except Exception as error:
+                raise RunnerError(f"OpenVINO failed in {self._path.name}: {_line(error)}") from None
+            return [request.get_output_tensor(self._place[name]).data.copy() for name in outputs]
+
+    def _request(self, sizes: Mapping[str, tuple[int, ...]]) -> Any:
+        """What runs inputs of these sizes. BundleError where OpenVINO cannot compile the graph."""
+        with _told(self._path):
+            if self._first is None:
+                model = self._model.clone()
+                model.reshape(dict(sizes))
+                self._first = sizes, self._compiled(model)
+            if self._first[0] == sizes:
+                return self._first[1]
+            if self._others is None:
+                self._others = self._compiled(self._model)
+            return self._others
+
+    def _compiled(self, model: Any) -> Any:
+        return self._core.compile_model(model, self._device, self._options).create_infer_request()
 
 
 def is_installed() -> bool:
     return find_spec("openvino") is not None
+
+
+def _together(branch: SourceBranch) -> SourceBranch:
+    """A source branch that ran hop by hop as one that ran in one call: one list serves all hops."""
+    features = [np.concatenate(of_hops) for of_hops in zip(*branch.features, strict=True)]
+    return branch._replace(features=[features] * len(branch.features))
+
+
+def _keeping(data: Path | None) -> dict[str, Any]:
+    """Options that keep small graphs as they were compiled, for other processes."""
+    if data is None or data.stat().st_size > KEPT_BELOW:
+        return {}
+    folder = compiled_folder()
+    return {} if folder is None else {"CACHE_DIR": str(folder)}
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """OpenVINO raises RuntimeError with pages of text."""
+    try:
+        yield
+    except Exception as error:
+        raise BundleError(f"{path} cannot be loaded by OpenVINO: {_line(error)}") from None
 
 
 def _core() -> Any:
@@ -121,14 +198,6 @@ def _abilities(core: Any, device: str) -> set[str]:
     known = {"BF16": "bfloat16", "FP16": "float16"}
     listed = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     return {known[name] for name in listed if name in known}
-
-
-def _threads() -> int | None:
-    """OMP_NUM_THREADS, or what this process may run on; None: OpenVINO's own choice."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def _line(error: Exception) -> str:

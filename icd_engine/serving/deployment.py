@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psutil
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.serve import Application
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -18,10 +21,13 @@ from ray.serve.schema import LoggingConfig
 
 from icd_engine.errors import IcdError
 from icd_engine.placement import Placement
+from icd_engine.serving.app import application
 from icd_engine.serving.gate import Metrics, Room
-from icd_engine.serving.http import application
+from icd_engine.serving.http import Backend
+from icd_engine.serving.jobs import EditJob, Job, Kept, Preview, Reply
 from icd_engine.serving.limits import INTERNAL, LOST, ApiError, Limits
-from icd_engine.serving.replica import Job, JobEditor, Kept, Reply, written
+from icd_engine.serving.offer import Offer
+from icd_engine.serving.replica import JobEditor, written
 
 NAME = "icd"
 BATCH_WAIT = 0.005  # seconds for requests that arrive together
@@ -46,6 +52,7 @@ class Replica:
         self._process = psutil.Process()
         self._free = asyncio.Event()
         self._free.set()
+        self._engine = asyncio.Lock()
         self._together.set_max_batch_size(limits.batch)  # pyright: ignore[reportAttributeAccessIssue]  # serve.batch's
 
     async def run(self, job: Job) -> Reply | ApiError:
@@ -62,23 +69,64 @@ class Replica:
             done, batch = await self._together(job)
             if isinstance(done, Exception):
                 raise done
-            value = done if isinstance(done, Kept) else await asyncio.to_thread(written, done)
+            value = done if isinstance(done, Kept) else await asyncio.to_thread(written, done, job)
             return Reply(value, batch, self._process.memory_info().rss)
-        except ApiError as error:
-            return error
-        except IcdError as error:
-            return ApiError.of_input(error)
-        except Exception:
-            logger.exception("a job failed")
-            return ApiError(INTERNAL)
+        except Exception as error:
+            return _as_value(error)
+
+    async def stream(self, job: EditJob) -> AsyncIterator[Preview | Reply | ApiError]:
+        """One job by itself: its previews as they are made, and what `run` would answer."""
+        stopped = threading.Event()
+        try:
+            read = await asyncio.to_thread(self._editor.read, job)
+            done = []
+            async with self._alone():
+                async for one in self._shown(read, stopped):
+                    if isinstance(one, Preview):
+                        yield one
+                    else:
+                        done = one
+            value = await asyncio.to_thread(written, done, read)
+            yield Reply(value, 1, self._process.memory_info().rss)
+        except Exception as error:
+            yield _as_value(error)
+        finally:
+            stopped.set()
+
+    async def _shown(self, job: Job, stopped: threading.Event) -> AsyncIterator[Any]:
+        """Previews, and at last the results. Whoever stops listening ends the edit at its next hop."""
+        loop = asyncio.get_running_loop()
+        made: asyncio.Queue[Any] = asyncio.Queue()
+
+        def show(preview: Preview) -> None:
+            if stopped.is_set():
+                raise RuntimeError("nobody listens")
+            loop.call_soon_threadsafe(made.put_nowait, preview)
+
+        running = asyncio.create_task(asyncio.to_thread(self._editor.run_shown, job, show))
+        running.add_done_callback(lambda _: made.put_nowait(None))
+        try:
+            while (preview := await made.get()) is not None:
+                yield preview
+            yield await running
+        finally:
+            stopped.set()
+            await asyncio.wait([running])  # the engine is free when it ends
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """The engine, which has one pass at a time."""
+        async with self._engine:
+            self._free.clear()
+            try:
+                yield
+            finally:
+                self._free.set()
 
     @serve.batch(batch_wait_timeout_s=BATCH_WAIT)
     async def _together(self, jobs: list[Job]) -> list[tuple[Any, int]]:
-        self._free.clear()
-        try:
+        async with self._alone():
             done = await asyncio.to_thread(self._editor.run, jobs)
-        finally:
-            self._free.set()
         return [(one, len(jobs)) for one in done]
 
 
@@ -92,16 +140,18 @@ class Replica:
 class Front:
     """Reads, refuses and counts requests, keeps inversions, and hands jobs to the replicas."""
 
-    def __init__(self, replicas: DeploymentHandle, limits: Limits, token: str | None):
+    def __init__(self, replicas: DeploymentHandle, limits: Limits, token: str | None, offer: Offer):
         self._replicas = replicas
         self._limits = limits
         self._token = token
+        self._offer = offer
         self._metrics = Metrics()
         self._room = Room(limits.capacity, self._metrics.in_flight)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        backend = Backend(self._run, self._stream, self._ready)
         return application(
-            self._run, self._ready, self._limits, self._token, self._room, self._metrics
+            backend, self._limits, self._token, self._room, self._metrics, self._offer
         )
 
     async def drain(self) -> None:
@@ -121,8 +171,24 @@ class Front:
             raise reply
         return reply
 
+    async def _stream(self, job: EditJob) -> AsyncIterator[Preview | Reply]:
+        response: Any = self._replicas.options(stream=True).stream.remote(job)
+        try:
+            async for one in response:
+                if isinstance(one, ApiError):
+                    raise one
+                yield one
+        except (asyncio.CancelledError, GeneratorExit):  # the client is gone, or the time over
+            response.cancel()
+            raise
+        except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError):
+            raise ApiError(LOST) from None
+
     async def _ready(self) -> bool:
-        return not self._room.closing and await asyncio.to_thread(warm)
+        try:
+            return not self._room.closing and await asyncio.to_thread(warm)
+        except RayError:  # whoever asked went away, or the controller has too much to do
+            return False
 
 
 def parts(
@@ -131,6 +197,7 @@ def parts(
     placement: Placement,
     limits: Limits,
     token: str | None,
+    offer: Offer,
 ) -> Application:
     """Both parts, bound. resources: of one replica."""
     replica = Replica.options(
@@ -138,7 +205,17 @@ def parts(
         max_ongoing_requests=limits.held,
         ray_actor_options=resources,
     )
-    return Front.bind(replica.bind(model, placement, limits), limits, token)
+    return Front.bind(replica.bind(model, placement, limits), limits, token, offer)
+
+
+def _as_value(error: Exception) -> ApiError:
+    """A refusal as a value: Serve would wrap a raised one."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, IcdError):
+        return ApiError.of_input(error)
+    logger.error("a job failed", exc_info=error)
+    return ApiError(INTERNAL)
 
 
 def warm() -> bool:

@@ -34,7 +34,7 @@ ENCODING = {
     for name in ("image", "mask")
 }
 # Parameters of routes that are more or other than one field
-NO_FIELDS = {"settings", "inversion_id"}
+NO_FIELDS = {"settings", "inversion_id", "asked", "request"}
 JSON_SETTINGS = ("tau", "cross_replace", "self_replace", "amplify", "blend")
 
 
@@ -46,11 +46,21 @@ def _json(about: str) -> Any:
     return Form(description=f"{about} JSON.", min_length=1, max_length=SETTING_CHARACTERS)
 
 
-Image = Annotated[UploadFile, File(description="PNG, JPEG, WEBP, AVIF, TIFF, GIF or BMP.")]
+Image = Annotated[
+    UploadFile, File(description="PNG, JPEG, WEBP, AVIF, TIFF, GIF or BMP; image[] is the same.")
+]
 Prompt = Annotated[
     str, _text("What the picture should show.", min_length=1, max_length=PROMPT_CHARACTERS)
 ]
 SourcePrompt = Annotated[str, _text("What it shows.", min_length=1, max_length=PROMPT_CHARACTERS)]
+MaybeSourcePrompt = Annotated[
+    str | None,
+    _text(
+        "What it shows. Default: the operator's, or none; edits without one keep less of the picture.",
+        min_length=1,
+        max_length=PROMPT_CHARACTERS,
+    ),
+]
 Count = Annotated[
     int, _text("Pictures to make, with seeds that follow each other.", ge=1, le=MOST_PICTURES)
 ]
@@ -67,7 +77,6 @@ Size = Annotated[
         pattern=r"^(auto|\d{1,4}x\d{1,4})$",
     ),
 ]
-Format = Annotated[Literal["b64_json"], _text("How pictures are sent.")]
 MaskAlphaField = Annotated[
     MaskAlpha | None,
     _text(
@@ -95,6 +104,7 @@ PasteBack = Annotated[
     _text("Outside blend and mask, the original's own pixels. Default: where there is a mask."),
 ]
 KeepAlpha = Annotated[bool | None, _text("Whether transparency comes back. Default: it does.")]
+Format = Annotated[Literal["b64_json"], _text("How pictures are sent.")]
 Unused = Annotated[
     str | None,
     _text(
@@ -193,6 +203,9 @@ def only(*functions: Callable[..., Any]) -> Any:
         for name, value in fields:
             if name not in known:
                 raise ApiError(INVALID, f"unknown field {name[:40]!r}", name[:40])
+            if counts[name] > 1 and name == "image":
+                text = f"image: {counts[name]} pictures are given, and an edit is of one"
+                raise ApiError(INVALID, text, name)
             if counts[name] > 1:
                 raise ApiError(INVALID, f"{name} is given {counts[name]} times", name)
             if value == "":

@@ -1,4 +1,4 @@
-"""What every request passes before its body is read: token, room, size, time; and what is counted
+"""What every request passes before it is worked on: token, size, body, room, time; and what is counted
 of it."""
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ import hmac
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,11 +21,11 @@ from icd_engine.serving.limits import (
     INTERNAL,
     NO_TOKEN,
     STOPPING,
-    TOO_LARGE,
     TOO_SLOW,
     ApiError,
     Limits,
 )
+from icd_engine.serving.uploads import DRAINED, Body, Uploads
 
 GUARDED = "/v1/"
 GONE = 499  # in the metrics: the client went away before the answer
@@ -42,6 +43,7 @@ class Metrics:
         self.requests = Counter("icd_requests", "Requests answered.", ["route", "status"], **own)
         self.seconds = Histogram("icd_request_seconds", "Of answered requests.", ["route"], **own)
         self.in_flight = Gauge("icd_requests_in_flight", "Requests in the service.", **own)
+        self.arriving = Gauge("icd_requests_arriving", "Requests whose body is read.", **own)
         self.inversions = Gauge("icd_inversions", "Inversions kept.", **own)
         self.pictures = Counter("icd_pictures", "Pictures made.", **own)
         self.batch = Histogram(
@@ -61,11 +63,15 @@ class Room:
         self._held = 0
         self.closing = False
 
+    def check(self) -> None:
+        """Raises ApiError where there is no place."""
+        if self.closing or self._held >= self._capacity:
+            raise ApiError(STOPPING if self.closing else FULL)
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """One place. Raises ApiError where there is none."""
-        if self.closing or self._held >= self._capacity:
-            raise ApiError(STOPPING if self.closing else FULL)
+        self.check()
         self._held += 1
         self._gauge.set(self._held)
         try:
@@ -92,6 +98,7 @@ class Gate:
         self._token = token
         self._room = room
         self._metrics = metrics
+        self._uploads = Uploads(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -105,30 +112,54 @@ class Gate:
                 status = message["status"]
             await send(message)
 
+        body = Body(scope, receive)
         try:
-            await self._answer(scope, receive, noting)
+            await self._answer(scope, body, receive, noting)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
         except Exception as error:
             if not isinstance(error, ApiError):
                 logger.exception("a request failed")
             if status == GONE:  # nothing was sent
                 refusal = error if isinstance(error, ApiError) else ApiError(INTERNAL)
-                await response(refusal, request_id(scope))(scope, receive, noting)
+                await self._refuse(response(refusal, request_id(scope)), body, noting)
         finally:
             # A path that is none of ours must not make a new time series.
             route = getattr(scope.get("route"), "path", "unrouted")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not scope["path"].startswith(GUARDED):
+    async def _answer(self, scope: Scope, body: Body, receive: Receive, send: Send) -> None:
+        # Browsers ask what they may send before they send a token
+        if not scope["path"].startswith(GUARDED) or scope["method"] == "OPTIONS":
             return await self._app(scope, receive, send)
         self._check_token(scope)
-        with self._room.place():
-            try:
-                async with asyncio.timeout(self._limits.seconds):
-                    await self._app(scope, self._bounded(scope, receive), send)
-            except TimeoutError:
-                raise ApiError(TOO_SLOW) from None
+        if scope["method"] != "POST":
+            return await self._app(scope, receive, send)
+        # No place is taken for a body that has not come: whoever sends slowly keeps nobody out
+        self._room.check()
+        async with AsyncExitStack() as kept:
+            with self._metrics.arriving.track_inprogress():
+                replay = await kept.enter_async_context(self._uploads.read(body, receive))
+            with self._room.place():
+                await self._in_time(scope, replay, send)
+
+    async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await self._app(scope, receive, send)
+        except TimeoutError:
+            raise ApiError(TOO_SLOW) from None
+
+    async def _refuse(self, refusal: JSONResponse, body: Body, send: Send) -> None:
+        """The refusal at once, and its end when the body is read: a server closes the connection after
+        an answer, and a client that is still sending would hear of that alone."""
+        headers = refusal.raw_headers
+        start = {"type": "http.response.start", "status": refusal.status_code, "headers": headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": refusal.body, "more_body": True})
+        await body.drained(DRAINED * self._limits.body_bytes)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _check_token(self, scope: Scope) -> None:
         if self._token is None:
@@ -139,24 +170,6 @@ class Gate:
             hmac.compare_digest(given.strip(), self._token.encode()) & (kind.lower() == b"bearer")
         ):
             raise ApiError(NO_TOKEN)
-
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive`, until more arrives than is allowed. Raises ApiError."""
-        length = _header(scope, b"content-length")
-        most = self._limits.body_bytes
-        received = 0
-        if length.isdigit() and int(length) > most:
-            raise ApiError(TOO_LARGE)
-
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:  # chunked bodies do not say their length
-                raise ApiError(TOO_LARGE)
-            return message
-
-        return bounded
 
 
 def request_id(scope: Scope) -> str:

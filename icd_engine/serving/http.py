@@ -1,100 +1,54 @@
-"""The HTTP interface: OpenAI's image edits, kept inversions, health and metrics.
-
-It knows no Ray.
-"""
+"""What the service's routes do: OpenAI's image edits, kept inversions, models, health and metrics."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from cachetools import TTLCache
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
-import icd_engine
-from icd_engine.serving import forms
-from icd_engine.serving.gate import Gate, Metrics, Room, request_id, response
+from icd_engine.serving import asked, forms
+from icd_engine.serving.captions import Captioner
+from icd_engine.serving.events import HEADERS, MEDIA_TYPE, events
+from icd_engine.serving.gate import Metrics, request_id
+from icd_engine.serving.jobs import (
+    EditJob,
+    EditKeptJob,
+    InvertJob,
+    Job,
+    Kept,
+    Pictures,
+    Preview,
+    Reply,
+)
 from icd_engine.serving.limits import (
     INVALID,
     NOT_READY,
     UNKNOWN_INVERSION,
+    UNKNOWN_MODEL,
     ApiError,
     Limits,
-    Problem,
 )
-from icd_engine.serving.replica import EditJob, EditKeptJob, InvertJob, Job, Kept, Pictures, Reply
+from icd_engine.serving.offer import Offer
+from icd_engine.serving.schemas import InversionInfo, Model, Models, State
 
-Run = Callable[[Job], Awaitable[Reply]]  # raises ApiError
-Ready = Callable[[], Awaitable[bool]]
-
-
-class Refusal(BaseModel):
-    """OpenAI's shape of an error."""
-
-    class About(BaseModel):
-        message: str
-        type: Literal["invalid_request_error", "server_error"]
-        param: str | None
-        code: str
-        id: str
-
-    error: About
+WITHOUT = "the picture was inverted without a source prompt: give source_prompt for a better edit"
+UNANSWERED = f"the captioner did not answer: {WITHOUT}"
 
 
-class Picture(BaseModel):
-    """A PNG file in base64, and the settings that repeat it."""
+@dataclass(frozen=True)
+class Backend:
+    """What the routes hand jobs to. run and stream raise ApiError; stream ends with a Reply."""
 
-    b64_json: str
-    settings: dict[str, Any]
-
-
-class Images(BaseModel):
-    """OpenAI's shape of pictures."""
-
-    created: int
-    data: list[Picture]
-
-
-class InversionInfo(BaseModel):
-    """A kept picture."""
-
-    id: str
-    object: Literal["inversion"] = "inversion"
-    created: int
-    expires_at: int
-    source_prompt: str
-    seed: int
-    size: str
-
-
-class State(BaseModel):
-    """How the service is."""
-
-    status: Literal["ok", "ready"]
-
-
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": Refusal, "description": "The request is wrong; nothing was done."},
-    500: {"model": Refusal, "description": "The service failed on it."},
-    503: {
-        "model": Refusal,
-        "description": "No room, or not ready: try again.",
-        "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}},
-    },
-    504: {"model": Refusal, "description": "It took too long."},
-}
-
-
-FILES = {"requestBody": {"content": {"multipart/form-data": {"encoding": forms.ENCODING}}}}
+    run: Callable[[Job], Awaitable[Reply]]
+    stream: Callable[[EditJob], AsyncIterator[Preview | Reply]]
+    ready: Callable[[], Awaitable[bool]]
 
 
 @dataclass(frozen=True)
@@ -108,31 +62,42 @@ class Entry:
 class Routes:
     """What each route does."""
 
-    def __init__(self, run: Run, ready: Ready, limits: Limits, metrics: Metrics):
-        self._run = run
-        self._ready = ready
+    def __init__(self, backend: Backend, limits: Limits, offer: Offer, metrics: Metrics):
+        self._backend = backend
         self._limits = limits
+        self._offer = offer
         self._metrics = metrics
+        self._captioner = None if offer.captioner is None else Captioner(offer)
+        self._model = Model(id=offer.model, created=int(time.time()))
         self._inversions: TTLCache[str, Entry] = TTLCache(
             limits.inversions, limits.inversion_seconds
         )
 
     async def edit(
         self,
+        request: Request,
         image: forms.Image,
         prompt: forms.Prompt,
-        source_prompt: forms.SourcePrompt,
         settings: forms.Settings,
+        asked: asked.AskedFields,
+        source_prompt: forms.MaybeSourcePrompt = None,
         n: forms.Count = 1,
         seed: forms.Seed = None,
         size: forms.Size = "auto",
-        response_format: forms.Format = "b64_json",
         model: forms.Unused = None,
         user: forms.Unused = None,
-        quality: forms.Unused = None,
+        safety_identifier: forms.Unused = None,
     ) -> Response:
         """Edits a picture by text."""
+        how, steps = asked
+        if steps not in (None, self._offer.steps):
+            text = f"num_inference_steps: this model takes {self._offer.steps}, not {steps}"
+            raise ApiError(INVALID, text, "num_inference_steps")
+        if how.previews is not None and n > 1:
+            raise ApiError(INVALID, f"n: a stream is of one picture, not {n}", "n")
         chosen = settings if seed is None else {**settings, "seed": seed}
+        if how.opaque:
+            chosen = {"keep_alpha": False, **chosen}
         job = EditJob(
             image=await image.read(),
             source=source_prompt,
@@ -140,8 +105,16 @@ class Routes:
             settings=chosen,
             size=forms.size(size),
             count=n,
+            written=how.written,
+            previews=how.previews or 0,
         )
-        return await self._pictures(job)
+        found = {}
+        if source_prompt is None:
+            job = await self._with_source(job)
+            found = {"source_prompt": job.source}
+        if how.previews is None:
+            return await self._pictures(job, found)
+        return await self._stream(job, found, request_id(request.scope))
 
     async def invert(
         self,
@@ -185,7 +158,17 @@ class Routes:
         job = EditKeptJob(
             key=inversion_id, kept=entry.kept, image=entry.image, target=prompt, settings=settings
         )
-        return await self._pictures(job)
+        return await self._pictures(job, {})
+
+    async def models(self) -> Models:
+        """The one model of this service."""
+        return Models(data=[self._model])
+
+    async def model(self, model: str) -> Model:
+        """The model of this service, by its name."""
+        if model != self._model.id:
+            raise ApiError(UNKNOWN_MODEL, param="model")
+        return self._model
 
     async def health(self) -> State:
         """That the service runs."""
@@ -193,7 +176,7 @@ class Routes:
 
     async def ready(self) -> State:
         """Whether the model is loaded and warm."""
-        if not await self._ready():
+        if not await self._backend.ready():
             raise ApiError(NOT_READY)
         return State(status="ready")
 
@@ -201,89 +184,61 @@ class Routes:
         """Counters and times, in Prometheus' text format."""
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def _pictures(self, job: Job) -> Response:
+    # --- what they share --------------------------------------------------------------------------
+
+    async def _with_source(self, job: EditJob) -> EditJob:
+        """The job with the operator's source prompt, a captioner's, or none. Raises ApiError."""
+        if self._offer.source_prompt is not None:
+            return replace(job, source=self._offer.source_prompt)
+        if self._captioner is None:
+            return replace(job, told=(WITHOUT,))
+        caption = await self._captioner.caption(job.image, self._limits.pixels)
+        return replace(job, source=caption, told=() if caption else (UNANSWERED,))
+
+    async def _pictures(self, job: EditJob | EditKeptJob, about: dict[str, Any]) -> Response:
         made = (await self._done(job)).value
         assert isinstance(made, Pictures)
-        self._metrics.pictures.inc(len(made.files))
         pairs = zip(made.files, made.settings, strict=True)
         data = [{"b64_json": file, "settings": chosen} for file, chosen in pairs]
         # Not through the model: files are large
-        return JSONResponse({"created": int(time.time()), "data": data})
+        return JSONResponse({"created": int(time.time()), "data": data, **_how(job, made), **about})
+
+    async def _stream(self, job: EditJob, about: dict[str, Any], request: str) -> Response:
+        """The first event is waited for: what is refused has a status of its own."""
+        done = self._backend.stream(job)
+        first = await anext(done)
+
+        async def counted() -> AsyncIterator[Preview | Reply]:
+            async for one in done:
+                if isinstance(one, Reply):
+                    self._count(one)
+                yield one
+
+        own = {"output_format": job.written.format}
+        if isinstance(first, Reply):
+            self._count(first)
+        return StreamingResponse(
+            events(first, counted(), own, about, request), media_type=MEDIA_TYPE, headers=HEADERS
+        )
 
     async def _done(self, job: Job) -> Reply:
-        reply = await self._run(job)
-        self._metrics.batch.observe(reply.batch)
-        self._metrics.worker.set(reply.memory)
+        reply = await self._backend.run(job)
+        self._count(reply)
         return reply
 
+    def _count(self, reply: Reply) -> None:
+        self._metrics.batch.observe(reply.batch)
+        self._metrics.worker.set(reply.memory)
+        if isinstance(reply.value, Pictures):
+            self._metrics.pictures.inc(len(reply.value.files))
 
-def application(
-    run: Run, ready: Ready, limits: Limits, token: str | None, room: Room, metrics: Metrics
-) -> FastAPI:
-    """The routes behind the gate."""
-    routes = Routes(run, ready, limits, metrics)
-    app = FastAPI(
-        title="icd",
-        summary=icd_engine.__doc__,
-        version=icd_engine.__version__,
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.router.redirect_slashes = False
-    app.add_middleware(Gate, limits=limits, token=token, room=room, metrics=metrics)
-    for kind in (ApiError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, _refused)
-    # For the document: the gate checks it
-    bearer = [] if token is None else [Depends(HTTPBearer(auto_error=False))]
-    for path, route, model in (
-        ("/v1/images/edits", routes.edit, Images),
-        ("/v1/inversions", routes.invert, InversionInfo),
-        ("/v1/inversions/{inversion_id}/edits", routes.edit_kept, Images),
-    ):
-        fields = forms.only(route, forms.settings) if model is Images else forms.only(route)
-        options = {
-            "response_model": model,
-            "responses": REFUSALS,
-            "dependencies": [*bearer, fields],
-        }
-        app.add_api_route(path, route, methods=["POST"], openapi_extra=FILES, **options)
-    app.add_api_route("/health", routes.health)
-    app.add_api_route("/ready", routes.ready, responses={503: REFUSALS[503]})
-    text: dict[int | str, dict[str, Any]] = {
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+def _how(job: EditJob | EditKeptJob, made: Pictures) -> dict[str, Any]:
+    """How pictures are sent, in OpenAI's words, and what their client is told."""
+    about: dict[str, Any] = {
+        "size": "{}x{}".format(*made.size),
+        "quality": "high",
+        "background": "opaque" if made.opaque else "transparent",
+        "output_format": job.written.format,
     }
-    app.add_api_route("/metrics", routes.metrics, response_class=Response, responses=text)
-    # Made once, and kept by the app
-    for name, schema in app.openapi()["components"]["schemas"].items():
-        if name.startswith("Body_"):
-            schema["additionalProperties"] = False  # as `forms.only` has it
-    return app
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    """Every error in one shape."""
-    answer = response(_as_refusal(error), request_id(request.scope))
-    if isinstance(error, HTTPException):
-        answer.headers.update(error.headers or {})  # which methods a path has
-    return answer
-
-
-def _as_refusal(error: Exception) -> ApiError:
-    if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        field = str(first["loc"][-1])
-        # The texts of pydantic are fixed; those of other people's checks may say anything.
-        return ApiError(
-            INVALID,
-            f"{field}: {'a file is expected' if first['type'] == 'value_error' else first['msg']}",
-            field,
-        )
-    if isinstance(error, HTTPException):
-        if isinstance(error.__cause__, ApiError):  # raised by the gate while FastAPI read the body
-            return error.__cause__
-        text = {404: "no such path", 405: "this path has another method"}.get(
-            error.status_code, INVALID.message
-        )
-        return ApiError(Problem(error.status_code, INVALID.code, text))
-    assert isinstance(error, ApiError)
-    return error
+    return about | ({"warnings": list(made.told)} if made.told else {})

@@ -16,8 +16,8 @@ RETRY_AFTER = 2  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The same for every client. seconds: from the first byte of a request to the answer. pixels:
-    of a picture.
+    """The same for every client. seconds: from the last byte of a request to the answer;
+    body_seconds: from the first to the last. pixels: of a picture.
 
     batch: edits of one pass. queue: requests that wait beside those that the replicas hold.
     inversions: how many are kept, those used last; each for inversion_seconds.
@@ -27,6 +27,7 @@ class Limits:
     batch: int = 8
     queue: int = 16
     seconds: float = 120.0
+    body_seconds: float = 30.0
     body_bytes: int = 16 * 2**20
     pixels: int = 16_000_000
     inversions: int = 32
@@ -58,6 +59,8 @@ NO_TOKEN = Problem(
 UNKNOWN_INVERSION = Problem(
     404, "unknown_inversion", "no such inversion: it was never made, or its time is over"
 )
+STALLED = Problem(408, "body_too_slow", "the request did not arrive in the time allowed for it")
+UNKNOWN_MODEL = Problem(404, "model_not_found", "this service has no model of that name")
 TOO_LARGE = Problem(413, "body_too_large", "the request is larger than this service takes")
 INTERNAL = Problem(
     500, "internal_error", "the service failed on this request; its log has more under this id"
@@ -73,6 +76,11 @@ _INPUTS: dict[type[IcdError], str] = {
     PromptError: "invalid_prompt",
     SettingsError: "invalid_setting",
 }
+
+
+def too_many_pixels(what: str, most: int) -> ImageError:
+    """Of a picture or a mask, whose size was read before its pixels."""
+    return ImageError(f"the {what} has more than {most / 1e6:g} megapixels")
 
 
 class ApiError(Exception):

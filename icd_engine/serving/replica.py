@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,84 +12,30 @@ from cachetools import LRUCache
 from PIL import Image
 
 from icd_engine.engine import Engine
-from icd_engine.errors import IcdError, ImageError, SettingsError
+from icd_engine.errors import IcdError, SettingsError
 from icd_engine.images import opaque, read_picture, to_size
 from icd_engine.masks import read_mask
 from icd_engine.placement import Placement
 from icd_engine.results import EditRequest, EditResult, Inversion
 from icd_engine.saving import image_bytes
-from icd_engine.serving.limits import ApiError, Limits
+from icd_engine.serving.holes import HOLE, without_hole
+from icd_engine.serving.jobs import (
+    PNG,
+    EditJob,
+    EditKeptJob,
+    InvertJob,
+    Job,
+    Kept,
+    Pictures,
+    Preview,
+    Size,
+    Written,
+)
+from icd_engine.serving.limits import ApiError, Limits, too_many_pixels
+from icd_engine.serving.previews import Previews
 from icd_engine.together import edit_each
 
 AREAS = 4  # `size` may have so many times the pixels that the model was made for
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditJob:
-    """One picture towards one target, `count` times, with seeds that follow each other."""
-
-    image: Any  # the file's bytes; once read, the picture
-    source: str
-    target: str
-    settings: dict[str, Any]
-    size: Size | None = None
-    count: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class InvertJob:
-    """One picture to keep."""
-
-    image: Any
-    source: str
-    settings: dict[str, Any]  # the seed
-    size: Size | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """An inversion as data: it outlives the replica that made it, and every replica can edit it."""
-
-    latents: np.ndarray = field(repr=False)  # [1, 4, h, w]
-    source: str
-    seed: int
-    size: Size
-    picture_size: Size
-    # As of Inversion, in the same shape
-    boundaries: list[np.ndarray] | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditKeptJob:
-    """A kept picture towards one target. image: its file, whose pixels `paste_back` needs."""
-
-    key: str
-    kept: Kept
-    image: Any
-    target: str
-    settings: dict[str, Any]
-
-
-Job = EditJob | InvertJob | EditKeptJob
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """PNG files in base64, and the settings of each."""
-
-    files: list[str] = field(repr=False)
-    settings: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What became of a job, how many were done together, and the resident memory of the replica,
-    bytes."""
-
-    value: Pictures | Kept
-    batch: int
-    memory: int
 
 
 class JobEditor:
@@ -118,7 +64,14 @@ class JobEditor:
         """The job with its files read. Raises ApiError."""
         image = self._picture(job.image)
         settings = dict(job.settings)
-        if "mask" in settings:
+        told = () if isinstance(job, InvertJob) else job.told
+        own = isinstance(job, EditJob) and "mask" not in settings
+        if own and not settings.get("keep_alpha"):
+            image, hole = without_hole(job.image, image)
+            if hole is not None:
+                settings |= {"mask": hole, "keep_alpha": False}
+                told = (*told, HOLE)
+        elif "mask" in settings:
             # OpenAI's API has it so; masks without transparency are white where pictures may change
             settings.setdefault("mask_alpha", "hole")
             self._mask(settings["mask"], settings["mask_alpha"])
@@ -127,7 +80,10 @@ class JobEditor:
             if job.size[0] * job.size[1] > AREAS * width * height:
                 text = f"size has more than {AREAS} times the pixels that the model was made for: {width}x{height}"
                 raise ApiError.of_input(SettingsError(text), "size")
-        return replace(job, image=image, settings=settings)
+        job = replace(job, image=image, settings=settings)
+        if isinstance(job, InvertJob):
+            return job
+        return replace(job, told=(*told, *self._cut(job)))
 
     def run(self, jobs: Sequence[Job]) -> list[list[EditResult] | Kept | Exception]:
         """Results in the order of the jobs: edits of one size in shared passes, the others one by
@@ -144,6 +100,30 @@ class JobEditor:
             if not isinstance(job, EditJob):
                 done[i] = self._alone(job)
         return [done[i] for i in range(len(jobs))]
+
+    def run_shown(self, job: Job, show: Callable[[Preview], Any]) -> list[EditResult]:
+        """One edit by itself, bit for bit as without being shown. What `show` raises ends it."""
+        assert isinstance(job, EditJob)
+        (request,) = self._requests(job)
+        settled = self.engine.model.settle(request.checked_settings())
+
+        def made(number: int, picture: Image.Image) -> None:
+            show(Preview(number, encoded(picture, job.written), picture.size))
+
+        size = job.size or job.image.size
+        sources = 0 if settled.anchor else 1  # an anchored picture's source rows have run before
+        watcher = Previews(self.engine, sources, job.previews, size, made)
+        return self.engine.edit_many([request], size=job.size, progress=watcher)
+
+    def _cut(self, job: EditJob | EditKeptJob) -> list[str]:
+        """What is told of prompts that are cut. ApiError for wrong ones."""
+        source = job.source if isinstance(job, EditJob) else job.kept.source or None
+        model = self.engine.model
+        try:
+            prompts = (model.source_tokens(source), model.tokens(job.target, "the target prompt"))
+        except IcdError as error:
+            raise ApiError.of_input(error, "prompt") from None
+        return [one.cut_note for one in prompts if one.cut]
 
     def _edit(
         self, jobs: Sequence[EditJob], size: Size | None
@@ -217,10 +197,19 @@ class JobEditor:
 
     def _check_pixels(self, pixels: int, what: str) -> None:
         if pixels > self._limits.pixels:
-            raise ImageError(f"the {what} has more than {self._limits.pixels / 1e6:g} megapixels")
+            raise too_many_pixels(what, self._limits.pixels)
 
 
-def written(results: Sequence[EditResult]) -> Pictures:
-    """Results as files; each says that a model made it."""
-    files = [base64.b64encode(image_bytes(result.image)).decode() for result in results]
-    return Pictures(files, [result.settings.as_json() for result in results])
+def written(results: Sequence[EditResult], job: Job | None = None) -> Pictures:
+    """Results as files, as the job has them."""
+    how, told = (PNG, ()) if job is None or isinstance(job, InvertJob) else (job.written, job.told)
+    files = [encoded(result.image, how) for result in results]
+    settings = [result.settings.as_json() for result in results]
+    first = results[0].image
+    return Pictures(files, settings, first.size, first.mode == "RGB", told)
+
+
+def encoded(picture: Image.Image, how: Written) -> str:
+    """A file in base64, which says that a model made it."""
+    data = image_bytes(picture, f"picture.{how.format}", quality=how.quality)
+    return base64.b64encode(data).decode()

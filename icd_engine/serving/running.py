@@ -16,20 +16,29 @@ from http.client import HTTPConnection, HTTPException
 from icd_engine.errors import RunnerError
 from icd_engine.placement import Placement
 from icd_engine.serving.limits import Limits
+from icd_engine.serving.offer import Offer
+from icd_engine.threads import usable_processors
 
 LAST_BYTES = 1.0  # seconds in which the proxy hands over what the front has answered
 POLL = 0.25  # seconds
+START = 60  # seconds that Ray's proxy may take to start
 # Seconds between questions to the service; without an answer, and it is given up
 PULSE, SILENCE = 5.0, 60.0
 
 
 def start(
-    host: str, port: int, token: str | None, model: str, placement: Placement, limits: Limits
+    host: str,
+    port: int,
+    token: str | None,
+    model: str,
+    placement: Placement,
+    limits: Limits,
+    offer: Offer,
 ) -> None:
     """Returns when the service answers; its replicas go on loading.
 
-    Raises RunnerError where Ray is not installed, the port is taken or there are fewer GPUs than
-    replicas.
+    Raises RunnerError where Ray is not installed or does not start, the port is taken or there are
+    fewer GPUs than replicas.
     """
     _check_port(host, port)
     _keep_to_ourselves()
@@ -44,20 +53,28 @@ def start(
         ) from None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # a core is left to the front and the proxy
-    threads = max(1, ((os.cpu_count() or 1) - 1) // limits.replicas)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        num_cpus=threads * limits.replicas,
-    )
-    resources = {
-        "num_cpus": threads,
-        **_gpu(placement.device, int(ray.cluster_resources().get("GPU", 0)), limits),
-    }
-    serve.start(http_options={"host": host, "port": port}, logging_config=LOGGING)
-    target = serve.RunTarget(parts(resources, model, placement, limits, token), name=NAME)
-    serve.run_many([target], wait_for_applications_running=False)
+    threads = max(1, (usable_processors() - 1) // limits.replicas)
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            num_cpus=threads * limits.replicas,
+        )
+        resources = {
+            "num_cpus": threads,
+            **_gpu(placement.device, int(ray.cluster_resources().get("GPU", 0)), limits),
+        }
+        serve.start(http_options={"host": host, "port": port}, logging_config=LOGGING)
+        target = serve.RunTarget(
+            parts(resources, model, placement, limits, token, offer), name=NAME
+        )
+        serve.run_many([target], wait_for_applications_running=False)
+    except RunnerError:
+        raise
+    except Exception as error:  # Ray's own are many, and each is a page long
+        ray.shutdown()
+        raise RunnerError(f"Ray did not start the service: {_last_line(str(error))}") from None
 
 
 def wait_until_warm(stopped: Callable[[], bool]) -> bool:
@@ -126,6 +143,8 @@ def _keep_to_ourselves() -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A proxy that is slow to start, on a machine with much to do, is not lost
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(START))
 
 
 def _check_port(host: str, port: int) -> None:
@@ -152,5 +171,9 @@ def _gpu(device: str, found: int, limits: Limits) -> dict[str, int]:
 
 def _reason(message: str) -> str:
     """The last line of a remote traceback that says something."""
+    return f"the model does not load: {_last_line(message)}"
+
+
+def _last_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return f"the model does not load: {lines[-1] if lines else 'see the log'}"
+    return lines[-1] if lines else "see the log"

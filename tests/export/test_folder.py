@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -34,7 +35,7 @@ STANDARD = {
     part: (
         {
             "sample": ["batch_size", 4, "height", "width"],
-            "timestep": ["batch_size"],
+            "timestep": [],
             "encoder_hidden_states": ["batch_size", 77, 16],
             "timestep_cond": ["batch_size", 64],
         },
@@ -248,3 +249,28 @@ def test_triton_repository(small_bundle, tmp_path):
     with pytest.raises(BundleError, match="--layout optimum"):
         read_bundle(out)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("part", ["unet", "unet_forward"])
+def test_a_time_step_may_be_a_scalar_one_value_or_one_a_row(exported, part):
+    """As optimum and diffusers send it, and as this project does."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        exported / part / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    rng = np.random.default_rng(0)
+    shapes = {
+        "sample": (2, 4, 8, 8),
+        "encoder_hidden_states": (2, 77, 16),
+        "timestep_cond": (2, 64),
+    }
+    feeds = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    whole, one, scalar = (
+        session.run(None, feeds | {"timestep": np.full(shape, 500)})[0]
+        for shape in ((2,), (1,), ())
+    )
+    assert np.array_equal(whole, one) and np.array_equal(whole, scalar)
+    (other,) = session.run(None, feeds | {"timestep": np.array([500, 20])})
+    assert np.abs(other[0] - whole[0]).max() < 1e-5
+    assert np.abs(other[1] - whole[1]).max() > 1e-3

@@ -9,8 +9,9 @@ import torch
 
 from export.graphs import GraphSpec, hop_graphs
 from export.networks import ExportNetworks
-from export.onnx_files import WeightsFile, save, to_onnx
+from export.onnx_files import save, to_onnx
 from export.switched import ENCODES, switched_hop
+from export.weights_file import WeightsFile
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.convert import convert
 
@@ -62,12 +63,12 @@ def test_on_its_source_rows_are_the_encode_networks(graphs):
 
 @pytest.mark.long
 def test_its_graph_has_the_updates_beside_one_networks_weights(graphs, tmp_path):
-    from export.check import check
+    from export.check import check_onnx
 
     graph = graphs["hop"]
     path = tmp_path / "hop.onnx"
     save(to_onnx(graph, 20), path, WeightsFile(tmp_path / "hop.onnx_data"))
-    assert check(graph, path) <= 1e-3
+    assert check_onnx(graph, path) <= 1e-3
     tensors = graph.module.state_dict().values()
     weights = sum(value.numel() * value.element_size() for value in tensors)
     assert (tmp_path / "hop.onnx_data").stat().st_size < 1.5 * weights

@@ -218,6 +218,7 @@ def test_pictures_are_clipped_and_their_axes_in_order():
         to_image=lambda latents: pictures,
         to_pixels=lambda latents: to_pixels(pictures),
         host=lambda tensor: tensor,
+        as_torch=lambda values: values,
     )
     array, tensor, pil = (as_pictures(runner, torch.zeros(1), kind) for kind in ("np", "pt", "pil"))
     assert array.shape == (1, 2, 1, 3)
@@ -227,7 +228,7 @@ def test_pictures_are_clipped_and_their_axes_in_order():
 
 
 def test_output_types_are_checked():
-    with_torch, without = SimpleNamespace(torch_tensors=True), SimpleNamespace(torch_tensors=False)
+    with_torch, without = SimpleNamespace(gives_torch=True), SimpleNamespace(gives_torch=False)
     for output_type in OUTPUT_TYPES:
         check_output_type(output_type, with_torch)
     with pytest.raises(SettingsError, match="pil, np, pt, latent"):

@@ -114,3 +114,41 @@ def test_a_prompt_that_is_too_long_warns_once_an_edit(small_engine):
     with pytest.warns(UserWarning, match="is cut") as warned:
         small_engine.edit(picture(), long, TARGET)
     assert len([one for one in warned if "is cut" in str(one.message)]) == 1
+
+
+# --- without a source prompt ----------------------------------------------------------------------
+
+
+def test_without_a_source_prompt_the_empty_one_is_encoded(small_engine):
+    """Its noise is that of the networks' own empty prompt, and no attention is controlled."""
+    given = {"seed": 3, "guidance_scale": 4.0}
+    result = small_engine.edit(picture(), None, TARGET, **given)
+    assert result.settings.control == "none" and not result.settings.auto
+    model = small_engine.model
+    latents, start = model.vae_latents([picture()], [3], (64, 64))
+    empty = model.encode_prompts([model.tokenizer.encode("")])
+    passed = small_engine.runner.encode(
+        model.noised(latents, start), empty, model.encode_hops, None
+    )
+    assert torch.equal(result.inversion.noised, passed[-1])
+    assert result.inversion.source == ""
+    with_source = small_engine.edit(picture(), SOURCE, TARGET, control="none", **given)
+    assert not torch.equal(result.latents, with_source.latents)
+
+
+def test_an_inversion_without_a_source_prompt_is_edited_again(small_engine, tmp_path):
+    inversion = small_engine.invert(picture(), None, seed=3)
+    first = inversion.edit(TARGET)
+    inversion.save(tmp_path / "kept.safetensors")
+    again = small_engine.load_inversion(tmp_path / "kept.safetensors").edit(TARGET)
+    assert torch.equal(first.latents, again.latents) and again.settings.control == "none"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"control": "refine"}, {"auto": True}, {"blend": ("cat", "dog")}, {"mask_from": "words"}],
+    ids=str,
+)
+def test_what_follows_the_words_of_a_source_prompt_needs_one(small_engine, asked):
+    with pytest.raises(SettingsError, match="follow the words of a source prompt: give one"):
+        small_engine.edit(picture(), None, TARGET, **asked)

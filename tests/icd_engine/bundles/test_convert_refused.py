@@ -108,7 +108,7 @@ def test_weights_beyond_half_precision_are_named(published):
 @pytest.mark.parametrize(
     "name",
     [
-        "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", f"unet/{UNET}", "vae/config.json",
+        "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json",
         f"vae/{UNET}", "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/tokenizer_config.json",
     ],
 )  # fmt: skip

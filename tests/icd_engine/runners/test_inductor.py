@@ -8,7 +8,6 @@ it.
 
 import tomllib
 import warnings
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -55,8 +54,8 @@ def traced(monkeypatch):
     torch.compiler.reset()
 
 
-def compiled(network: Affine, shortcuts: bool = True):
-    return inductor.compile_stage(network.predict, CPU, shortcuts=shortcuts, own_products=False)
+def compiled(network: Affine, shortcut: bool = True):
+    return inductor.compile_stage(network.predict, CPU, shortcut=shortcut)
 
 
 # --- names and what they mean ---------------------------------------------------------------------
@@ -66,7 +65,7 @@ def test_settings_have_their_names_and_kinds():
     import torch._dynamo.config
 
     wanted = {torch._dynamo.config: inductor.LIMITS}
-    wanted[torch._inductor.config] = {"freezing": True} | inductor.OWN_PRODUCTS
+    wanted[torch._inductor.config] = {"freezing": True}
     for kind in inductor.OPTIONS.values():
         wanted[torch._inductor.config] |= kind["options"]
     for config, settings in wanted.items():
@@ -76,24 +75,6 @@ def test_settings_have_their_names_and_kinds():
             with config.patch({name: value}):
                 assert getattr(config, name) == value
             assert getattr(config, name) == before
-
-
-def test_guards_are_named_as_the_filter_reads_them(traced, monkeypatch):
-    from torch._dynamo.types import GuardFilterEntry
-
-    assert {field.name: field.type for field in fields(GuardFilterEntry)}["name"] in (str, "str")
-    seen = []
-
-    def watched(guards):
-        seen.extend(guard.name for guard in guards)
-        return on_arguments(guards)
-
-    on_arguments = inductor.on_arguments
-    monkeypatch.setattr(inductor, "on_arguments", watched)
-    compiled(Affine(2.0))(torch.ones(2, 3))
-    assert any("._modules['layer']._parameters" in name for name in seen)
-    assert "G['shifted']" in seen
-    assert "x" in seen and not any("[" in name for name in seen if name.startswith("x"))
 
 
 def test_arguments_are_guarded_and_networks_are_not(traced):
@@ -117,20 +98,6 @@ def test_programs_are_kept_by_code_object(traced):
             assert torch.equal(program(torch.ones(2, 3)), network.predict(torch.ones(2, 3)))
 
 
-def test_the_process_keeps_no_choice_of_ours():
-    from torch._inductor.ir import ChoiceCaller
-    from torch._inductor.select_algorithm import get_algorithm_selector_cache
-
-    cache = get_algorithm_selector_cache()
-    before = list(cache.preprocessing_fns)
-    with pytest.raises(ZeroDivisionError), inductor._products_written():
-        assert cache.preprocessing_fns == [*before, inductor._own_product]
-        raise ZeroDivisionError
-    assert cache.preprocessing_fns == before
-    assert get_algorithm_selector_cache() is cache
-    assert ChoiceCaller("cpp_x", [], None, "").name == "cpp_x"
-
-
 # --- releases -------------------------------------------------------------------------------------
 
 
@@ -146,11 +113,11 @@ def test_another_release_is_told_once_and_does_without(version, traced, monkeypa
     with pytest.warns(UserWarning, match="was not tested") as told:
         assert not inductor.is_tested(version)
     assert len(told) == 1
-    # Were it to lack every setting and the guards' names, it would still compile.
+    # Were it to lack every setting and the guards' filter, it would still compile.
     monkeypatch.setattr(inductor, "LIMITS", {"a_limit_of_old": 1})
     monkeypatch.setattr(inductor, "on_arguments", None)
     network = Affine(2.0)
-    program = compiled(network, shortcuts=False)
+    program = compiled(network, shortcut=False)
     for rows in (2, 5, 2):
         x = torch.ones(rows, 3)
         assert torch.equal(program(x), network.predict(x))
@@ -223,23 +190,11 @@ def distance(ours: Decoded, theirs: Decoded) -> float:
 @pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.filterwarnings("ignore:dynamo_pgo")
-def test_compiled_code_edits_as_the_eager_runner(dtype, monkeypatch):
+def test_compiled_code_edits_as_the_eager_runner(dtype):
     """In half precision it may be as far from float32 as the eager runner is."""
-    written = []
-    own = inductor._own_product
-
-    def watched(choices):
-        chosen = own(choices)
-        written.extend(choice.name for choice in chosen)
-        return chosen
-
-    monkeypatch.setattr(inductor, "_own_product", watched)
     networks = smallest_networks(dtype)
-    # A program from an earlier run's cache would have chosen its products then.
-    with torch.compiler.config.patch(force_disable_caches=True):
-        ours = edited(CompiledRunner(networks))
+    ours = edited(CompiledRunner(networks))
     theirs = edited(EagerRunner(networks))
-    assert any(name.startswith("cpp_") for name in written)
     assert ours.source is not None and len(ours.source.latents) == 4
     if dtype == torch.float32:
         assert distance(ours, theirs) <= 1e-5

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from icd_engine import EditRequest, Engine
-from icd_engine.errors import BundleError, RunnerError, SettingsError
+from icd_engine.errors import BundleError, RunnerError
 from icd_engine.runners import openvino as room
 from tests.icd_engine.runners.test_onnx import (
     EDITS,
@@ -29,8 +29,8 @@ pytest.importorskip("openvino")
 
 
 @pytest.fixture(scope="module")
-def engine(exported: Path) -> Engine:
-    return Engine.from_pretrained(exported, runner="openvino")
+def engine(exported_for_openvino: Path) -> Engine:
+    return Engine.from_pretrained(exported_for_openvino, dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,23 @@ def test_an_edit(engine, small_engine, picture, edit, size):
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_a_re_edit_runs_targets_alone(engine, picture, edit):
     check_re_edit(engine, picture, edit)
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_a_re_edit_takes_what_an_edit_left(engine, small_engine, picture, edit):
+    """Source rows ran beside target rows there, hop by hop."""
+    ours, theirs = (
+        e.edit(picture, SOURCE, LONGER, seed=3, anchor=edit.get("anchor")).inversion.edit(**edit)
+        for e in (engine, small_engine)
+    )
+    assert difference(ours.latents, theirs.latents) <= TOLERANCE
+    assert ours.network_calls == theirs.network_calls
+
+
+def test_onnx_graphs_run_as_well_and_by_themselves(exported, small_engine, picture):
+    engine = Engine.from_pretrained(exported, device="cpu", dtype="float32")
+    assert engine.runner.name == "openvino"
+    check_edit(engine, small_engine, picture, EDITS["blend and mask"], None)
 
 
 def test_automatic_settings_several_pictures_and_prompts(engine, small_engine, picture):
@@ -82,7 +99,51 @@ def test_threads_share_an_engine(engine, picture):
     assert len(found) == 6 and all(difference(one, expected) <= TOLERANCE for one in found)
 
 
-def test_it_says_what_it_is_and_takes_bfloat16_where_the_processor_does(engine, exported, picture):
+def test_graphs_take_turns_and_the_threads_they_are_told(
+    exported_for_openvino, picture, monkeypatch
+):
+    """Eight callers at once compute with as many threads as one."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    engine = Engine.from_pretrained(exported_for_openvino, dtype="float32")
+    at_once = []
+    told = []
+    request = room.GraphInOpenVino._request
+
+    def watched(graph, sizes):
+        at_once.append(sum(one._running.locked() for one in graphs()) / len(graphs()))
+        found = request(graph, sizes)
+        told.append(found.get_compiled_model().get_property("INFERENCE_NUM_THREADS"))
+        return found
+
+    def graphs():
+        return list(engine.runner._sessions._made.values())
+
+    monkeypatch.setattr(room.GraphInOpenVino, "_request", watched)
+    assert len({id(graph._running) for graph in graphs()}) == 1
+    edits = [threading.Thread(target=engine.edit, args=(picture, SOURCE, TARGET)) for _ in range(8)]
+    for one in edits:
+        one.start()
+    for one in edits:
+        one.join()
+    assert set(at_once) == {1.0} and set(told) == {1}
+
+
+def test_first_sizes_have_a_program_of_their_own_and_others_share_one(
+    exported_for_openvino, small_engine, picture
+):
+    engine = Engine.from_pretrained(exported_for_openvino, dtype="float32")
+    sizes = [None, (96, 64), (64, 96), None]
+    for size in sizes:
+        check_edit(engine, small_engine, picture, {"target": TARGET}, size)
+    decode = engine.runner._sessions["decode_hop"]
+    assert decode._first[0]["latents"] == (2, 4, 8, 8)
+    assert {port.get_partial_shape().is_static for port in decode._first[1].model_inputs} == {True}
+    assert {port.get_partial_shape().is_static for port in decode._others.model_inputs} == {False}
+
+
+def test_it_says_what_it_is_and_takes_bfloat16_where_the_processor_does(
+    engine, exported_for_openvino, picture
+):
     assert (engine.runner.name, engine.runner.device, engine.runner.dtype) == (
         "openvino",
         "cpu",
@@ -91,9 +152,9 @@ def test_it_says_what_it_is_and_takes_bfloat16_where_the_processor_does(engine, 
     able = room._abilities(room._core(), "CPU")
     if "bfloat16" not in able:
         with pytest.raises(RunnerError, match="not in 'bfloat16'"):
-            Engine.from_pretrained(exported, runner="openvino", dtype="bfloat16")
+            Engine.from_pretrained(exported_for_openvino, runner="openvino", dtype="bfloat16")
         return
-    half = Engine.from_pretrained(exported, runner="openvino", dtype="bfloat16")
+    half = Engine.from_pretrained(exported_for_openvino, runner="openvino", dtype="bfloat16")
     assert half.runner.dtype == "bfloat16"
     exact, rounded = (e.invert(picture, SOURCE, seed=3).latents for e in (engine, half))
     assert 0 < difference(rounded, exact) <= 2**15 * 1e-5  # bfloat16's rounding is 2^15 float32's
@@ -110,35 +171,30 @@ def test_it_says_what_it_is_and_takes_bfloat16_where_the_processor_does(engine, 
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_is_refused(exported, options, text):
+def test_what_cannot_be_is_refused(exported_for_openvino, options, text):
     with pytest.raises(RunnerError, match=text):
-        Engine.from_pretrained(exported, **{"runner": "openvino", **options})
+        Engine.from_pretrained(exported_for_openvino, **{"runner": "openvino", **options})
 
 
-def test_a_folder_of_weights_names_what_to_do(small_bundle):
-    with pytest.raises(RunnerError, match=r"openvino.*icd export"):
-        Engine.from_pretrained(small_bundle, runner="openvino")
-
-
-def test_without_openvino_one_line_says_so(exported, monkeypatch):
+def test_without_openvino_one_line_says_so(exported_for_openvino, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(RunnerError, match=r"pip install 'icd-engine\[openvino\]'"):
-        Engine.from_pretrained(exported, runner="openvino")
+        Engine.from_pretrained(exported_for_openvino, runner="openvino")
 
 
 def test_a_graph_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"no graph")
     with pytest.raises(BundleError, match=r"a\.onnx cannot be loaded by OpenVINO: "):
-        room.GraphInOpenVino(tmp_path / "a.onnx", room._core(), "CPU", "f32")
+        room.GraphInOpenVino(tmp_path / "a.onnx", None, room._core(), "CPU", {}, threading.Lock())
 
 
-def test_it_needs_neither_torch_nor_onnxruntime(exported):
+def test_it_needs_neither_torch_nor_onnxruntime(exported_for_openvino):
     code = f"""
 import sys
 for name in ("torch", "transformers", "onnx", "onnxruntime"):
     sys.modules[name] = None
 import numpy as np, icd_engine
-engine = icd_engine.Engine.from_pretrained({str(exported)!r}, runner="openvino")
+engine = icd_engine.Engine.from_pretrained({str(exported_for_openvino)!r}, runner="openvino")
 picture = np.full((64, 64, 3), 90, np.uint8)
 print(engine.edit(picture, {SOURCE!r}, {TARGET!r}).image.size)
 """
@@ -152,5 +208,3 @@ def test_latents_and_callbacks_are_arrays(engine, picture):
         picture, SOURCE, TARGET, callback_on_step_end=lambda k, t, x: seen.append(type(x))
     )
     assert set(seen) == {np.ndarray} and isinstance(result.latents, np.ndarray)
-    with pytest.raises(SettingsError, match="pt"):
-        engine.edit(picture, SOURCE, TARGET, output_type="pt")

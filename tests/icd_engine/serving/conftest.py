@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from benchmarks.load import Service
-    from icd_engine.serving.replica import Job
+    from icd_engine.serving.jobs import Job
 
 SOURCE, TARGET = "a cat sits on the mat", "a dog sits on the mat"
 FORM = {"source_prompt": SOURCE, "prompt": TARGET}
@@ -42,7 +42,7 @@ class StandIn:
     is_ready: bool = True
 
     async def run(self, job: Job) -> Any:
-        from icd_engine.serving.replica import InvertJob, Kept, Pictures, Reply
+        from icd_engine.serving.jobs import InvertJob, Kept, Pictures, Reply
 
         self.jobs.append(job)
         if self.answer is not None:
@@ -57,10 +57,20 @@ class StandIn:
             picture_size=(80, 60),
         )
         return Reply(
-            kept if isinstance(job, InvertJob) else Pictures(["AAAA"], [{"seed": 3}]),
+            kept
+            if isinstance(job, InvertJob)
+            else Pictures(["AAAA"], [{"seed": 3}], (80, 60), True, job.told),
             batch=2,
             memory=1000,
         )
+
+    async def stream(self, job: Job) -> AsyncIterator[Any]:
+        """A preview for each that is asked for, and the answer of `run`."""
+        from icd_engine.serving.jobs import Preview
+
+        for number in range(job.previews):
+            yield Preview(number, "BBBB", (80, 60))
+        yield await self.run(job)
 
     async def ready(self) -> bool:
         return self.is_ready
@@ -84,15 +94,20 @@ class Application:
 
 @pytest.fixture
 def application() -> Callable[..., Application]:
-    """Makes an application of limits and a token."""
-    from icd_engine.serving import http
+    """Makes an application of limits, a token, and what an operator offers."""
+    from icd_engine.serving.app import application
     from icd_engine.serving.gate import Metrics, Room
+    from icd_engine.serving.http import Backend
     from icd_engine.serving.limits import Limits
+    from icd_engine.serving.offer import Offer
 
-    def make(token: str | None = None, **limits: Any) -> Application:
+    def make(
+        token: str | None = None, offer: dict[str, Any] | None = None, **limits: Any
+    ) -> Application:
         chosen, metrics, replicas = Limits(**limits), Metrics(), StandIn()
         room = Room(chosen.capacity, metrics.in_flight)
-        app = http.application(replicas.run, replicas.ready, chosen, token, room, metrics)
+        backend = Backend(replicas.run, replicas.stream, replicas.ready)
+        app = application(backend, chosen, token, room, metrics, Offer(**(offer or {})))
         return Application(app, replicas, room, metrics)
 
     return make

@@ -182,7 +182,7 @@ def test_requests_are_counted_by_route_and_status(application):
     made = application(body_bytes=5000)
     made.client.post(EDITS, data=FORM, files={"image": ("a.png", b"0" * 100)})
     made.client.post(EDITS, data=FORM, files={"image": ("a.png", b"0" * 6000)})
-    made.client.post(EDITS, data={"prompt": "a"}, files={"image": ("a.png", b"0" * 100)})
+    made.client.post(EDITS, data={"n": "9"}, files={"image": ("a.png", b"0" * 100)})
     for name in ("a", "b"):
         made.client.get(f"/no/such/{name}")
     text = made.client.get("/metrics").text

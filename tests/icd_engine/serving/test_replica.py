@@ -15,8 +15,9 @@ pytest.importorskip("cachetools")
 
 from icd_engine.errors import PromptError, SettingsError
 from icd_engine.placement import Placement
+from icd_engine.serving.jobs import EditJob, EditKeptJob, InvertJob, Kept
 from icd_engine.serving.limits import ApiError, Limits
-from icd_engine.serving.replica import EditJob, EditKeptJob, InvertJob, JobEditor, Kept, written
+from icd_engine.serving.replica import JobEditor, written
 from tests.icd_engine.serving.conftest import SOURCE, TARGET, png
 
 CPU = Placement(device="cpu", dtype="float32", runner="eager")
