@@ -19,7 +19,6 @@ from icd_engine.provenance import SOURCE_TYPE
 from icd_engine.sampling.schedule import Hop, NoiseSchedule
 from icd_engine.settings import MAX_AMPLIFY, MAX_FEATHER, MAX_GUIDANCE
 
-FORMAT = "web-1"
 EDITED = SOURCE_TYPE.format("compositeWithTrainedAlgorithmicMedia")
 # What the tables below say; other tokenizers would be read wrongly in silence.
 WORDS = {"normalizer": ["NFC", "Lowercase"], "pre_tokenizer": ["Whitespace"]}

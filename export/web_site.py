@@ -12,7 +12,7 @@ from export.half_storage import WeightParts, store_in_half
 from export.networks import ExportNetworks
 from export.onnx_files import save, to_onnx
 from export.switched import switched_hop
-from export.web_manifest import FORMAT, known_words, numbers, tokenizer_tables
+from export.web_manifest import known_words, numbers, tokenizer_tables
 from export.web_runtime import FILES, VERSION, runtime
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.bundles.demo import PICTURE, read_demo
@@ -20,6 +20,7 @@ from icd_engine.bundles.files import file_digest, write_file
 from icd_engine.bundles.target import RECORD as MANIFEST
 from icd_engine.bundles.target import new_folder
 from icd_engine.cli.ui import SCENES
+from icd_engine.cli.web import LAYOUT
 from icd_engine.errors import BundleError
 
 PAGE = Path(__file__).with_name("web")
@@ -68,7 +69,7 @@ def export_site(
         if (bundle.path / "LICENSE").is_file():
             write_file(new, "model/LICENSE", bundle.path / "LICENSE")
         manifest = {
-            "format": FORMAT,
+            "format": LAYOUT,
             **about,
             "graphs": entries,
             "tokenizer": _file(new, "model/tokenizer.json"),

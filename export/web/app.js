@@ -129,7 +129,14 @@ async function edit() {
     const fresh = kept?.of !== of;
     if (fresh) kept = { inversion: await engine.invert(picture, source.value, { seed: seed.value, ...listening }), of };
     const { inversion } = /** @type {NonNullable<typeof kept>} */ (kept);
-    result = await inversion.edit(targets().length ? targets() : "", { ...settings(), ...listening });
+    const [own, wanted] = [settings(), targets().length ? targets() : ""];
+    if (fresh && own.auto) {
+      // A plain edit is there long before the best of the candidates
+      result = await inversion.edit(wanted, { ...own, auto: false, ...listening });
+      shown = 0;
+      present();
+    }
+    result = await inversion.edit(wanted, { ...own, ...listening });
     shown = Math.min(shown, result.images.length - 1);
     if (auto.checked && result.candidates.length) take(result.settings);
     present();
