@@ -115,6 +115,25 @@ def test_an_edit_by_keyboard_alone_follows_its_sliders(page, python):
     assert 0 < changed.mean() < 0.2 and changed[28:36, 26:34].any()
 
 
+def test_an_automatic_edit_shows_a_plain_one_first(page, python):
+    upload(page)
+    page.fill("#source", SOURCE)
+    page.fill("#target", TARGET)
+    page.evaluate(
+        """() => {
+          window.seen = 0;
+          const context = document.querySelector("#after").getContext("2d");
+          const put = context.putImageData.bind(context);
+          context.putImageData = (...given) => (window.seen++, put(...given));
+        }"""
+    )
+    after(page, lambda: page.click("#edit"))
+    assert page.evaluate("window.seen") == 2
+    own = python.edit(png(64, 64), SOURCE, TARGET, auto=True)
+    assert np.abs(shown(page) - np.asarray(own.image).astype(int)).max() <= 1
+    assert float(page.input_value("[data-setting=cross_replace]")) == own.settings.cross_replace
+
+
 def test_a_phone_shows_it_without_scrolling_sideways(page):
     upload(page, 300, 100)
     assert page.evaluate("document.documentElement.scrollWidth") == 375
