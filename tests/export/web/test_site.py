@@ -24,6 +24,7 @@ from icd_engine.bundles.files import file_digest
 from icd_engine.cli import main
 from icd_engine.cli.web import ISOLATION, check_site, open_server
 from icd_engine.errors import BundleError, RunnerError
+from icd_engine.runners.onnx_options import session_options
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_weights_are_stored_in_half_where_that_is_exact(tmp_path, exact):
 
     save(model, tmp_path / "g.onnx", WeightParts(tmp_path / "g.bin", 2**30))
     assert (tmp_path / "g.bin").stat().st_size == weight.nbytes // (2 if exact else 1)
-    session = onnxruntime.InferenceSession(str(tmp_path / "g.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "g.onnx"), session_options())
     (y,) = session.run(None, {"x": np.zeros_like(weight)})
     assert np.array_equal(y, weight)
 
