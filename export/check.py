@@ -13,6 +13,7 @@ from torch import Tensor
 from export.graphs import GraphSpec
 from icd_engine.errors import BundleError
 from icd_engine.runners.onnx_options import session_options
+from icd_engine.runners.openvino import openvino_core
 
 Run = Callable[[Sequence[str], dict[str, np.ndarray]], Sequence[Any]]  # outputs by name, of inputs
 # Largest difference, relative to the largest value. In half precision torch and onnxruntime round
@@ -40,10 +41,8 @@ def check_onnx(graph: GraphSpec, path: Path) -> float:
 
 def check_openvino(graph: GraphSpec, path: Path, weights: Path) -> float:
     """`check`, of an OpenVINO model by OpenVINO in single precision."""
-    import openvino
-
+    core = openvino_core()
     try:
-        core = openvino.Core()
         model = core.read_model(path, weights)
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:

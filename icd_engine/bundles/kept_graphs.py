@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.exported import FORMAT
@@ -34,29 +37,51 @@ def converted_folder(bundle: Bundle) -> Path:
         version("openvino"),
         _code(),
     ]
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    return home() / "converted" / f"{bundle.path.resolve().name}-{key}"
+    return home() / "converted" / f"{bundle.path.resolve().name}-{_key(about)}"
 
 
 def is_converted(bundle: Bundle) -> bool:
     return (converted_folder(bundle) / RECORD).is_file()
 
 
-def compiled_folder() -> Path | None:
-    """The folder of compiled graphs, cut to its most; None where none can be written."""
-    folder = home() / "compiled"
+def compiled_folder(bundle: Bundle, options: Mapping[str, Any]) -> Path | None:
+    """Where graphs of an exported folder are kept as they are compiled with these options on this
+    processor; all such folders are cut to their most. None where nothing can be written.
+
+    A folder for each: OpenVINO's own names of what it keeps do not tell precisions apart, and
+    programs of the wrong one compute NaN, or worse.
+    """
+    if not bundle.sha256:
+        return None
+    about = [bundle.fingerprint, options, version("openvino"), processor()]
+    folder = home() / "compiled" / _key(about)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _cut(folder)
-        marker = folder / ".writable"
-        marker.touch()
+        _cut(folder.parent)
+        with TemporaryDirectory(dir=folder):  # permissions do not tell of read-only file systems
+            pass
     except OSError:
         return None
     return folder
 
 
+def processor() -> str:
+    """What tells processors apart whose programs are not for each other."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return " ".join(
+        line for line in dict.fromkeys(lines) if line.startswith(("model name", "flags"))
+    )
+
+
+def _key(about: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
 def _cut(folder: Path) -> None:
-    files = {path: path.stat() for path in folder.glob("*.blob")}
+    files = {path: path.stat() for path in folder.rglob("*.blob")}
     held = sum(one.st_size for one in files.values())
     for path, one in sorted(files.items(), key=lambda item: item[1].st_atime):
         if held <= MOST_COMPILED:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -35,16 +36,21 @@ class OpenVinoRunner(OnnxRunner):
     name = "openvino"
 
     def __init__(self, bundle: Bundle, exported: Exported, device: str, dtype: str):
-        core = _core()
+        if not is_installed():
+            raise RunnerError(WITHOUT)
+        core = openvino_core()
         place = _checked_device(core, device)
         hint = _checked_precision(core, place, dtype)
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[hint]}
         if place == "CPU":
             options["INFERENCE_NUM_THREADS"] = compute_threads()
+        kept = compiled_folder(bundle, options)
         running = Lock()
 
         def make(path: Path, data: Path | None) -> GraphInOpenVino:
-            return GraphInOpenVino(path, data, core, place, options, running)
+            small = data is not None and data.stat().st_size <= KEPT_BELOW
+            keeping = {"CACHE_DIR": str(kept)} if kept and small else {}
+            return GraphInOpenVino(path, data, core, place, options | keeping, running)
 
         super().__init__(bundle, exported, "cpu" if place == "CPU" else f"openvino:{place}", make)
         self.dtype = hint
@@ -82,7 +88,7 @@ class GraphInOpenVino:
         self._path = path
         self._core = core
         self._device = device
-        self._options = options | _keeping(data)
+        self._options = options
         self._running = running
         with _told(path):
             own = [data] if path.suffix == ".xml" else []
@@ -138,14 +144,6 @@ def _together(branch: SourceBranch) -> SourceBranch:
     return branch._replace(features=[features] * len(branch.features))
 
 
-def _keeping(data: Path | None) -> dict[str, Any]:
-    """Options that keep small graphs as they were compiled, for other processes."""
-    if data is None or data.stat().st_size > KEPT_BELOW:
-        return {}
-    folder = compiled_folder()
-    return {} if folder is None else {"CACHE_DIR": str(folder)}
-
-
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """OpenVINO raises RuntimeError with pages of text."""
@@ -155,8 +153,14 @@ def _told(path: Path) -> Iterator[None]:
         raise BundleError(f"{path} cannot be loaded by OpenVINO: {_line(error)}") from None
 
 
-def _core() -> Any:
-    """RunnerError where OpenVINO is not installed."""
+@cache
+def openvino_core() -> Any:
+    """The process's own openvino.Core. RunnerError where OpenVINO is not installed.
+
+    Only ever one, and never given back: each one's plugin for CPUs puts a signal stack in place, and
+    puts back what it found when it goes. Of two that go in another order than they came, a freed one
+    stays in place, and the next signal (Ctrl-C, say) ends the process by a segmentation fault.
+    """
     try:
         import openvino
     except ImportError:

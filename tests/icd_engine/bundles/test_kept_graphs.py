@@ -62,20 +62,41 @@ def test_code_that_makes_graphs_is_part_of_the_name(monkeypatch, tmp_path):
     assert len({before, one, kept_graphs._code()}) == 3
 
 
-def test_compiled_graphs_are_cut_to_their_most_oldest_first(home, monkeypatch):
-    folder = compiled_folder()
-    assert folder == home / "compiled"
+def test_compiled_graphs_are_cut_to_their_most_oldest_first(home, small_bundle, monkeypatch):
+    bundle = read_bundle(small_bundle)
+    folder = compiled_folder(bundle, {})
+    assert folder is not None and folder.parent == home / "compiled"
     for i in range(4):
         path = folder / f"{i}.blob"
         path.write_bytes(bytes(100))
         os.utime(path, (1000 - i, 1000 - i))
-    assert compiled_folder() == folder and len(list(folder.glob("*.blob"))) == 4
+    assert compiled_folder(bundle, {}) == folder and len(list(folder.glob("*.blob"))) == 4
     monkeypatch.setattr(kept_graphs, "MOST_COMPILED", 250)
-    compiled_folder()
+    compiled_folder(bundle, {})
     assert {path.name for path in folder.glob("*.blob")} == {"0.blob", "1.blob"}
 
 
-def test_where_nothing_can_be_written_nothing_is_kept(tmp_path, monkeypatch):
+def test_compiled_graphs_belong_to_a_model_its_options_and_a_processor(
+    home, small_bundle, monkeypatch
+):
+    bundle = read_bundle(small_bundle)
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = {
+        compiled_folder(bundle, options),
+        compiled_folder(bundle, {"INFERENCE_PRECISION_HINT": "bf16"}),
+        compiled_folder(replace(bundle, sha256=bundle.sha256 | {"unet/more": "0" * 64}), options),
+    }
+    monkeypatch.setattr(kept_graphs, "processor", lambda: "another")
+    found.add(compiled_folder(bundle, options))
+    assert len(found) == 4 and None not in found
+
+
+def test_where_nothing_can_be_written_or_told_apart_nothing_is_kept(
+    small_bundle, tmp_path, monkeypatch
+):
+    bundle = read_bundle(small_bundle)
     (tmp_path / "file").touch()
     monkeypatch.setenv("ICD_HOME", str(tmp_path / "file" / "home"))
-    assert compiled_folder() is None
+    assert compiled_folder(bundle, {}) is None
+    monkeypatch.setenv("ICD_HOME", str(tmp_path))
+    assert compiled_folder(replace(bundle, sha256={}), {}) is None
