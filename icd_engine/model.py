@@ -113,6 +113,14 @@ class Model:
         counted = [one.record for one in self.styles if one.changes_encoding(added)]
         return self.bundle.fingerprint_with(counted) if counted else self._plain
 
+    def check_encoding(self, made_with: str, source: Tokens) -> None:
+        """SettingsError unless pictures of this source prompt are encoded as they were then."""
+        if made_with != self.fingerprint(source.added):
+            raise SettingsError(
+                "this inversion was made without the styles that are on, or with others: invert the "
+                "picture again"
+            )
+
     # --- sizes, (width, height) in pixels ---------------------------------------------------------
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -118,11 +118,7 @@ def check_kept(
             )
         settings = settings.with_values({"detail": 0.0})
     source = model.source_tokens(inversion.source or None)
-    if inversion.made_with != model.fingerprint(source.added):
-        raise SettingsError(
-            "this inversion was made without the styles that are on, or with others: invert the "
-            "picture again"
-        )
+    model.check_encoding(inversion.made_with, source)
     task = Task(
         inversion.picture,
         inversion.size,

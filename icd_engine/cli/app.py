@@ -25,6 +25,7 @@ from icd_engine.cli.serve import serve
 from icd_engine.cli.streams import own_stdout, told_of_warnings
 from icd_engine.cli.terminal import print_error, print_line, print_warning
 from icd_engine.cli.ui import ui
+from icd_engine.cli.web import web
 from icd_engine.endings import ended_by_signals
 from icd_engine.errors import IcdError
 
@@ -34,7 +35,20 @@ INTERRUPTED = 130
 
 # Plain help: boxes would cut option names short in narrow terminals.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (edit, generate, invert, batch, serve, ui, models, pull, remove, convert, doctor):
+for command in (
+    edit,
+    generate,
+    invert,
+    batch,
+    serve,
+    ui,
+    web,
+    models,
+    pull,
+    remove,
+    convert,
+    doctor,
+):
     app.command()(command)
 for name, command in (("bench", bench), ("eval", evaluate), ("export", export)):
     app.command(name, context_settings=PASSED_ON)(command)
