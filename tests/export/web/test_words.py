@@ -5,7 +5,8 @@ import warnings
 
 import pytest
 
-from icd_engine.editing.words import align, changed_words
+from icd_engine.automatic import changed_words
+from icd_engine.editing.plan import align
 from icd_engine.errors import PromptError
 from tests.export.web.node import answers, needs_node, values
 from tests.export.web.prompts import ODD, TABLES, TOKENIZERS, WORDS, prompt
