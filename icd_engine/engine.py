@@ -68,8 +68,9 @@ class Engine(Styled):
 
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on
         the CPU, bfloat16 on CUDA), "float32", "float16", "bfloat16". runner: "eager", "compiled"
-        (torch.compile), "graph" (CUDA graphs of compiled code) or "auto", which is "graph" on CUDA
-        where it can be and "eager" elsewhere; `engine.runner.name` says which.
+        (torch.compile), "graph" (CUDA graphs of compiled code), "openvino" (on CPUs; weights are
+        converted once and kept) or "auto": "graph" on CUDA where it can be, "openvino" where weights
+        are converted already, else "eager"; `engine.runner.name` says which.
 
         Less memory: weights "switch" holds the encode network as the decode network's weights plus
         low-rank updates, which are added as each layer runs ("fused": two whole networks). offload:
@@ -77,9 +78,9 @@ class Engine(Styled):
         CPU. vae_tiling: pictures pass the VAE in overlapping tiles of the size it was trained at,
         which changes them a little; None: those of more than four times its pixels.
 
-        An exported folder runs without torch, by onnxruntime in the precision it was exported in
-        (runner "onnx" or "onnx-graph"), or by OpenVINO ("openvino"); tensors are numpy arrays. What is
-        asked for and cannot run raises RunnerError; a missing or damaged folder raises BundleError.
+        An exported folder runs without torch, by OpenVINO ("openvino") or, in the precision it was
+        exported in, by onnxruntime ("onnx", "onnx-graph"); tensors are numpy arrays then. What is asked
+        for and cannot run raises RunnerError; a missing or damaged folder raises BundleError.
         """
         placement = Placement(
             device=device,
