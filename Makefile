@@ -1,6 +1,7 @@
 # The task runner. CI runs these targets and nothing else.
 #
 #   make demo    edit a picture with the embedded model and print its path
+#   make web     a page that edits in the browser itself, on http://127.0.0.1:7870
 #   make test    the tests            make long   the slow tests
 #   make lint    ruff and pyright     make runtime  edits in an environment without torch
 #   make clean   forget .venv, out and caches
@@ -18,6 +19,7 @@
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+WEB_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,12 +29,20 @@ CORE := $(VENV)/core-installed
 DEV := $(VENV)/dev-installed
 WANTED := $(CURDIR) $(TORCH) $(PIP_ARGS)
 
-.PHONY: demo test long runtime lint venv clean FORCE
+.PHONY: demo web test long runtime lint venv clean FORCE
 .DELETE_ON_ERROR:
 
 demo: $(CORE)
 	@mkdir -p out
 	@$(BIN)/icd edit --demo --out out/demo.png
+
+# Exporting takes a minute or two and fetches onnxruntime-web once; remove out/site to do it again.
+web: out/site/icd.json
+	$(BIN)/icd web out/site $(WEB_ARGS)
+
+out/site/icd.json: | $(CORE)
+	$(PIP) install --editable '.[onnx]'
+	$(BIN)/icd export tiny --layout web --out out/site
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report.main(options.record)
     if options.threads:
         torch.set_num_threads(options.threads)
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # OpenVINO's and onnxruntime's
     results = []
     try:
         # Compilers and libraries print: stdout is the result's
@@ -176,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     only = parser.add_argument_group("options of single benchmarks")
     only.add_argument(
         "--baseline",
-        choices=("reference", "lean", "compiled"),
+        choices=("reference", "lean", "compiled", "openvino"),
         help="diffusers' modules that edit measures beside the engine, in the same run",
     )
     only.add_argument(

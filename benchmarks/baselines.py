@@ -1,5 +1,5 @@
-"""The same edit by diffusers' modules, three ways: the public reference's, without its waste, and
-compiled.
+"""The same edit by diffusers' modules, four ways: the public reference's, without its waste,
+compiled, and by OpenVINO.
 
 reference: every network call on twice the rows (the unconditional half is computed and dropped,
     though the network has its guidance embedded), every attention map in memory and through a
@@ -9,6 +9,7 @@ lean: the same code on the rows an edit needs, one picture decoded. Its maps are
 compiled: what a user of diffusers can have today: channels-last, torch.compile (max-autotune on
     CUDA), rows [source, target], one picture decoded, in the engine's precision; no attention
     control and no local blend.
+openvino: the same work as compiled, with UNets and VAE converted by OpenVINO and run by it.
 """
 
 from __future__ import annotations
@@ -36,18 +37,20 @@ from icd_engine.settings import EditSettings
 @dataclass(frozen=True)
 class Way:
     """How a baseline runs: `doubled` batches, attention `maps` under control, all three pictures,
-    compiled."""
+    compiled or by openvino."""
 
     doubled: bool = False
     maps: bool = True
     all_pictures: bool = False
     compiled: bool = False
+    openvino: bool = False
 
 
 WAYS = {
     "reference": Way(doubled=True, all_pictures=True),
     "lean": Way(),
     "compiled": Way(maps=False, compiled=True),
+    "openvino": Way(maps=False, openvino=True),
 }
 
 
@@ -64,8 +67,8 @@ class DiffusersEdit:
     """One model in diffusers' modules; weights, prompts, seeds and hops are those of the bundle.
     ImportError without diffusers.
 
-    defaults: what `Engine.default_settings` says. dtype counts where the way is compiled; the
-    others run in float32.
+    defaults: what `Engine.default_settings` says. dtype counts where the way is compiled or
+    by OpenVINO; the others run in float32.
     """
 
     def __init__(
@@ -85,7 +88,8 @@ class DiffusersEdit:
         self.way = WAYS[way]
         self.device = device
         self.defaults = defaults
-        self.dtype = dtype if self.way.compiled else torch.float32
+        self.dtype = dtype if self.way.compiled else torch.float32  # of tensors
+        self.precision = dtype if self.way.openvino else self.dtype  # of what is computed
         self.vae_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         self.tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
         self.text = TextEncoder(bundle.config("text_encoder"))
@@ -118,6 +122,8 @@ class DiffusersEdit:
                 )
         if self.way.compiled:
             self._compile()
+        if self.way.openvino:
+            self._convert()
 
     def _load(self, kind: Any, bundle: Bundle, part: str, dtype: torch.dtype) -> Any:
         with torch.device("meta"):
@@ -140,6 +146,19 @@ class DiffusersEdit:
         self.decode_unet = torch.compile(self.decode_unet, mode=mode, dynamic=False)
         self.encode_unet = (
             self.decode_unet if same else torch.compile(self.encode_unet, mode=mode, dynamic=False)
+        )
+
+    def _convert(self) -> None:
+        from benchmarks.in_openvino import DiffusersUNet, InOpenVino
+
+        if self.device.type != "cpu":
+            raise Refused("the baseline 'openvino' is measured on the CPU")
+        self.vae.encoder = InOpenVino(self.vae.encoder, self.precision)
+        self.vae.decoder = InOpenVino(self.vae.decoder, self.precision)
+        same = self.encode_unet is self.decode_unet
+        self.decode_unet = DiffusersUNet(self.decode_unet, self.precision)
+        self.encode_unet = (
+            self.decode_unet if same else DiffusersUNet(self.encode_unet, self.precision)
         )
 
     @torch.inference_mode()

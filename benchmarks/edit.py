@@ -143,7 +143,7 @@ def _check(
             gc.collect()
         if baseline is not None:
             other = _open_baseline(subject, baseline)
-            limit = EXACT if other.dtype == torch.float32 else ROUNDED[other.dtype]
+            limit = EXACT if other.precision == torch.float32 else ROUNDED[other.precision]
             found["baseline"] = require_equal(
                 f"the baseline {baseline!r}", other.edit(told).latents, expected, limit
             )

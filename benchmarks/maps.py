@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icd_engine.editing.plan import cross_windows, make_plan
-from icd_engine.editing.words import Tokens, align
+from icd_engine.editing.plan import align, cross_windows, make_plan
+from icd_engine.editing.words import Tokens
 from icd_engine.settings import EditSettings
 
 THRESHOLD = 0.3  # share of a word map's maximum above which local blend opens

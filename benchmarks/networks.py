@@ -1,11 +1,12 @@
 """One UNet call and the halves of the VAE, alone: eager and compiled and, on CUDA, each replayed
-from a graph."""
+from a graph; on the CPU by OpenVINO too, ours and diffusers' own of the same weights."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from icd_engine.networks.vae import VAE
 TOKENS = 77
 ROWS = (1, 2)
 RUNNERS = {
-    "cpu": ("eager", "compiled"),
+    "cpu": ("eager", "compiled", "openvino", "diffusers-openvino"),
     "cuda": ("eager", "eager-graph", "compiled", "compiled-graph"),
 }
 
@@ -38,6 +39,8 @@ class Piece:
     call: Callable[[Any, Sequence[Tensor]], Tensor]
     inputs: list[Tensor]
     work: list[Work]
+    theirs: Callable[[], Any]  # diffusers' network of the same weights
+    call_theirs: Callable[[Any, Sequence[Tensor]], Tensor]
 
 
 def measure_networks(
@@ -54,8 +57,8 @@ def measure_networks(
     """Results of the UNet at 1 and 2 rows, or of the VAE's halves, one by one. part: "unet" or
     "vae".
 
-    runner: one of RUNNERS, or "auto" for all of the device's; here they are plain torch.compile and
-    plain CUDA graphs. Raises Refused where a result differs from the eager network's in float32.
+    runner: one of RUNNERS, or "auto" for all of the device's; here they are plain torch.compile,
+    plain CUDA graphs and plain OpenVINO. Raises Refused where a result differs from the eager network's in float32.
     """
     place = choose_device(device)
     precision = choose_dtype(dtype, device)
@@ -115,6 +118,8 @@ def _measure(
 
 def _prepared(piece: Piece, runner: str, device: torch.device) -> Callable[[], Tensor]:
     """The call with everything done that is done once: compilation, capture."""
+    if runner.endswith("openvino"):
+        return _by_openvino(piece, theirs=runner.startswith("diffusers"))
     # Not max-autotune: it takes minutes of every run and is for the engine's runners to choose.
     call: Any = (
         torch.compile(piece.call, dynamic=False) if runner.startswith("compiled") else piece.call
@@ -136,6 +141,56 @@ def _prepared(piece: Piece, runner: str, device: torch.device) -> Callable[[], T
         return out
 
     return replay
+
+
+def _by_openvino(piece: Piece, theirs: bool) -> Callable[[], Tensor]:
+    """In float32 tensors: OpenVINO computes in the precision it is told."""
+    from benchmarks.in_openvino import InOpenVino
+
+    dtype = piece.inputs[0].dtype
+    network = copy.deepcopy(piece.network).float()
+    call = piece.call
+    if theirs:
+        weights = network.state_dict()
+        network = piece.theirs()
+        network.load_state_dict(weights, strict=True, assign=True)
+        network.requires_grad_(False)
+        call = piece.call_theirs
+    run = InOpenVino(lambda *inputs: call(network, inputs), dtype)
+    inputs = [x.float() for x in piece.inputs]
+    run(*inputs)
+    return lambda: run(*inputs)
+
+
+def _diffusers(kind: str, config: dict[str, Any]) -> Any:
+    """diffusers' network of a configuration, without weights. Refused without diffusers."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise Refused(f"diffusers is not installed: {error}") from None
+    with torch.device("meta"):
+        return getattr(diffusers, kind).from_config(config).eval()
+
+
+def _their_unet(network: Any, inputs: Sequence[Tensor]) -> Tensor:
+    latents, t, prompt, guidance, *added = inputs
+    names = ("text_embeds", "time_ids")
+    return network(
+        latents,
+        t,
+        prompt,
+        timestep_cond=guidance,
+        added_cond_kwargs=dict(zip(names, added, strict=False)),
+    ).sample
+
+
+def _their_latents(network: Any, inputs: Sequence[Tensor]) -> Tensor:
+    mode = network.encode(inputs[0]).latent_dist.mode()
+    return mode * network.config.scaling_factor
+
+
+def _their_pictures(network: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return network.decode(inputs[0] / network.config.scaling_factor).sample
 
 
 def _made(network: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype) -> Any:
@@ -178,7 +233,9 @@ def _unet_pieces(
             )
             inputs += [torch.randn(rows, pooled, device=device).to(dtype), sizes]
         name = f"UNet, {rows} row{'s' if rows > 1 else ''}"
-        pieces.append(Piece(name, unet, call, inputs, unet_work(config, side, side, rows, TOKENS)))
+        work = unet_work(config, side, side, rows, TOKENS)
+        theirs = partial(_diffusers, "UNet2DConditionModel", config)
+        pieces.append(Piece(name, unet, call, inputs, work, theirs, _their_unet))
     return pieces
 
 
@@ -190,6 +247,7 @@ def _vae_pieces(
     side = size or parts["size"]
     vae = _made(lambda: VAE(config), device, torch.float32 if dtype == torch.float16 else dtype)
     dtype = vae.decoder.conv_in.weight.dtype
+    theirs = partial(_diffusers, "AutoencoderKL", config)
     pictures = (2 * torch.rand(1, 3, side, side, device=device) - 1).to(dtype)
     latents = torch.randn(1, config["latent_channels"], side // 8, side // 8, device=device).to(
         dtype
@@ -201,6 +259,8 @@ def _vae_pieces(
             lambda n, x: n.to_latents(x[0]),
             [pictures],
             vae_encoder_work(config, side, side),
+            theirs,
+            _their_latents,
         ),
         Piece(
             "VAE decoder",
@@ -208,5 +268,7 @@ def _vae_pieces(
             lambda n, x: n.to_image(x[0]),
             [latents],
             vae_decoder_work(config, side, side),
+            theirs,
+            _their_pictures,
         ),
     ]

@@ -15,6 +15,7 @@ from icd_engine.engine import Engine
 from icd_engine.loading import choose_device, choose_dtype
 from icd_engine.results import EditResult
 from icd_engine.runners.compiled import can_compile
+from icd_engine.runners.openvino import abilities, is_installed, openvino_core
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,16 @@ class Subject:
 
 def fastest(runner: str, device: str, dtype: str) -> tuple[str, str]:
     """(runner, dtype) where either is "auto": not the engine's choice, which is kind to the first
-    edit, but the fastest after it. On the CPU that is compiled code, in bfloat16 if the processor
-    multiplies its matrices (AMX).
+    edit, but the fastest after it. On the CPU that is OpenVINO where it is installed, else compiled
+    code, in bfloat16 where the processor computes in it (compiled code: multiplies its matrices,
+    AMX).
     """
     place = choose_device(device)
     if place.type == "cpu":
+        if runner == "auto" and is_installed():
+            runner = "openvino"
+            able = abilities(openvino_core(), "CPU")
+            dtype = "bfloat16" if dtype == "auto" and "bfloat16" in able else dtype
         if runner == "auto" and can_compile(place):
             runner = "compiled"
         known = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 cannot tell

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from icd_engine.cli import options
 from icd_engine.cli.app import run
 from icd_engine.cli.report import in_units
 from icd_engine.cli.terminal import print_note, print_path
-from icd_engine.errors import RunnerError
+from icd_engine.errors import RunnerError, SettingsError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -37,10 +38,10 @@ def export(
         typer.Option(help="Precision of UNets and text encoder; for OpenVINO, of stored weights."),
     ] = "fp32",
     layout: Annotated[
-        Literal["optimum", "triton", "openvino"],
+        Literal["optimum", "triton", "openvino", "web"],
         typer.Option(
             help="Folders as optimum has them, a model repository of NVIDIA Triton Inference Server, "
-            "or models of OpenVINO instead of ONNX."
+            "models of OpenVINO instead of ONNX, or a site that edits in the visitor's browser."
         ),
     ] = "optimum",
     unrolled: Annotated[
@@ -49,6 +50,13 @@ def export(
             "--unrolled", help="Also write all encode hops and all decode hops as one graph each."
         ),
     ] = False,
+    with_runtime: Annotated[
+        bool,
+        typer.Option(
+            "--runtime/--no-runtime",
+            help="Layout web: with onnxruntime-web, which is fetched from npm once (27 MB).",
+        ),
+    ] = True,
     verify: Annotated[
         bool,
         typer.Option("--verify/--no-verify", help="Run every graph and compare it with torch."),
@@ -70,32 +78,41 @@ def export(
       icd export MODEL_FOLDER --out exported --precision fp16 --opset 23
       icd export MODEL_FOLDER --out repository --layout triton
       icd export MODEL_FOLDER --out exported --layout openvino
+      icd export tiny --out site --layout web
     """
-    write = _exporter()
+    if layout == "web":
+        write = _exporter("export.web_site", "export_site")
+        own = {"with_runtime": with_runtime}
+        _check_site(opset, precision, unrolled)
+    else:
+        write = _exporter("export.folder", "export_bundle")
+        own = {"opset": opset, "precision": precision, "layout": layout, "unrolled": unrolled}
     bundle = read_bundle(located(model, yes, quiet))
     with _bar(quiet) as report:
-        manifest = write(
-            bundle,
-            out,
-            opset=opset,
-            precision=precision,
-            layout=layout,
-            unrolled=unrolled,
-            verify=verify,
-            overwrite=overwrite,
-            report=report,
-        )
+        manifest = write(bundle, out, verify=verify, overwrite=overwrite, report=report, **own)
     _note_graphs(manifest, out, quiet)
     print_path(out)
 
 
-def _exporter() -> Callable[..., dict[str, Any]]:
-    """What writes the folder. RunnerError where torch is not installed."""
+def _exporter(module: str, name: str) -> Callable[..., dict[str, Any]]:
+    """What writes the folder. RunnerError where its packages are not installed."""
     try:
-        from export.folder import export_bundle
+        return getattr(import_module(module), name)
     except ImportError as error:
-        raise RunnerError(f"exporting needs torch, transformers and diffusers: {error}") from None
-    return export_bundle
+        raise RunnerError(
+            f"exporting needs torch, transformers and diffusers, and --layout web the extra onnx: {error}"
+        ) from None
+
+
+def _check_site(opset: int, precision: str, unrolled: bool) -> None:
+    """SettingsError for an option that the layout web has not."""
+    for name, given in (
+        ("--opset", opset != 20),
+        ("--precision", precision != "fp32"),
+        ("--unrolled", unrolled),
+    ):
+        if given:
+            raise SettingsError(f"{name} is not for the layout web, whose graphs are of one kind")
 
 
 def _note_graphs(manifest: dict[str, Any], out: Path, quiet: bool) -> None:

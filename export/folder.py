@@ -36,8 +36,8 @@ SERVED = (
 OPSETS = (20, 23)  # the widest support; Attention and GroupNormalization as single nodes
 # Files of weights beside graphs, by the graphs' suffix
 DATA = {".onnx": "model.onnx_data", ".xml": "model.bin"}
-PRODUCERS = dict.fromkeys(("optimum", "triton"), ("torch", "onnx", "onnxscript"))
-PRODUCERS["openvino"] = ("torch", "openvino")
+BY_ONNX = ("torch", "onnx", "onnxscript")
+PRODUCERS = {"optimum": BY_ONNX, "triton": BY_ONNX, "openvino": ("torch", "openvino")}
 # What an exported folder keeps of the bundle as it is.
 COPIED = (
     "tokenizer",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from icd_engine.editing.plan import EditPlan, make_plan
-from icd_engine.editing.words import Tokens, changed_words
+from icd_engine.editing.words import Tokens, differing
 from icd_engine.model import Model
 from icd_engine.results import Candidate
 from icd_engine.runners.contract import DecodeInputs, Prompts, Runner, Tensor
@@ -208,3 +208,17 @@ class Agreement:
         prompts = self._prompts
         pooled = None if prompts.pooled is None else prompts.pooled[rows]
         return Prompts(tuple(prompts.ids[row] for row in rows), prompts.features[rows], pooled)
+
+
+def changed_words(source: Tokens, target: Tokens) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The words that differ (`differing`), as blend words; None where either prompt has none.
+
+    A word that its prompt has elsewhere unchanged too (an article, say) does not count: it would
+    stand for both places.
+    """
+    found = []
+    for prompt, changed in zip((source, target), differing(source, target), strict=True):
+        unchanged = {prompt.bare(word.text) for word in prompt.words if word not in changed}
+        texts = dict.fromkeys(prompt.bare(word.text) for word in changed)
+        found.append(tuple(text for text in texts if text not in unchanged))
+    return (found[0], found[1]) if all(found) else None

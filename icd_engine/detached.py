@@ -38,6 +38,8 @@ class Detachable:
     it: no process needs the networks twice."""
 
     engine: Any
+    made_with: str  # fingerprint of what encoded it
+    source: str  # prompt
     latents: Any  # the noised latents on the CPU
     boundaries: Any  # tensors on the engine's device, or None
 
@@ -45,7 +47,9 @@ class Detachable:
         """Goes on with this engine: see `Engine.attach`. BundleError where it has another model."""
         if self.engine is engine:
             return
-        if self.engine.fingerprint != engine.fingerprint:
+        model = engine.model
+        own = model.fingerprint(model.tokenizer.added_in(self.source))
+        if (self.made_with or self.engine.fingerprint) != own:
             raise BundleError("this was made with another model: invert the picture again")
         held = self.__getstate__()
         noised, *boundaries = (
@@ -62,7 +66,7 @@ class Detachable:
         host = self.engine.model.runner.host
         boundaries = self.boundaries and [host(own) for own in self.boundaries]
         parted = {"noised": latents, "latents": latents, "boundaries": boundaries}
-        return self.__dict__ | parted | {"engine": Detached(self.engine.fingerprint)}
+        return self.__dict__ | parted | {"engine": Detached(self.made_with)}
 
     def __copy__(self) -> Self:
         copied = object.__new__(type(self))

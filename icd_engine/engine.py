@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from icd_engine.decoding import SourceBranches, prepare
-from icd_engine.model import Model, as_pictures, check_output_type, load_model
+from icd_engine.model import Model, as_pictures, check_output_type
+from icd_engine.opening import load_model
 from icd_engine.passes import decode, encode, in_passes
 from icd_engine.placement import Placement
 from icd_engine.reporting import Listener, Progress
@@ -26,6 +27,7 @@ from icd_engine.search import search
 from icd_engine.settings import EditSettings, GivenSettings
 from icd_engine.shortage import within_memory
 from icd_engine.stopwatch import Stopwatch
+from icd_engine.styling import Styled
 from icd_engine.tasks import (
     Task,
     all_tokens,
@@ -38,8 +40,9 @@ from icd_engine.tasks import (
 )
 
 
-class Engine:
-    """One model on one device. All methods may be called from several threads at once.
+class Engine(Styled):
+    """One model on one device. All methods may be called from several threads at once, those of
+    styles excepted.
 
     bundle: the model folder. Every call may raise OutOfMemoryError, and RunnerError after a fork.
     """
@@ -65,8 +68,9 @@ class Engine:
 
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on
         the CPU, bfloat16 on CUDA), "float32", "float16", "bfloat16". runner: "eager", "compiled"
-        (torch.compile), "graph" (CUDA graphs of compiled code) or "auto", which is "graph" on CUDA
-        where it can be and "eager" elsewhere; `engine.runner.name` says which.
+        (torch.compile), "graph" (CUDA graphs of compiled code), "openvino" (on CPUs; weights are
+        converted once and kept) or "auto": "graph" on CUDA where it can be, "openvino" where weights
+        are converted already, else "eager"; `engine.runner.name` says which.
 
         Less memory: weights "switch" holds the encode network as the decode network's weights plus
         low-rank updates, which are added as each layer runs ("fused": two whole networks). offload:
@@ -74,9 +78,9 @@ class Engine:
         CPU. vae_tiling: pictures pass the VAE in overlapping tiles of the size it was trained at,
         which changes them a little; None: those of more than four times its pixels.
 
-        An exported folder runs without torch, by onnxruntime in the precision it was exported in
-        (runner "onnx" or "onnx-graph"), or by OpenVINO ("openvino"); tensors are numpy arrays. What is
-        asked for and cannot run raises RunnerError; a missing or damaged folder raises BundleError.
+        An exported folder runs without torch, by OpenVINO ("openvino") or, in the precision it was
+        exported in, by onnxruntime ("onnx", "onnx-graph"); tensors are numpy arrays then. What is asked
+        for and cannot run raises RunnerError; a missing or damaged folder raises BundleError.
         """
         placement = Placement(
             device=device,
@@ -97,11 +101,6 @@ class Engine:
     def runner(self) -> Runner:
         """What executes network calls; asked for first by all of them. RunnerError after a fork."""
         return self.model.runner
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells this model from others: inversions made with one do not fit another."""
-        return self.bundle.fingerprint
 
     @property
     def default_settings(self) -> EditSettings:

@@ -24,7 +24,8 @@ BOUNDARIES = "boundaries"
 
 class InversionFile(NamedTuple):
     """What is in a file. noised: [1, 4, h, w] float32. boundaries: [K, 4, h, w] float32, None where
-    encoding did not pass them or the file is of format 1. size, picture_size: (width, height)."""
+    encoding did not pass them or the file is of format 1. size, picture_size: (width, height). model:
+    the fingerprint of what encoded it."""
 
     noised: np.ndarray
     boundaries: np.ndarray | None
@@ -32,10 +33,11 @@ class InversionFile(NamedTuple):
     seed: int
     size: tuple[int, int]
     picture_size: tuple[int, int]
+    model: str
 
 
-def write_inversion_file(path: str | Path, held: InversionFile, model: str) -> Path:
-    """Writes it, atomically; model: the fingerprint. SettingsError where that cannot be."""
+def write_inversion_file(path: str | Path, held: InversionFile) -> Path:
+    """Writes it, atomically. SettingsError where that cannot be."""
     from safetensors.numpy import save
 
     arrays = {NOISED: np.ascontiguousarray(held.noised)}
@@ -44,16 +46,16 @@ def write_inversion_file(path: str | Path, held: InversionFile, model: str) -> P
     about = {name: getattr(held, name) for name in ("source", "seed", "size", "picture_size")}
     metadata = {
         "icd_inversion": FORMATS[-1],
-        "model": model,
+        "model": held.model,
         "about": json.dumps(about),
         "sha256": _digest(arrays),
     }
     return write_whole(path, save(arrays, metadata), SettingsError)
 
 
-def read_inversion_file(path: str | Path, model: str, decode_hops: int) -> InversionFile:
-    """Reads it. BundleError if it is damaged or was made with another model; shapes are whole, and
-    the caller knows whether they fit the model."""
+def read_inversion_file(path: str | Path, decode_hops: int) -> InversionFile:
+    """Reads it. BundleError if it is damaged; shapes are whole, and the caller knows whether they and
+    the fingerprint fit the model."""
     from safetensors import SafetensorError, safe_open
 
     if os.path.isdir(path):
@@ -71,6 +73,7 @@ def read_inversion_file(path: str | Path, model: str, decode_hops: int) -> Inver
             int(about["seed"]),
             size,
             _pair(about.get("picture_size", size)),  # files of older versions have one size
+            str(metadata.get("model")),
         )
     except FileNotFoundError:
         raise BundleError(f"{path}: no such inversion file") from None
@@ -79,8 +82,6 @@ def read_inversion_file(path: str | Path, model: str, decode_hops: int) -> Inver
     known = metadata.get("icd_inversion") in FORMATS
     if not known or metadata.get("sha256") != _digest(arrays):
         raise BundleError(f"{path} is not a saved inversion, or damaged")
-    if metadata.get("model") != model:
-        raise BundleError(f"{path} was made with another model: invert the picture again")
     if not _is_whole(held, decode_hops):
         raise BundleError(f"{path} holds latents of a wrong shape or value")
     return held

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.family import FAMILIES
-from icd_engine.bundles.pull import located
+from icd_engine.bundles.styles import UsedStyle
 from icd_engine.editing.words import PromptTokenizer, Tokens
 from icd_engine.errors import (
     BundleError,
     ImageError,
     PromptError,
-    RunnerError,
     SettingsError,
     shown,
 )
 from icd_engine.images import to_size
-from icd_engine.placement import Placement
 from icd_engine.processes import forked
 from icd_engine.runners.contract import Prompts, Runner, Tensor
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.noise import normal_noise
 from icd_engine.sampling.schedule import NoiseSchedule
 from icd_engine.settings import CHOICES, EditSettings, is_a
-from icd_engine.shortage import attempt
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MOST_SIDE = 4096  # pixels
@@ -60,8 +56,8 @@ class Model:
     encode_hops, decode_hops: one network call each, up to the noisiest time step and down from it.
     anchors: whether decoding jumps to boundaries that encoding has passed, so that it can be held to
     them. steps: time steps of the noise schedule, 1000 of Stable Diffusion. default_settings: the
-    folder's, completed by PLAIN_EDIT. Nothing of an edit is kept here, so all methods may be called
-    from several threads at once.
+    folder's, completed by PLAIN_EDIT. styles: those that are on. Nothing of an edit is kept here, so
+    all methods may be called from several threads at once.
     """
 
     def __init__(self, bundle: Bundle, runner: Runner, tokenizer: PromptTokenizer):
@@ -71,6 +67,8 @@ class Model:
         self._runner = runner
         self._process = os.getpid()
         self.tokenizer = tokenizer
+        self.styles: Sequence[UsedStyle] = ()
+        self._plain = bundle.fingerprint
         self.size = bundle.size
         self.default_settings = bundle.defaults.resolve(PLAIN_EDIT)
         self.samples_posterior = bundle.samples_posterior
@@ -108,6 +106,20 @@ class Model:
         if os.getpid() != self._process:
             raise forked()
         return self._runner
+
+    def fingerprint(self, added: tuple[str, ...] = ()) -> str:
+        """What tells encodings apart: of this model, and of the styles that a prompt with these added
+        tokens is encoded with. Those on the decode network alone do not count."""
+        counted = [one.record for one in self.styles if one.changes_encoding(added)]
+        return self.bundle.fingerprint_with(counted) if counted else self._plain
+
+    def check_encoding(self, made_with: str, source: Tokens) -> None:
+        """SettingsError unless pictures of this source prompt are encoded as they were then."""
+        if made_with != self.fingerprint(source.added):
+            raise SettingsError(
+                "this inversion was made without the styles that are on, or with others: invert the "
+                "picture again"
+            )
 
     # --- sizes, (width, height) in pixels ---------------------------------------------------------
 
@@ -266,37 +278,3 @@ def check_output_type(output_type: Any, runner: Runner) -> None:
         raise SettingsError(
             f"output_type must be one of {', '.join(known)}, not {shown(output_type)}"
         )
-
-
-def load_model(name: str | Path, placement: Placement) -> Model:
-    """The embedded model "tiny", a published one by its name, or a model folder, ready to run. Raises
-    BundleError, RunnerError, OutOfMemoryError."""
-    bundle = read_bundle(located(name))
-    tokenizer = PromptTokenizer.from_folder(bundle.path / "tokenizer")
-    load_runner = _loader(bundle, placement)
-    runner = attempt(
-        lambda: load_runner(bundle, placement),
-        free=lambda: None,
-        what=f"out of memory while {bundle.path} was loaded",
-    )
-    return Model(bundle, runner, tokenizer)
-
-
-def _loader(bundle: Bundle, placement: Placement) -> Callable[[Bundle, Placement], Runner]:
-    """What loads the folder's graphs, or its weights. RunnerError where torch is not installed."""
-    if bundle.exported is not None:
-        from icd_engine.runners.exported import load_exported_runner
-
-        return load_exported_runner
-    from icd_engine.runners.converted import load_converted_runner, runs_converted
-
-    if runs_converted(bundle, placement):
-        return load_converted_runner
-    try:
-        from icd_engine.loading import load_runner
-    except ModuleNotFoundError as error:
-        raise RunnerError(
-            f"a folder of weights needs torch and transformers ({error}); without them, edit with "
-            "a folder that `icd export` made elsewhere"
-        ) from None
-    return load_runner

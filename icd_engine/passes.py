@@ -19,12 +19,7 @@ from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
 from icd_engine.restrictions import dressed, picture_masks
 from icd_engine.results import Editor, EditResult, Inversion
-from icd_engine.runners.contract import (
-    Decoded,
-    DecodeInputs,
-    SourceBranch,
-    Tensor,
-)
+from icd_engine.runners.contract import Decoded, DecodeInputs, SourceBranch, Tensor
 from icd_engine.stopwatch import Stopwatch
 from icd_engine.tasks import Task
 
@@ -116,6 +111,7 @@ def encode(
             boundaries=[runner.join([at[hop.s][i : i + 1]]) for hop in model.decode_hops]
             if model.anchors
             else None,
+            made_with=model.fingerprint(task.source.added),
         )
         for i, task in enumerate(tasks)
     ]

@@ -66,7 +66,8 @@ class Inversion(Detachable):
     size: (width, height) the model works at. picture_size: that of the pictures it returns. picture:
     the one that was inverted, RGB of that size, and its metadata in `info`; alpha: its transparency,
     L, or None; saved files do not carry them. decoded: see `reconstruction`. given_size: what it had
-    before it was brought to that size, whose shape masks may have too.
+    before it was brought to that size, whose shape masks may have too. made_with: see
+    `Model.fingerprint`.
     """
 
     engine: Editor = field(repr=False)
@@ -81,6 +82,7 @@ class Inversion(Detachable):
     given_size: tuple[int, int] | None = None
     boundaries: list[Tensor] | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict, repr=False)
+    made_with: str = ""
 
     @cached_property
     def latents(self) -> Tensor:
@@ -126,8 +128,9 @@ class Inversion(Detachable):
             self.seed,
             self.size,
             self.picture_size,
+            self.made_with,
         )
-        return write_inversion_file(path, held, self.engine.model.bundle.fingerprint)
+        return write_inversion_file(path, held)
 
 
 def read_inversion(engine: Editor, path: str | Path) -> Inversion:
@@ -136,7 +139,10 @@ def read_inversion(engine: Editor, path: str | Path) -> Inversion:
     BundleError if it is damaged or was made with another model.
     """
     model = engine.model
-    held = read_inversion_file(path, model.bundle.fingerprint, len(model.decode_hops))
+    held = read_inversion_file(path, len(model.decode_hops))
+    made_with = model.fingerprint(model.tokenizer.added_in(held.source))
+    if held.model != made_with:
+        raise BundleError(f"{path} was made with another model: invert the picture again")
     if held.noised.shape != model.latent_shape(held.size):
         raise BundleError(f"{path} holds latents of a wrong shape or value")
     boundaries = None
@@ -150,6 +156,7 @@ def read_inversion(engine: Editor, path: str | Path) -> Inversion:
         held.size,
         held.picture_size,
         boundaries=boundaries,
+        made_with=made_with,
     )
 
 

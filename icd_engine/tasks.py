@@ -118,6 +118,7 @@ def check_kept(
             )
         settings = settings.with_values({"detail": 0.0})
     source = model.source_tokens(inversion.source or None)
+    model.check_encoding(inversion.made_with, source)
     task = Task(
         inversion.picture,
         inversion.size,

@@ -32,10 +32,11 @@ HOUSE = [
     ["icd_engine.runners"],
     ["icd_engine.loading", "icd_engine.reporting"],
     ["icd_engine.model"],
+    ["icd_engine.opening"],
     ["icd_engine.results"],
     ["icd_engine.tasks"],
     ["icd_engine.decoding", "icd_engine.automatic", "icd_engine.restrictions"],
-    ["icd_engine.search"],
+    ["icd_engine.search", "icd_engine.styling"],
     ["icd_engine.passes"],
     ["icd_engine.engine"],
     ["icd_engine"],  # the package itself: hands out what the engine makes
@@ -61,7 +62,9 @@ TORCH_FREE = {
     "icd_engine.tasks",
     "icd_engine.restrictions",
     "icd_engine.automatic",
+    "icd_engine.styling",
     *("icd_engine.search", "icd_engine.results", "icd_engine.model", "icd_engine.reporting"),
+    "icd_engine.opening",
     *(
         "icd_engine.sampling",
         "icd_engine.editing",

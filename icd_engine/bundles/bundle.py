@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -69,6 +69,13 @@ class Bundle:
         parts = {name: digest for name, digest in self.sha256.items() if "/" in name}
         about = [parts, self.encode_times, self.encode_end]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+    def fingerprint_with(self, styles: Sequence[Mapping[str, Any]]) -> str:
+        """That of the model with these styles on, see `styles.UsedStyle.record`."""
+        if not styles:
+            return self.fingerprint
+        about = json.dumps([self.fingerprint, *styles], sort_keys=True)
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
 
     @property
     def samples_posterior(self) -> bool:

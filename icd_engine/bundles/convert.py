@@ -6,19 +6,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from icd_engine.bundles.baked import TABLE, Baked, StyleFile, baked
 from icd_engine.bundles.base import check_noise, layout_notes, picture_size, read_base
 from icd_engine.bundles.bundle import Bundle, write_bundle
 from icd_engine.bundles.configs import train_steps
 from icd_engine.bundles.family import DIFFERENCE, MODEL_INDEX, Family
-from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights, require_file
+from icd_engine.bundles.files import file_digest, read_json, read_shapes, read_weights
 from icd_engine.bundles.layouts import WeightFiles, find_weights, read_found, single
-from icd_engine.bundles.lora import LoraPair, assumed_scales, difference, fuse, read_lora
+from icd_engine.bundles.lora import (
+    LoraPair,
+    Updates,
+    assumed_scales,
+    difference,
+    fuse,
+    joined,
+    read_lora,
+    single_updates,
+)
 from icd_engine.bundles.sources import Sources, gathered
 from icd_engine.bundles.target import check_target
 from icd_engine.bundles.teacher import check_teacher, teacher_file
 from icd_engine.bundles.times import CHAIN_A, choose_times
+from icd_engine.bundles.vocabulary import tokenizer_files
 from icd_engine.errors import BundleError
 
 if TYPE_CHECKING:
@@ -26,7 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 # Names of the VAE's attention before diffusers 0.18, as in the published SD1.5 files.
 OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -42,29 +52,34 @@ def convert(
     precision: str = "fp32",
     overwrite: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    styles: Sequence[StyleFile] = (),
+    base_config: str | Path | None = None,
 ) -> Bundle:
     """Makes the bundle `out` of published files for SD1.5 or SDXL; every tensor must fit, or
     nothing is written.
 
-    base: diffusers folder, its weights as `layouts.find_weights` finds them. teacher: state dict
+    base: diffusers folder, its weights as `layouts.find_weights` finds them, or a single file with
+    base_config (`single_file.unpack`). teacher: state dict
     (.pt with tensors only, or .safetensors) or UNet folder, with guidance embedding. forward,
     reverse: LoRA files (see `lora.read_lora`), fused in fp32 into the teacher's weights, or whole
     UNets of the teacher's architecture, as training without LoRA leaves them. Each may also be a
     repository of the hub, the last three tar archives as the authors publish them (see
     `sources.gathered`). Time steps are those of the arguments, else of the file names where they
     carry them, else each from the other file's, else chain A. precision: fp32, fp16 or bf16, of what
-    is written. defaults: settings of an edit where they are not the reference's. Raises BundleError
-    naming the file and the key or field.
+    is written. defaults: settings of an edit where they are not the reference's. styles: see
+    `baked`. Raises BundleError naming the file and the key or field.
     """
     out = Path(out)
     if precision not in PRECISIONS:
         raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     check_target(out, overwrite)
     with gathered(
-        *(Path(p) for p in (base, teacher, forward, reverse)), beside=out.parent
+        *(Path(p) for p in (base, teacher, forward, reverse)),
+        beside=out.parent,
+        base_config=base_config,
     ) as sources:
         return _convert(
-            sources, out, decode_times, encode_times, precision, overwrite, defaults or {}
+            sources, out, decode_times, encode_times, precision, overwrite, defaults or {}, styles
         )
 
 
@@ -76,6 +91,7 @@ def _convert(
     precision: str,
     overwrite: bool,
     defaults: Mapping[str, Any],
+    styles: Sequence[StyleFile],
 ) -> Bundle:
     base = sources.base
     forward = sources.forward
@@ -95,6 +111,7 @@ def _convert(
         else:
             loras[part] = read_lora(path, shapes, family.rounds_lora)
             notes += assumed_scales(path.name, loras[part])
+    added = baked(styles, base, family, shapes, unet_config)
     record = {
         "family": family.name,
         "encode_times": encode,
@@ -113,20 +130,26 @@ def _convert(
                     ("reverse", single(reverse)),
                 )
             },
-            "lora_scale": {
-                part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
-            },
-            "lora_scale_from": {
-                part: sorted({pair.said_by for pair in lora.values()})
-                for part, lora in loras.items()
-            },
+            **_scales(loras),
             "precision": precision,
-            "notes": notes + layout_notes(base, family),
+            "notes": [*sources.notes, *notes] + layout_notes(base, family) + added.notes,
+            **({"styles": [one.record for one in added.styles]} if styles else {}),
         },
     }
-    return write_bundle(
-        out, record, _files(base, family, unet_config, weights, loras, whole, precision), overwrite
-    )
+    networks = Networks(unet_config, weights, loras, whole, added)
+    return write_bundle(out, record, _files(base, family, networks, precision), overwrite)
+
+
+def _scales(loras: Mapping[str, Mapping[str, LoraPair]]) -> dict[str, Any]:
+    """What is recorded of the scales of LoRA files, by part."""
+    return {
+        "lora_scale": {
+            part: sorted({pair.scale for pair in lora.values()}) for part, lora in loras.items()
+        },
+        "lora_scale_from": {
+            part: sorted({pair.said_by for pair in lora.values()}) for part, lora in loras.items()
+        },
+    }
 
 
 def attention_levels(unet_config: Mapping[str, Any]) -> dict[str, int]:
@@ -165,50 +188,80 @@ def _source(found: WeightFiles) -> dict[str, Any]:
     return one | {"shards": shards} if shards else one
 
 
+class Networks(NamedTuple):
+    """What UNets are made of. loras: part -> updates of the teacher's weights, or whole: part ->
+    file."""
+
+    config: Mapping[str, Any]
+    teacher: Mapping[str, Tensor]
+    loras: Mapping[str, Mapping[str, LoraPair]]
+    whole: Mapping[str, Path]
+    added: Baked
+
+    def updates(self, part: str) -> Updates:
+        return joined(single_updates(self.loras[part]), self.added.updates(part))
+
+
 def _files(
-    base: Path,
-    family: Family,
-    unet_config: Mapping[str, Any],
-    teacher: Mapping[str, Tensor],
-    loras: Mapping[str, Mapping[str, LoraPair]],
-    whole: Mapping[str, Path],
-    precision: str,
+    base: Path, family: Family, networks: Networks, precision: str
 ) -> Iterator[tuple[str, Any]]:
     """Every file of the bundle but icd.json, one network in memory at a time beside the teacher."""
     import torch
 
     dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
     yield MODEL_INDEX, _model_index(base, family)
+    ids: dict[str, int] = {}
     for part in family.tokenizers:
-        yield from _tokenizer(base, part)
+        for name, content in tokenizer_files(base, part):
+            if networks.added.tokens and name.endswith("/tokenizer.json"):
+                text = content if isinstance(content, str) else content.read_text(encoding="utf-8")
+                content = networks.added.tokenizer(text)
+                ids = networks.added.ids(content)
+            yield name, content
     name = f"scheduler/{family.configs['scheduler']}"
     yield name, base / name
     for part, name in family.weights.items():
-        if part in loras or part in whole:
-            continue
-        yield f"{part}/config.json", base / part / "config.json"
-        found = find_weights(base / part, name)
-        weights = read_found(found)
-        if part == "vae":
-            weights = {_new_vae_key(key): value for key, value in weights.items()}
-        # Tensors of a pickle may share memory, which safetensors cannot express
-        copy = found.files[0].suffix != ".safetensors"
-        weights = {
-            key: value.to(dtype if value.is_floating_point() else value.dtype, copy=copy)
-            for key, value in weights.items()
-        }
-        yield f"{part}/{name}", weights
-    for part, lora in loras.items():
-        yield f"{part}/config.json", unet_config
-        yield f"{part}/{family.weights[part]}", fuse(teacher, lora, dtype)
-    for part, path in whole.items():
-        yield f"{part}/config.json", unet_config
+        if part not in networks.loras and part not in networks.whole:
+            yield from _copied(base, part, name, networks.added, ids, dtype)
+    for part in networks.loras:
+        yield f"{part}/config.json", networks.config
         yield (
             f"{part}/{family.weights[part]}",
-            {key: value.to(dtype) for key, value in read_weights(path).items()},
+            fuse(networks.teacher, networks.updates(part), dtype),
         )
-    if not whole:
-        yield DIFFERENCE, difference(loras["unet"], loras["unet_forward"], dtype)
+    for part, path in networks.whole.items():
+        yield f"{part}/config.json", networks.config
+        weights = fuse(read_weights(path), networks.added.updates(part), dtype)
+        yield f"{part}/{family.weights[part]}", weights
+    if not networks.whole:
+        decode = networks.updates("unet")
+        yield DIFFERENCE, difference(decode, networks.updates("unet_forward"), dtype)
+
+
+def _copied(
+    base: Path, part: str, name: str, added: Baked, ids: Mapping[str, int], dtype: torch.dtype
+) -> Iterator[tuple[str, Any]]:
+    """VAE or text encoder of the base, with the styles on it."""
+    found = find_weights(base / part, name)
+    weights = read_found(found)
+    config: Any = base / part / "config.json"
+    if part == "vae":
+        weights = {_new_vae_key(key): value for key, value in weights.items()}
+    else:
+        weights = added.text_weights(part, weights, ids)
+        rows = next((len(own) for key, own in weights.items() if key.endswith(TABLE)), 0)
+        if ids:
+            config = read_json(base, f"{part}/config.json") | {"vocab_size": rows}
+    yield f"{part}/config.json", config
+    # Tensors of a pickle may share memory, which safetensors cannot express
+    copy = found.files[0].suffix != ".safetensors"
+    yield (
+        f"{part}/{name}",
+        {
+            key: value.to(dtype if value.is_floating_point() else value.dtype, copy=copy)
+            for key, value in weights.items()
+        },
+    )
 
 
 def _new_vae_key(key: str) -> str:
@@ -234,27 +287,3 @@ def _model_index(base: Path, family: Family) -> dict[str, Any]:
         "_class_name": family.pipeline,
         "requires_safety_checker": False,
     }
-
-
-def _tokenizer(base: Path, part: str) -> Iterator[tuple[str, Any]]:
-    for name in TOKENIZER_FILES:
-        if (base / part / name).is_file():
-            yield f"{part}/{name}", base / part / name
-    whole = base / part / "tokenizer.json"
-    yield f"{part}/tokenizer.json", whole if whole.is_file() else _build_tokenizer(base, part)
-
-
-def _build_tokenizer(base: Path, part: str) -> str:
-    """tokenizer.json from vocab.json and merges.txt, by transformers."""
-    from transformers import CLIPTokenizer
-
-    try:
-        for name in ("vocab.json", "merges.txt"):
-            require_file(base, f"{part}/{name}")
-        tokenizer = CLIPTokenizer.from_pretrained(base / part, local_files_only=True)
-        return tokenizer.backend_tokenizer.to_str(pretty=True)
-    except Exception as error:  # transformers raises many kinds for a damaged vocabulary
-        reason = " ".join(str(error).split())
-        raise BundleError(
-            f"{base}: {part}/tokenizer.json is missing and cannot be made: {reason}"
-        ) from error

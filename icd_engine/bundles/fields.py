@@ -92,7 +92,6 @@ UNET_FIXED = {
         (
             *("center_input_sample", "class_embeddings_concat", "dual_cross_attention"),
             *("mid_block_only_cross_attention", "only_cross_attention", "resnet_skip_time_act"),
-            "upcast_attention",
         ),
         _one_of(False, None),
     ),
@@ -171,6 +170,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "down_block_types": _list_of(_one_of("DownBlock2D", "CrossAttnDownBlock2D")),
         "up_block_types": _list_of(_one_of("UpBlock2D", "CrossAttnUpBlock2D")),
         "use_linear_projection": SWITCH,
+        "upcast_attention": _either(
+            SWITCH, NOTHING
+        ),  # of SD 2.1; attention maps are float32 anyway
     },
 }
 

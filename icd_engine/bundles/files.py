@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,17 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside its tensors. BundleError naming the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU, in the file's own precision.
 
@@ -88,6 +100,22 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
     check_finite(tensors, path)
     return tensors
+
+
+@contextmanager
+def open_weights(
+    path: Path, renamed: Callable[[str], str] = str
+) -> Iterator[Callable[[str], Tensor]]:
+    """What reads one tensor of a safetensors file after the other, by names that `renamed` gives its
+    keys. BundleError naming the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = {renamed(key): key for key in file.keys()}  # noqa: SIM118
+            yield lambda name: file.get_tensor(keys[name])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise BundleError(f"{path} is not the file that was loaded: {error}") from error
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 from icd_engine.bundles.files import read_json, read_shapes, read_weights, require_file
@@ -127,15 +127,7 @@ def read_state(path: Path, integers: bool = False) -> dict[str, Tensor]:
         return read_weights(path)
     import torch
 
-    if not path.is_file():
-        raise BundleError(f"{path} is missing")
-    try:
-        # Mapped, it takes no memory of its own; torch's format before 1.6 cannot be.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except Exception as error:  # a damaged or hostile file may raise anything; none of it is ours
-        raise BundleError(
-            f"{path} is damaged or holds more than tensors: refused, nothing in it was run"
-        ) from error
+    state = load_pickle(path)
     if not isinstance(state, Mapping):
         raise BundleError(f"{path} must hold a state dict, not a {type(state).__name__}")
     for key, value in state.items():
@@ -147,3 +139,19 @@ def read_state(path: Path, integers: bool = False) -> dict[str, Tensor]:
         if not plain or value.device.type != "cpu" or not (integers or value.is_floating_point()):
             raise BundleError(f"{path.name}: {key!r} is not a plain tensor of numbers")
     return {key: value.detach() for key, value in state.items()}
+
+
+def load_pickle(path: Path) -> Any:
+    """What torch's weights-only loader reads of a pickle: nothing in it is ever run. BundleError
+    naming the file."""
+    import torch
+
+    if not path.is_file():
+        raise BundleError(f"{path} is missing")
+    try:
+        # Mapped, it takes no memory of its own; torch's format before 1.6 cannot be.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except Exception as error:  # a damaged or hostile file may raise anything; none of it is ours
+        raise BundleError(
+            f"{path} is damaged or holds more than tensors: refused, nothing in it was run"
+        ) from error

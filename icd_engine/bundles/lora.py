@@ -4,7 +4,7 @@ weights."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +53,10 @@ class LoraPair:
     said_by: str
 
 
+# Module -> its updates, each with what it is multiplied by beside its own scale
+Updates = dict[str, list[tuple[float, LoraPair]]]
+
+
 def read_lora(
     path: Path, shapes: Mapping[str, tuple[int, ...]], rounds: bool
 ) -> dict[str, LoraPair]:
@@ -91,12 +95,12 @@ def read_lora(
         tensors |= {key: _rounded(path, key, tensors[key]) for key in factors}
     scales = read_scales(path)
     return {
-        module: _pair(path, tensors, module, keys, shapes[f"{module}.weight"], scales)
+        module: lora_pair(path, tensors, module, keys, shapes[f"{module}.weight"], scales)
         for module, keys in modules.items()
     }
 
 
-def _pair(
+def lora_pair(
     path: Path,
     tensors: Mapping[str, Tensor],
     module: str,
@@ -104,6 +108,8 @@ def _pair(
     shape: tuple[int, ...],
     scales: LoraScales,
 ) -> LoraPair:
+    """The update of one module; keys: "down", "up" and perhaps "alpha" -> key of `tensors`. shape:
+    of the module's weight. Raises BundleError naming the key that does not fit."""
     if "down" not in keys or "up" not in keys:
         raise BundleError(
             f"{path.name}: {next(iter(keys.values()))!r} has no partner (LoRA weights come in pairs)"
@@ -141,43 +147,57 @@ def _rounded(path: Path, key: str, tensor: Tensor) -> Tensor:
     return rounded
 
 
-def difference(
-    decode: Mapping[str, LoraPair], encode: Mapping[str, LoraPair], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """What makes the encode network of the decode one: W_encode = W_decode + up @ down for every
-    module of either.
+def single_updates(lora: Mapping[str, LoraPair]) -> Updates:
+    """The updates of one file, each as strong as it says."""
+    return {module: [(1.0, pair)] for module, pair in lora.items()}
 
-    `<module>.down` [R, in, (k, k)] and `<module>.up` [out, R, (1, 1)], scales in `up`, R the sum of
-    both ranks.
-    """
+
+def joined(*updates: Updates) -> Updates:
+    """All updates of several files together."""
+    modules = dict.fromkeys(module for own in updates for module in own)
+    return {module: [one for own in updates for one in own.get(module, [])] for module in modules}
+
+
+def factors(updates: Sequence[tuple[float, LoraPair]]) -> tuple[Tensor, Tensor]:
+    """down [R, in, (k, k)] and up [out, R, (1, 1)] of the updates of one module together, scales in
+    `up`, R the sum of their ranks; float32."""
     import torch
 
+    down = torch.cat([pair.down for _, pair in updates])
+    up = torch.cat([strength * pair.scale * pair.up for strength, pair in updates], dim=1)
+    return down, up
+
+
+def difference(decode: Updates, encode: Updates, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What makes the encode network of the decode one: W_encode = W_decode + up @ down for every
+    module of either, see `factors`."""
     found = {}
     for module in dict.fromkeys((*decode, *encode)):
-        pairs = [
-            (lora[module], sign) for lora, sign in ((encode, 1.0), (decode, -1.0)) if module in lora
-        ]
-        found[f"{module}.down"] = torch.cat([pair.down for pair, _ in pairs]).to(dtype)
-        found[f"{module}.up"] = torch.cat(
-            [sign * pair.scale * pair.up for pair, sign in pairs], dim=1
-        ).to(dtype)
+        taken = [(-strength, pair) for strength, pair in decode.get(module, [])]
+        down, up = factors([*encode.get(module, []), *taken])
+        found[f"{module}.down"] = down.to(dtype)
+        found[f"{module}.up"] = up.to(dtype)
     return found
 
 
-def fuse(
-    weights: Mapping[str, Tensor], lora: Mapping[str, LoraPair], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """W + scale B A for every module of `lora`, computed in fp32, all weights then in `dtype`.
+def fused(weight: Tensor, updates: Sequence[tuple[float, LoraPair]]) -> Tensor:
+    """W + the updates, float32."""
+    weight = weight.float()
+    for strength, pair in updates:
+        # A convolution's B is 1x1, so that B after A is one matrix product over A's flattened
+        # kernels.
+        update = (pair.up.flatten(1) @ pair.down.flatten(1)).reshape(weight.shape)
+        weight = weight + strength * pair.scale * update
+    return weight
+
+
+def fuse(weights: Mapping[str, Tensor], updates: Updates, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights with the updates of their modules, computed in fp32, all then in `dtype`.
 
     One weight after the other, so that beside the given weights only the result is in memory.
     """
-    fused = {}
+    result = {}
     for key, weight in weights.items():
-        pair = lora.get(key.removesuffix(".weight"))
-        if pair is not None and key.endswith(".weight"):
-            # A convolution's B is 1x1, so that B after A is one matrix product over A's flattened
-            # kernels.
-            update = (pair.up.flatten(1) @ pair.down.flatten(1)).reshape(weight.shape)
-            weight = weight.float() + pair.scale * update
-        fused[key] = weight.to(dtype)
-    return fused
+        own = updates.get(key.removesuffix(".weight")) if key.endswith(".weight") else None
+        result[key] = (fused(weight, own) if own else weight).to(dtype)
+    return result

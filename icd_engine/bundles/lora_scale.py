@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icd_engine.bundles.files import read_json
+from icd_engine.bundles.files import read_header, read_json
 from icd_engine.errors import BundleError, shown
 
 ALPHA = 8.0  # of all released models; published files do not store it
@@ -46,13 +46,15 @@ class LoraScales:
     """What lies in and beside a LoRA file about alpha.
 
     adapters: place -> fields of a peft LoraConfig. alphas: module, dots as underscores -> alpha.
-    spare: alpha of modules that nothing else is said of.
+    spare: alpha of modules that nothing else is said of. assumed: alpha where there is no such
+    either; None: the rank, as diffusers and peft assume.
     """
 
     name: str
     adapters: dict[str, dict[str, Any]]
     alphas: dict[str, float]
     spare: float | None
+    assumed: float | None = ALPHA
 
     def of(self, module: str, rank: int, alpha: float | None) -> Scale:
         """The scale of a module whose factors have this rank; alpha: its own tensor's, if it has one.
@@ -70,7 +72,7 @@ class LoraScales:
             return said[0]
         if self.spare is not None:
             return Scale(self.spare / rank, _header(KOHYA_ALPHA))
-        return Scale(ALPHA / rank, ASSUMED)
+        return Scale(1.0 if self.assumed is None else self.assumed / rank, ASSUMED)
 
     def _said(self, module: str, rank: int, alpha: float | None) -> Iterator[Scale]:
         if alpha is not None:
@@ -89,18 +91,19 @@ class LoraScales:
                 yield Scale(of_adapter / divisor, where)
 
 
-def read_scales(path: Path) -> LoraScales:
-    """Whatever says the scale of a LoRA file's updates.
+def read_scales(path: Path, part: str = "unet", assumed: float | None = ALPHA) -> LoraScales:
+    """Whatever says the scale of a LoRA file's updates of one part; assumed: see LoraScales.
 
     Header: diffusers' `lora_adapter_metadata` (peft's configuration) or `network_alphas`, kohya's
     `ss_network_alpha`. Beside it: peft's adapter_config.json. BundleError naming the field that is
     damaged.
     """
-    header = _read_header(path)
+    header = read_header(path)
     adapters: dict[str, dict[str, Any]] = {}
     if ADAPTER in header:
         fields = _object(path.name, ADAPTER, header[ADAPTER])
-        own = {k.removeprefix("unet."): v for k, v in fields.items() if k.startswith("unet.")}
+        root = f"{part}."
+        own = {k.removeprefix(root): v for k, v in fields.items() if k.startswith(root)}
         # Pipelines prefix the fields of each network, a network that saves itself does not
         adapters[_header(ADAPTER)] = own or fields
     if (path.parent / PEFT_CONFIG).is_file():
@@ -110,21 +113,12 @@ def read_scales(path: Path) -> LoraScales:
     alphas = _object(path.name, ALPHAS, header[ALPHAS]) if ALPHAS in header else {}
     where = f"{path.name}: {_header(ALPHAS)}"
     flat = {_flat(key): _number(where, key, value) for key, value in alphas.items()}
-    return LoraScales(path.name, adapters, flat, _spare(path.name, header.get(KOHYA_ALPHA)))
+    spare = _spare(path.name, header.get(KOHYA_ALPHA))
+    return LoraScales(path.name, adapters, flat, spare, assumed)
 
 
 def _header(field: str) -> str:
     return f"the header's {field}"
-
-
-def _read_header(path: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 def _object(name: str, field: str, text: str) -> dict[str, Any]:

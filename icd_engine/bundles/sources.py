@@ -18,6 +18,7 @@ from icd_engine.bundles.layouts import GGUF, find_weights, gguf
 from icd_engine.bundles.lora_scale import PEFT_CONFIG
 from icd_engine.bundles.names import ROLES, times_in
 from icd_engine.bundles.scratch import scratch_folder
+from icd_engine.bundles.single_file import SUFFIXES, names, unpack
 from icd_engine.errors import BundleError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -45,7 +46,8 @@ NETWORK_FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors")
 class Sources:
     """Everything a conversion reads, as paths of this machine; teacher: a file or a folder.
 
-    base_name: what the base is known by, its folder's name or `OWNER/NAME@revision` of the hub.
+    base_name: what the base is known by, its folder's name or `OWNER/NAME@revision` of the hub. notes:
+    what was assumed of it.
     """
 
     base: Path
@@ -53,25 +55,38 @@ class Sources:
     teacher: Path
     forward: Path
     reverse: Path
+    notes: Sequence[str] = ()
 
 
 @contextmanager
 def gathered(
-    base: Path, teacher: Path, forward: Path, reverse: Path, beside: Path
+    base: Path,
+    teacher: Path,
+    forward: Path,
+    reverse: Path,
+    beside: Path,
+    base_config: str | Path | None = None,
 ) -> Iterator[Sources]:
     """The paths, with what lies in archives unpacked and what lies on the hub downloaded.
 
     forward and reverse may be the same archive, folder or repository: the file is chosen by its
     name. Members of archives are unpacked into a scratch folder near `beside`, which goes when the
-    block ends; downloads stay in the hub's cache. Raises BundleError naming the archive, folder or
-    repository.
+    block ends; downloads stay in the hub's cache. base_config: of a base that is a single file, see
+    `single_file.unpack`. Raises BundleError naming the archive, folder or repository.
     """
     near = next(folder for folder in (beside, *beside.parents) if folder.is_dir())
     with scratch_folder(near, ".icd-") as scratch:
         folder = _base(base)
+        name = _base_name(base, folder)
+        notes: Sequence[str] = ()
+        if folder.is_file():
+            folder, notes = unpack(folder, _config(base_config), scratch)
+        elif base_config is not None:
+            raise BundleError(f"{base} is a folder, which has configurations of its own")
         yield Sources(
             base=folder,
-            base_name=_base_name(base, folder),
+            base_name=name,
+            notes=notes,
             teacher=_network(_local(teacher, NETWORK_FILES), "teacher", scratch),
             forward=_lora(_local(forward, NETWORK_FILES), "forward", scratch),
             reverse=_lora(_local(reverse, NETWORK_FILES), "reverse", scratch),
@@ -80,16 +95,19 @@ def gathered(
 
 def _base(path: Path) -> Path:
     folder = _local(path, BASE_FILES)
-    if folder.is_file():
-        raise BundleError(
-            f"{path} is one file, and a base is a diffusers folder: diffusers makes one by "
-            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), for SDXL by "
-            "StableDiffusionXLPipeline"
-        )
+    if folder.is_file() and folder.suffix not in SUFFIXES:
+        raise BundleError(f"{path} is no diffusers folder, nor one of {', '.join(SUFFIXES)}")
     if path.exists():
         return folder
     halves = [f"{part}/{name}" for part in _without_weights(folder) for name in HALVES]
     return _local(path, halves) if halves else folder
+
+
+def _config(given: str | Path | None) -> str | Path | None:
+    """Configurations of a single file: a name, a folder, or a repository's that is downloaded."""
+    if given is None or str(given) in names():
+        return given
+    return _local(Path(given), [name for name in BASE_FILES if not name.endswith(".safetensors")])
 
 
 def _without_weights(folder: Path) -> list[str]:

@@ -26,6 +26,7 @@ from icd_engine.cli.serve import serve
 from icd_engine.cli.streams import own_stdout, told_of_warnings
 from icd_engine.cli.terminal import print_error, print_line, print_warning
 from icd_engine.cli.ui import ui
+from icd_engine.cli.web import web
 from icd_engine.endings import ended_by_signals
 from icd_engine.errors import IcdError
 
@@ -43,6 +44,7 @@ for command in (
     serve,
     mcp,
     ui,
+    web,
     models,
     pull,
     remove,

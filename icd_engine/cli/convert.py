@@ -9,6 +9,7 @@ import typer
 
 from icd_engine.cli import options
 from icd_engine.cli.report import describe
+from icd_engine.cli.styles import StyleBoth, Styles, style_files
 from icd_engine.cli.terminal import print_note, print_path
 
 Times = Annotated[
@@ -23,7 +24,11 @@ Times = Annotated[
 
 def convert(
     base: Annotated[
-        Path, typer.Option(help="Diffusers folder of the base model.", metavar="FOLDER")
+        Path,
+        typer.Option(
+            help="Base model: diffusers folder, or a single .safetensors or .ckpt file.",
+            metavar="FOLDER|FILE",
+        ),
     ],
     teacher: Annotated[
         Path,
@@ -57,6 +62,16 @@ def convert(
         Literal["fp32", "fp16", "bf16"],
         typer.Option(help="Precision of the weights that are written."),
     ] = "fp32",
+    base_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="Configurations of a single file: sd15, sd21, sd21-base, sdxl, or a diffusers folder.",
+            show_default="as its keys tell",
+        ),
+    ] = None,
+    style: Styles = None,
+    style_both: StyleBoth = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model folder at --out.")
     ] = False,
@@ -88,6 +103,8 @@ def convert(
         encode_times=_times("--encode-steps", encode_steps),
         precision=precision,
         overwrite=overwrite,
+        styles=style_files(style, style_both),
+        base_config=base_config,
     )
     for name, text in describe(bundle):
         print_note(f"{name:<16}{text}", quiet)

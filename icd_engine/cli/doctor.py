@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from icd_engine import __version__
-from icd_engine.bundles.bundle import read_bundle
+from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.bundles.kept_graphs import is_converted
 from icd_engine.cli import options
 from icd_engine.cli.report import describe, in_units, size_on_disk
 from icd_engine.cli.terminal import print_error, print_line
@@ -143,11 +144,22 @@ def _self_check(model: str, wanted: bool | None) -> Iterator[Finding]:
         yield "self-check", str(error), False
 
 
+def _converted(bundle: Bundle) -> Iterator[Finding]:
+    if bundle.exported is None and bundle.guidance_embedded and _version("openvino"):
+        kept = (
+            "converted: CPUs take it"
+            if is_converted(bundle)
+            else "--runner openvino converts it once"
+        )
+        yield "for openvino", kept, True
+
+
 def _model(model: str) -> Iterator[Finding]:
     try:
         bundle = read_bundle(model, verify=False)
         for name, text in describe(bundle):
             yield name, text, True
+        yield from _converted(bundle)
         bundle.verify()
     except BundleError as error:
         yield "model", str(error), False

@@ -11,6 +11,7 @@ from icd_engine.cli import options, origin
 from icd_engine.cli.asked import Asked
 from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.pictures import beside, comparison, output, save_all, tell_path
+from icd_engine.cli.styles import StyleBoth, Styles, put_on, style_files
 from icd_engine.cli.terminal import open_engine, print_note
 from icd_engine.placement import PLAIN
 from icd_engine.saving import QUALITY, save_image
@@ -184,6 +185,8 @@ def edit(
         ),
     ] = None,
     size: options.Size = None,
+    style: Styles = None,
+    style_both: StyleBoth = False,
     placement: options.Placed = PLAIN,
     keep_metadata: origin.KeepMetadata = False,
     quality: origin.Quality = QUALITY,
@@ -242,6 +245,7 @@ def edit(
     asked = asked.read()
     marks |= asked.marks(keep_metadata, "signature" in marks)
     engine = open_engine(model, quiet, placement, yes)
+    put_on(engine, style_files(style, style_both))
     asked = asked.of_model(engine)
     if sheet is not None:
         found = asked.search(engine, edits)

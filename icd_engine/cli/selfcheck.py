@@ -26,7 +26,7 @@ def self_check(model: str) -> Iterator[tuple[str, str]]:
     IcdError where either fails or the result is not a picture.
     """
     started = time.perf_counter()
-    engine = open_engine(model, quiet=True, placement=PLAIN)
+    engine = open_engine(model, quiet=True, placement=PLAIN, yes=False)
     loaded = time.perf_counter() - started
     yield "runner", f"{engine.runner.name} on {engine.runner.device}, loaded in {loaded:.1f} s"
     demo = _demo(engine)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from icd_engine.editing.words import Tokens, Word, align, differing
+from icd_engine.editing.words import Tokens, Word, differing
 from icd_engine.errors import PromptError, shown
 from icd_engine.settings import EditSettings
 
@@ -176,6 +176,34 @@ def _refine_mapper(source: Tokens, target: Tokens) -> tuple[Floats, Floats]:
     mapper = np.zeros((len(m), len(m)), dtype=np.float32)
     mapper[m, np.arange(len(m))] = aligned
     return mapper, aligned
+
+
+def align(source: Tokens, target: Tokens) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Needleman-Wunsch alignment of two token sequences: gap 0, match 1, mismatch -1 (begin and end
+    included).
+
+    Returns m [n], the source position of every target position (-1 = new), and a [n], 1 where
+    aligned, 0 where new. Positions after the target's end map to themselves. Where scores tie, the
+    traceback takes a target token as new first, then drops a source token, then pairs the two.
+    """
+    x = source.ids[: source.length]
+    y = target.ids[: target.length]
+    score = np.zeros((len(x) + 1, len(y) + 1), dtype=np.int64)
+    for i, j in np.ndindex(len(x), len(y)):
+        pair = score[i, j] + (1 if x[i] == y[j] else -1)
+        score[i + 1, j + 1] = max(score[i + 1, j], score[i, j + 1], pair)
+    m = np.arange(len(target.ids))
+    i, j = len(x), len(y)
+    while j > 0:
+        if i == 0 or score[i, j] == score[i, j - 1]:
+            j -= 1
+            m[j] = -1
+        elif score[i, j] == score[i - 1, j]:
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            m[j] = i
+    return m, (m >= 0).astype(np.float32)
 
 
 def _blend_columns(

@@ -1,4 +1,4 @@
-"""Tokens, the words they belong to, and the alignment of two prompts."""
+"""Tokens, the words they belong to, and the words that two prompts differ in."""
 
 import difflib
 import json
@@ -6,12 +6,10 @@ import re
 import string
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from icd_engine.errors import BundleError, PromptError, shown
@@ -40,7 +38,8 @@ class Tokens:
 
     ids: begin token, content, end token, padding, n in all. offsets: [n] pairs of character
     positions in `text`, (0, 0) for the tokens that are not content. length: tokens before the
-    padding. name: what errors call it. cut: the end of the text that did not fit, mostly "".
+    padding. added: texts of the tokens that were added to the vocabulary (textual inversion) and
+    occur here. name: what errors call it. cut: the end of the text that did not fit, mostly "".
     """
 
     text: str
@@ -50,6 +49,7 @@ class Tokens:
     length: int
     name: str = field(default="the prompt", compare=False)
     cut: str = field(default="", compare=False)
+    added: tuple[str, ...] = ()
 
     @property
     def cut_note(self) -> str:
@@ -66,17 +66,21 @@ class Tokens:
         """Token positions, ascending, of every occurrence of one or several words.
 
         A string of several words is a phrase and must match consecutive words. Case and surrounding
-        punctuation are ignored. PromptError naming the word and the prompt if it does not occur, or
-        was cut away.
+        punctuation are ignored, that of added tokens not: `<cat>` is no `cat`. PromptError naming the
+        word and the prompt if it does not occur, or was cut away.
         """
         phrases = [words] if isinstance(words, str) else list(words)
         return tuple(
             sorted({position for phrase in phrases for position in self._find_phrase(phrase)})
         )
 
+    def bare(self, word: str) -> str:
+        """A word as it is compared."""
+        return _bare(word, self.added)
+
     def _find_phrase(self, phrase: str) -> set[int]:
-        wanted = [_bare(word) for word in phrase.split()]
-        present = [_bare(word.text) for word in self.words]
+        wanted = [self.bare(word) for word in phrase.split()]
+        present = [self.bare(word.text) for word in self.words]
         starts = [
             i for i in range(len(present)) if wanted and present[i : i + len(wanted)] == wanted
         ]
@@ -119,30 +123,36 @@ class PromptTokenizer:
         self._tokenizer = tokenizer
         self.pad = pad
         self._begin, self.end = frame
-        self._special = {
-            i: token.content
-            for i, token in tokenizer.get_added_tokens_decoder().items()
-            if token.special
-        }
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {i: token.content for i, token in added.items() if token.special}
+        self._vectors = _vectors({t.content: i for i, t in added.items() if not t.special})
+        self._added = {i: added[i].content for i in self._vectors}
         unknown = getattr(tokenizer.model, "unk_token", None)
         self._unknown = None if unknown is None else tokenizer.token_to_id(unknown)
 
     @classmethod
     def from_file(
-        cls, path: str | Path, max_length: int = DEFAULT_LENGTH, pad_token: str | None = None
+        cls,
+        path: str | Path,
+        max_length: int = DEFAULT_LENGTH,
+        pad_token: str | None = None,
+        added: Sequence[str] = (),
     ) -> "PromptTokenizer":
-        """From a tokenizer.json. BundleError naming the file if it is missing or damaged."""
+        """From a tokenizer.json, and these tokens added. BundleError naming the file if it is missing
+        or damaged."""
         try:
-            return cls(Tokenizer.from_file(str(path)), max_length, pad_token)
+            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer.add_tokens(list(added))
+            return cls(tokenizer, max_length, pad_token)
         except BaseException as error:
             if isinstance(error, BundleError) or not _is_the_librarys(error):
                 raise
             raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
 
     @classmethod
-    def from_folder(cls, path: str | Path) -> "PromptTokenizer":
+    def from_folder(cls, path: str | Path, added: Sequence[str] = ()) -> "PromptTokenizer":
         """From a folder with tokenizer.json and tokenizer_config.json (model_max_length,
-        pad_token)."""
+        pad_token), and these tokens added."""
         file = Path(path) / "tokenizer_config.json"
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
@@ -153,12 +163,20 @@ class PromptTokenizer:
             raise BundleError(
                 f"{file} is not a readable tokenizer configuration: {error}"
             ) from error
-        return cls.from_file(Path(path) / "tokenizer.json", length, pad)
+        return cls.from_file(Path(path) / "tokenizer.json", length, pad, added)
 
     @property
     def vocabulary(self) -> int:
         """One more than the largest token id."""
         return 1 + max(self._tokenizer.get_vocab().values(), default=0)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token of the vocabulary, None of any other text."""
+        return self._tokenizer.token_to_id(token)
+
+    def added_in(self, text: str) -> tuple[str, ...]:
+        """The added tokens that a prompt has."""
+        return self._named(self._content(text, "the prompt"))
 
     def encode(self, text: str, name: str = "the prompt") -> Tokens:
         """Tokens of a prompt, padded to max_length; an empty prompt is begin, end and padding.
@@ -172,10 +190,11 @@ class PromptTokenizer:
         cut = text[content[room][1][0] :] if len(content) > room else ""
         content = content[:room]
         length = len(content) + 2
+        added = self._named(content)
         padding = self.max_length - length
         ids = (self._begin, *(i for i, _ in content), self.end, *[self.pad] * padding)
         offsets = ((0, 0), *(span for _, span in content), *[(0, 0)] * (padding + 1))
-        tokens = Tokens(text, ids, offsets, _words(text, offsets), length, name, cut)
+        tokens = Tokens(text, ids, offsets, _words(text, offsets), length, name, cut, added)
         if cut:
             warnings.warn(tokens.cut_note, UserWarning, stacklevel=2)
         return tokens
@@ -189,8 +208,23 @@ class PromptTokenizer:
             if i in self._special and text[start:end].casefold() == self._special[i].casefold():
                 i = self._unknown
             if i is not None:
-                content.append((i, (start, end)))
+                content += [(own, (start, end)) for own in self._vectors.get(i, (i,))]
         return content
+
+    def _named(self, content: Sequence[tuple[int, tuple[int, int]]]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._added[i] for i, _ in content if i in self._added))
+
+
+def _vectors(added: Mapping[str, int]) -> dict[int, tuple[int, ...]]:
+    """The ids that an added token stands for: `<cat>` has more vectors in `<cat>_1`, `<cat>_2`, as
+    diffusers names them."""
+    found = {}
+    for name, first in added.items():
+        ids = [first]
+        while (more := added.get(f"{name}_{len(ids)}")) is not None:
+            ids.append(more)
+        found[first] = tuple(ids)
+    return found
 
 
 def _encoded(
@@ -222,55 +256,14 @@ def emphasis(text: str) -> str | None:
 def differing(source: Tokens, target: Tokens) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
     """The words of the source that the target has not in their place, and the other way around, as
     the longest common runs of words leave them."""
-    texts = [[_bare(word.text) for word in tokens.words] for tokens in (source, target)]
+    added = source.added + target.added
+    texts = [[_bare(word.text, added) for word in tokens.words] for tokens in (source, target)]
     steps = difflib.SequenceMatcher(None, *texts, autojunk=False).get_opcodes()
     changed = [step for step in steps if step[0] != "equal"]
     return (
         tuple(word for _, i, j, _, _ in changed for word in source.words[i:j]),
         tuple(word for _, _, _, i, j in changed for word in target.words[i:j]),
     )
-
-
-def align(source: Tokens, target: Tokens) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Needleman-Wunsch alignment of two token sequences: gap 0, match 1, mismatch -1 (begin and end
-    included).
-
-    Returns m [n], the source position of every target position (-1 = new), and a [n], 1 where
-    aligned, 0 where new. Positions after the target's end map to themselves. Where scores tie, the
-    traceback takes a target token as new first, then drops a source token, then pairs the two.
-    """
-    x = source.ids[: source.length]
-    y = target.ids[: target.length]
-    score = np.zeros((len(x) + 1, len(y) + 1), dtype=np.int64)
-    for i, j in np.ndindex(len(x), len(y)):
-        pair = score[i, j] + (1 if x[i] == y[j] else -1)
-        score[i + 1, j + 1] = max(score[i + 1, j], score[i, j + 1], pair)
-    m = np.arange(len(target.ids))
-    i, j = len(x), len(y)
-    while j > 0:
-        if i == 0 or score[i, j] == score[i, j - 1]:
-            j -= 1
-            m[j] = -1
-        elif score[i, j] == score[i - 1, j]:
-            i -= 1
-        else:
-            i, j = i - 1, j - 1
-            m[j] = i
-    return m, (m >= 0).astype(np.float32)
-
-
-def changed_words(source: Tokens, target: Tokens) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """The words that differ (`differing`), as blend words; None where either prompt has none.
-
-    A word that its prompt has elsewhere unchanged too (an article, say) does not count: it would
-    stand for both places.
-    """
-    found = []
-    for prompt, changed in zip((source, target), differing(source, target), strict=True):
-        unchanged = {_bare(word.text) for word in prompt.words if word not in changed}
-        texts = dict.fromkeys(_bare(word.text) for word in changed)
-        found.append(tuple(text for text in texts if text not in unchanged))
-    return (found[0], found[1]) if all(found) else None
 
 
 def _words(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[Word, ...]:
@@ -286,13 +279,21 @@ def _words(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[Word, ...]:
     return tuple(words)
 
 
-def _bare(word: str) -> str:
+def _bare(word: str, added: Sequence[str] = ()) -> str:
     """A word as compared: case-folded, without surrounding punctuation unless it is nothing
-    else."""
-    folded = unicodedata.normalize("NFC", word).casefold()
+    else, or part of an added token."""
+    folded = _folded(word)
     inner = [
         i
         for i, c in enumerate(folded)
         if c not in string.punctuation and unicodedata.category(c)[0] != "P"
     ]
-    return folded[inner[0] : inner[-1] + 1] if inner else folded
+    for token in map(_folded, added):
+        for at in range(len(folded)):
+            if folded.startswith(token, at):
+                inner += [at, at + len(token) - 1]
+    return folded[min(inner) : max(inner) + 1] if inner else folded
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()

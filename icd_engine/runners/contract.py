@@ -7,12 +7,14 @@ numpy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from icd_engine.bundles.bundle import Bundle
+from icd_engine.bundles.styles import UsedStyle
 from icd_engine.editing.plan import EditStep
 from icd_engine.sampling.schedule import Hop
 
@@ -195,4 +197,20 @@ class Runner(Protocol):
         self, inputs: DecodeInputs, hops: Sequence[Hop], callback: StepCallback | None
     ) -> Decoded:
         """The decode network down its hops."""
+        ...
+
+
+@runtime_checkable
+class Restyles(Protocol):
+    """A runner of networks whose weights may change: styles are put on and taken away."""
+
+    def restyle(
+        self,
+        bundle: Bundle,
+        before: Sequence[UsedStyle],
+        after: Sequence[UsedStyle],
+        ids: Mapping[str, int],
+    ) -> None:
+        """Networks of this bundle, with the styles of `after` in place of those of `before`; ids: of
+        the tokens that they add. Not while another call runs. BundleError where weights overflow."""
         ...

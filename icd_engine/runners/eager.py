@@ -5,7 +5,7 @@ It defines what every other runner must answer; they wrap its stages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 
@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icd_engine.bundles.bundle import Bundle
+from icd_engine.bundles.styles import UsedStyle
 from icd_engine.errors import RunnerError
-from icd_engine.networks.text_encoder import PromptFeatures
+from icd_engine.networks.text_encoder import DualTextEncoder, PromptFeatures, TextEncoder
 from icd_engine.networks.unet import AddedConditions, UNet
+from icd_engine.networks.vae import VAE
 from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners.contract import TIME_IDS, Decoded, DecodeInputs, Prompts, StepCallback
 from icd_engine.runners.hops import DecodeTensors, Opening, SecondPrediction
@@ -40,12 +43,11 @@ class EagerRunner:
     reference = True
 
     def __init__(self, networks: TorchNetworks, placement: Placement = PLAIN):
-        self.text_encoder, self.vae, self.encode_network, self.decode_network = networks
+        self.networks = networks
+        self._encoders = networks.text_encoders
         self.device = networks.device
         self.dtype = networks.dtype
-        residence = (
-            Residence(self.device, self.text_encoder, self.vae) if placement.offload else None
-        )
+        residence = Residence(self.device, self._encoders, self.vae) if placement.offload else None
         self._resident = residence.of if residence else lambda network: nullcontext()
         self.stages = self._make_stages(networks)
         self.pictures = PictureCoder(self.vae, self.stages, placement.vae_tiling, self._resident)
@@ -58,6 +60,38 @@ class EagerRunner:
     def _make_stages(self, networks: TorchNetworks) -> Stages:
         """What other runners wrap."""
         return plain_stages(networks)
+
+    def restyle(
+        self,
+        bundle: Bundle,
+        before: Sequence[UsedStyle],
+        after: Sequence[UsedStyle],
+        ids: Mapping[str, int],
+    ) -> None:
+        """Nothing that was computed with the old weights is kept, and compiled programs, of which
+        weights may be constants, are made anew: see `contract.Restyles`."""
+        from icd_engine.runners.styled import restyled
+
+        self.networks = restyled(self.networks, bundle, before, after, ids)
+        self._encoders = self.networks.text_encoders
+        self.free_memory()
+        self.stages = self._make_stages(self.networks)
+
+    @property
+    def text_encoder(self) -> TextEncoder | DualTextEncoder:
+        return self.networks.text_encoder
+
+    @property
+    def vae(self) -> VAE:
+        return self.networks.vae
+
+    @property
+    def encode_network(self) -> UNet:
+        return self.networks.encode_network
+
+    @property
+    def decode_network(self) -> UNet:
+        return self.networks.decode_network
 
     def tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
@@ -80,7 +114,7 @@ class EagerRunner:
     @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         keys = tuple(tuple(row) for row in ids)
-        tokens, pooled = zip(*(self._features(key) for key in keys), strict=True)
+        tokens, pooled = zip(*(self._features(key, False) for key in keys), strict=True)
         return Prompts(keys, torch.cat(tokens), None if pooled[0] is None else torch.cat(pooled))
 
     @torch.no_grad()
@@ -178,12 +212,18 @@ class EagerRunner:
             torch.cat(shifts),
         )
 
-    def _prompt_features(self, ids: tuple[int, ...]) -> PromptFeatures:
-        with self._resident(self.text_encoder):
-            return self.stages.prompt_features(torch.tensor([ids], device=self.device))
+    def _prompt_features(self, ids: tuple[int, ...], decode: bool) -> PromptFeatures:
+        """decode: by the decode network's own text encoder."""
+        stage = self.stages.decode_features if decode else self.stages.prompt_features
+        with self._resident(self._encoders):
+            return stage(torch.tensor([ids], device=self.device))
+
+    def _features_for(self, network: UNet, ids: tuple[int, ...]) -> PromptFeatures:
+        own = self.networks.decode_text_encoder is not None and network is self.decode_network
+        return self._features(ids, own)
 
     def _prompt_values(self, network: UNet, ids: tuple[int, ...]) -> Tensor:
-        return network.prompt_values(self._features(ids).tokens)
+        return network.prompt_values(self._features_for(network, ids).tokens)
 
     def _row_shifts(
         self, network: UNet, t: int, w: Sequence[float], ids: Sequence[tuple[int, ...]]
@@ -201,7 +241,7 @@ class EagerRunner:
             embedding = guidance_embedding([w], network.guidance_channels)
             guidance = torch.from_numpy(embedding).to(self.device)
         if ids is not None:
-            pooled = self._features(ids).pooled
+            pooled = self._features_for(network, ids).pooled
             assert pooled is not None  # encoders and networks of one family: see loading
             added = AddedConditions(pooled, torch.tensor([TIME_IDS], device=self.device))
         return network.time_shifts(torch.full((1,), float(t), device=self.device), guidance, added)

@@ -142,7 +142,7 @@ def graphed_stages(stages: Stages, graphs: Graphs) -> Stages:
 
         return Decoded(*graphs.replay(("decode", hops, keep), all_hops, *inputs))
 
-    single = ("prompt_features", "to_moments", "to_image", "to_pixels")
+    single = ("prompt_features", "decode_features", "to_moments", "to_image", "to_pixels")
     return stages._replace(
         **{name: replayed(name) for name in single}, encode=encode, decode=decode
     )

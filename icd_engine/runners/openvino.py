@@ -190,7 +190,7 @@ def _checked_precision(core: Any, device: str, dtype: str) -> str:
     """float32 for "auto". RunnerError for what the device does not compute in."""
     if dtype == "auto":
         return "float32"
-    able = {"float32", *_abilities(core, device)}
+    able = {"float32", *abilities(core, device)}
     if dtype not in able:
         raise RunnerError(
             f"this device computes in {', '.join(sorted(able))} by OpenVINO, not in {dtype!r}"
@@ -198,7 +198,8 @@ def _checked_precision(core: Any, device: str, dtype: str) -> str:
     return dtype
 
 
-def _abilities(core: Any, device: str) -> set[str]:
+def abilities(core: Any, device: str) -> set[str]:
+    """Precisions beside float32 that OpenVINO says a device computes in."""
     known = {"BF16": "bfloat16", "FP16": "float16"}
     listed = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     return {known[name] for name in listed if name in known}

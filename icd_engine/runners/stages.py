@@ -4,10 +4,11 @@ may wrap it: compile it, or replay it from a graph."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from csrc_triton.pixels import from_pixels, to_pixels
 from icd_engine.networks.text_encoder import DualTextEncoder, PromptFeatures, TextEncoder
@@ -18,12 +19,24 @@ from icd_engine.runners.hops import Predict, decode_hops, encode_hops
 
 
 class TorchNetworks(NamedTuple):
-    """The networks of a model, on one device."""
+    """The networks of a model, on one device.
+
+    decode_text_encoder: what the decode network's prompts go through where that is another one, by
+    a style on the decode network alone.
+    """
 
     text_encoder: TextEncoder | DualTextEncoder
     vae: VAE
     encode_network: UNet
     decode_network: UNet
+    decode_text_encoder: TextEncoder | DualTextEncoder | None = None
+
+    @property
+    def text_encoders(self) -> nn.ModuleList:
+        """All of them, as one network that moves between host and device."""
+        return nn.ModuleList(
+            own for own in (self.text_encoder, self.decode_text_encoder) if own is not None
+        )
 
     @property
     def device(self) -> torch.device:
@@ -64,6 +77,7 @@ class Stages(NamedTuple):
     to_pixels: Callable[[Tensor], tuple[Tensor, Tensor]]  # as `pixels_of`
     encode_pass: Predict  # one call of a network
     decode_pass: Predict
+    decode_features: Callable[[Tensor], PromptFeatures]  # as prompt_features, for decode_pass
     encode: Callable[..., list[Tensor]] = encode_hops  # all hops, given the pass
     decode: Callable[..., Decoded] = decode_hops
 
@@ -72,16 +86,17 @@ def plain_stages(networks: TorchNetworks) -> Stages:
     """The networks called as they are."""
     pictures = PictureStages(networks.vae)
 
-    def prompt_features(ids: Tensor) -> PromptFeatures:
-        tokens, pooled = networks.text_encoder.encode(ids)
+    def prompt_features(encoder: TextEncoder | DualTextEncoder, ids: Tensor) -> PromptFeatures:
+        tokens, pooled = encoder.encode(ids)
         dtype = networks.dtype
         return PromptFeatures(tokens.to(dtype), None if pooled is None else pooled.to(dtype))
 
     return Stages(
-        prompt_features,
+        partial(prompt_features, networks.text_encoder),
         pictures.to_moments,
         pictures.to_image,
         pictures.to_pixels,
         networks.encode_network.predict,
         networks.decode_network.predict,
+        partial(prompt_features, networks.decode_text_encoder or networks.text_encoder),
     )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from os import SEEK_END
 from tempfile import SpooledTemporaryFile
+from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
@@ -47,7 +48,8 @@ class Body:
             self._ended = True
             raise ClientDisconnect()
         self._ended = not message.get("more_body", False)
-        return message.get("body", b"")
+        body: Any = message.get("body", b"")
+        return body
 
     async def drained(self, most: int) -> None:
         """Reads what is left, up to so many bytes and for DRAIN_SECONDS, and forgets it."""

@@ -79,6 +79,13 @@ def test_the_compiled_way_equals_the_engine_without_control(subject, case, monke
     assert difference(theirs.latents, final_latents(subject.edit(unanchored(plain)))) <= AGREE
 
 
+def test_openvino_equals_the_engine_without_control(subject, case):
+    pytest.importorskip("openvino")
+    theirs = open_baseline(subject, "openvino").edit(case)
+    wanted = final_latents(subject.edit(unanchored(without_control(case))))
+    assert difference(theirs.latents, wanted) <= AGREE
+
+
 def test_the_reference_runs_twice_the_rows_and_decodes_three_pictures(reference, case, monkeypatch):
     rows: list[int] = []
     for unet in (reference.encode_unet, reference.decode_unet):
@@ -127,4 +134,4 @@ def test_layers_of_sd15_that_blend_and_share():
     assert len(layers) == 32 and sum(layer.cross for layer in layers.values()) == 16
     assert sum(layer.blends for layer in layers.values()) == 5
     assert sum(layer.small for layer in layers.values()) == 32 - 2 * 5
-    assert set(WAYS) == {"reference", "lean", "compiled"}
+    assert set(WAYS) == {"reference", "lean", "compiled", "openvino"}

@@ -27,8 +27,8 @@ def write_picture(path: Path) -> None:
 
 def write_inversion(path: Path) -> None:
     latents = np.zeros((1, 4, 4, 4), np.float32)
-    held = InversionFile(latents, None, "a circle", 0, (32, 32), (32, 32))
-    write_inversion_file(path, held, "model")
+    held = InversionFile(latents, None, "a circle", 0, (32, 32), (32, 32), "model")
+    write_inversion_file(path, held)
 
 
 def write_summary(path: Path) -> None:

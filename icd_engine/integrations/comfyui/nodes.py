@@ -61,6 +61,7 @@ def _seed() -> Any:
         default=0,
         min=0,
         max=MOST_SEED,
+        control_after_generate=False,  # a seed that moves at every run would invert anew each time
         tooltip="Of the noise that is added before encoding.",
     )
 

@@ -33,7 +33,6 @@ OTHERS = {
         "mid_block_only_cross_attention": True,
         "only_cross_attention": [True, True, True, False],
         "resnet_skip_time_act": True,
-        "upcast_attention": True,
         "class_embed_type": "timestep",
         "cross_attention_norm": "layer_norm",
         "encoder_hid_dim": 768,

@@ -212,11 +212,11 @@ def test_gguf_is_refused_by_name(published):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
-def test_a_single_file_is_refused_with_what_to_do(published, name):
+def test_a_single_file_that_is_no_whole_model_is_refused(published, name):
     one = published["base"].with_name(name)
     weights = {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2)}
     save_file(weights, one) if one.suffix == ".safetensors" else torch.save(weights, one)
-    refused(published | {"base": one}, r"is one file, and a base is .*from_single_file\(FILE\)")
+    refused(published | {"base": one}, "has no text encoder of theirs")
     refused(published | {"teacher": one}, r"single-file checkpoint.*from_single_file\(FILE\)")
 
 

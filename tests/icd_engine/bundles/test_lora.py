@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from icd_engine.bundles.layouts import read_state
-from icd_engine.bundles.lora import fuse, read_lora
+from icd_engine.bundles.lora import fuse, read_lora, single_updates
 from icd_engine.errors import BundleError
 
 SHAPES = {
@@ -84,7 +84,7 @@ def test_fusing_applies_b_after_a(tmp_path):
     """The fused convolution does what the two convolutions in a row do."""
     weights = {key: torch.randn(shape) for key, shape in SHAPES.items()}
     kept = {key: value.clone() for key, value in weights.items()}
-    fused = fuse(weights, read(tmp_path, state()), torch.float32)
+    fused = fuse(weights, single_updates(read(tmp_path, state())), torch.float32)
     x = torch.randn(1, 5, 7, 7)
     down, up = pairs()["up_blocks.0.conv1"]
     conv = torch.nn.functional.conv2d
@@ -145,7 +145,7 @@ def test_golden_weights_equal_peft(golden, role):
     teacher = read_state(golden / "sd15_cfg_distill.pt")
     path = golden / f"iCD-SD15-{role}.safetensors"
     shapes = {key: tuple(value.shape) for key, value in teacher.items()}
-    fused = fuse(teacher, read_lora(path, shapes, rounds=True), torch.float32)
+    fused = fuse(teacher, single_updates(read_lora(path, shapes, rounds=True)), torch.float32)
 
     config = UNet2DConditionModel.load_config(golden / "base" / "unet")
     unet = UNet2DConditionModel.from_config(config, time_cond_proj_dim=512)

@@ -163,7 +163,7 @@ def test_an_interrupt_leaves_nothing(place, loaded, capsys, monkeypatch, name, e
 
 @pytest.mark.parametrize(
     "name",
-    ["edit", "generate", "invert", "batch", "serve", "ui", "convert", "doctor"],
+    ["edit", "generate", "invert", "batch", "serve", "ui", "web", "convert", "doctor"],
 )
 def test_every_command_has_help_with_an_example(name, capsys):
     assert main([name, "--help"]) == 0

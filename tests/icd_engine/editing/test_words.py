@@ -9,7 +9,8 @@ from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from icd_engine.editing.words import PromptTokenizer, align
+from icd_engine.editing.plan import align
+from icd_engine.editing.words import PromptTokenizer
 from icd_engine.errors import BundleError, PromptError
 
 FOLDER = Path(__file__).parents[2] / "data" / "bpe_tokenizer"

@@ -27,12 +27,17 @@ SDXL = SD15 | {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 20 + 6 * 8,
 }
+SD21 = SD15 | {
+    "attention_head_dim": [2, 4, 4, 4],
+    "use_linear_projection": True,
+    "upcast_attention": True,
+}
 TINY = SD15 | {
     "block_out_channels": [16, 32],
     "down_block_types": ["CrossAttnDownBlock2D"] * 2,
     "up_block_types": ["CrossAttnUpBlock2D"] * 2,
 }
-CONFIGS = {"sd15": SD15, "sdxl": SDXL, "tiny": TINY}
+CONFIGS = {"sd15": SD15, "sd21": SD21, "sdxl": SDXL, "tiny": TINY}
 
 
 def build(config: dict) -> tuple[UNet2DConditionModel, UNet]:

@@ -149,7 +149,7 @@ def test_it_says_what_it_is_and_takes_bfloat16_where_the_processor_does(
         "cpu",
         "float32",
     )
-    able = room._abilities(room.openvino_core(), "CPU")
+    able = room.abilities(room.openvino_core(), "CPU")
     if "bfloat16" not in able:
         with pytest.raises(RunnerError, match="not in 'bfloat16'"):
             Engine.from_pretrained(exported_for_openvino, runner="openvino", dtype="bfloat16")

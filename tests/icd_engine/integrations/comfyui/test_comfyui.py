@@ -156,7 +156,7 @@ def test_a_picture_of_the_workflow(address, base):
     browser_path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 2000, "height": 760})
+        page = browser.new_page(viewport={"width": 2000, "height": 860})
         page.goto(address)
         page.wait_for_function("window.app && window.app.graph && window.app.canvas")
         page.wait_for_timeout(5000)
