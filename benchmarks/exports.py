@@ -131,7 +131,9 @@ def exported(bundle: Bundle, dtype: torch.dtype, device: str) -> Iterator[Export
         folder = Path(scratch) / "exported"
         manifest, export_ms = _timed(lambda: _export(bundle, folder, precision))
         gc.collect()
-        engine, load_ms = _timed(lambda: Engine.from_pretrained(folder, device=device))
+        engine, load_ms = _timed(
+            lambda: Engine.from_pretrained(folder, device=device, runner="onnx")
+        )
         about = {
             "opset": manifest["opset"],
             "graphs": len(manifest["graphs"]),

@@ -69,8 +69,9 @@ def fastest(runner: str, device: str, dtype: str) -> tuple[str, str]:
     if place.type == "cpu":
         if runner == "auto" and is_installed():
             runner = "openvino"
+        if runner == "openvino" and dtype == "auto":
             able = abilities(openvino_core(), "CPU")
-            dtype = "bfloat16" if dtype == "auto" and "bfloat16" in able else dtype
+            dtype = "bfloat16" if "bfloat16" in able else "float32"
         if runner == "auto" and can_compile(place):
             runner = "compiled"
         known = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 cannot tell

@@ -66,8 +66,8 @@ class Engine(Styled):
     ) -> Engine:
         """Loads the embedded model "tiny", a published one ("icd-sd15") or a model folder.
 
-        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (float32 on
-        the CPU, bfloat16 on CUDA), "float32", "float16", "bfloat16". runner: "eager", "compiled"
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (bfloat16 on
+        CUDA and where OpenVINO can, else float32), "float32", "float16", "bfloat16". runner: "eager", "compiled"
         (torch.compile), "graph" (CUDA graphs of compiled code), "openvino" (on CPUs; weights are
         converted once and kept) or "auto": "graph" on CUDA where it can be, "openvino" where weights
         are converted already, else "eager"; `engine.runner.name` says which.

@@ -16,7 +16,7 @@ class Placement:
     """The options of `Engine.from_pretrained`, in one piece.
 
     device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: precision of the
-    networks, "auto" (float32 on the CPU, bfloat16 on CUDA), "float32", "float16" or "bfloat16".
+    networks, "auto" (bfloat16 on CUDA and where OpenVINO can, else float32), "float32", "float16" or "bfloat16".
     runner: how network calls are executed, "auto" or one of RUNNERS. weights: "fused" (two whole
     networks) or "switch" (one, and the other as low-rank updates of it). offload: text encoders
     and VAE wait in host memory between uses. vae_tiling: pictures pass the VAE in overlapping tiles

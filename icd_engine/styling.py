@@ -49,8 +49,8 @@ class Styled:
         """
         model = self.model
         bundle = self.bundle
-        if bundle.exported is not None:
-            raise _exported(model)
+        if not isinstance(model.runner, Restyles):
+            raise _of_graphs(model)
         parts = ["unet", *(part for part in bundle.configs if part.startswith("text_encoder"))]
         shapes = bare_shapes({part: read_shapes(bundle.weights(part)) for part in parts})
         style = read_style(path, shapes, bundle.config("unet"), token)
@@ -70,8 +70,7 @@ class Styled:
         before = self.model.styles
         runner = self.model.runner
         tokenizer = with_tokens(self.model, styles)
-        if not isinstance(runner, Restyles):
-            raise _exported(self.model)
+        assert isinstance(runner, Restyles)  # none were on otherwise
         self._branches.clear()
         try:
             runner.restyle(self.bundle, before, styles, _ids(styles, tokenizer))
@@ -107,7 +106,12 @@ def _ids(styles: Sequence[UsedStyle], tokenizer: PromptTokenizer) -> dict[str, i
     return found
 
 
-def _exported(model: Model) -> RunnerError:
+def _of_graphs(model: Model) -> RunnerError:
+    if model.bundle.exported is None:
+        return RunnerError(
+            f"runner {model.runner.name!r} runs graphs, which take no styles: load the model with "
+            "runner='eager', or put the style into it by `icd convert --style`"
+        )
     return RunnerError(
         f"{model.bundle.path} is exported, and graphs take no styles: `icd convert --style`, then "
         "`icd export`"

@@ -11,8 +11,8 @@ from icd_engine.cli import options, origin
 from icd_engine.cli.asked import Asked
 from icd_engine.cli.options import MODELS_OWN, UsageError
 from icd_engine.cli.pictures import beside, comparison, output, save_all, tell_path
-from icd_engine.cli.styles import StyleBoth, Styles, put_on, style_files
-from icd_engine.cli.terminal import open_engine, print_note
+from icd_engine.cli.styles import StyleBoth, Styles, open_styled, style_files
+from icd_engine.cli.terminal import print_note
 from icd_engine.placement import PLAIN
 from icd_engine.saving import QUALITY, save_image
 from icd_engine.settings import Control, MaskAlpha, MaskFrom
@@ -244,8 +244,7 @@ def edit(
     out = output(out or beside(picture), 1 if compare else len(asked.targets), sheet)
     asked = asked.read()
     marks |= asked.marks(keep_metadata, "signature" in marks)
-    engine = open_engine(model, quiet, placement, yes)
-    put_on(engine, style_files(style, style_both))
+    engine = open_styled(model, quiet, placement, yes, style_files(style, style_both))
     asked = asked.of_model(engine)
     if sheet is not None:
         found = asked.search(engine, edits)

@@ -10,8 +10,8 @@ import typer
 from icd_engine.cli import options, origin
 from icd_engine.cli.options import MODELS_OWN
 from icd_engine.cli.pictures import output, save_all
-from icd_engine.cli.styles import Styles, put_on, style_files
-from icd_engine.cli.terminal import hop_bar, open_engine
+from icd_engine.cli.styles import Styles, open_styled, style_files
+from icd_engine.cli.terminal import hop_bar
 from icd_engine.placement import PLAIN
 
 
@@ -65,8 +65,7 @@ def generate(
     wanted_size = options.size(size)
     output(out, len(prompts))
     marks = origin.marks(provenance, c2pa_cert, c2pa_key, c2pa_time, watermark)
-    engine = open_engine(model, quiet, placement, yes)
-    put_on(engine, style_files(style, both=False))
+    engine = open_styled(model, quiet, placement, yes, style_files(style, both=False))
     with hop_bar(len(engine.bundle.decode_times), quiet) as progress:
         pictures = engine.generate(prompts, size=wanted_size, progress=progress, **settings)
     save_all(pictures, out, source_type="trainedAlgorithmicMedia", **marks)

@@ -11,8 +11,8 @@ import typer
 
 from icd_engine.cli import options
 from icd_engine.cli.streams import read_given
-from icd_engine.cli.styles import StyleBoth, Styles, put_on, style_files
-from icd_engine.cli.terminal import hop_bar, open_engine, print_path
+from icd_engine.cli.styles import StyleBoth, Styles, open_styled, style_files
+from icd_engine.cli.terminal import hop_bar, print_path
 from icd_engine.images import read_picture
 from icd_engine.placement import PLAIN
 
@@ -57,8 +57,7 @@ def invert(
     settings = options.given(seed=seed)
     wanted_size = options.size(size)
     image = read_picture(read_given(picture))
-    engine = open_engine(model, quiet, placement, yes)
-    put_on(engine, style_files(style, style_both))
+    engine = open_styled(model, quiet, placement, yes, style_files(style, style_both))
     with hop_bar(len(engine.bundle.encode_times), quiet) as progress:
         inversion = engine.invert(image, source, size=wanted_size, progress=progress, **settings)
     print_path(inversion.save(out))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from icd_engine.bundles.baked import StyleFile
+from icd_engine.cli.terminal import open_engine
+from icd_engine.placement import Placement
 
 if TYPE_CHECKING:
     from icd_engine.engine import Engine
@@ -37,10 +40,22 @@ def style_files(texts: Sequence[str] | None, both: bool) -> list[StyleFile]:
     return found
 
 
-def put_on(engine: Engine, styles: Sequence[StyleFile]) -> None:
-    """Loads styles into an engine. Raises what `Engine.load_style` does."""
+def open_styled(
+    model: str, quiet: bool, placement: Placement, yes: bool, styles: Sequence[StyleFile]
+) -> Engine:
+    """`open_engine`, and the styles put on. Raises what `Engine.load_style` does."""
+    if styles and placement.runner == "auto" and not _on_cuda(placement.device):
+        placement = replace(placement, runner="eager")  # graphs, if the model has some, take none
+    engine = open_engine(model, quiet, placement, yes)
     for style in styles:
         engine.load_style(style.path, style.scale, both=style.both)
+    return engine
+
+
+def _on_cuda(device: str) -> bool:
+    import torch
+
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def _number(text: str) -> float | None:

@@ -187,10 +187,11 @@ def _checked_device(core: Any, device: str) -> str:
 
 
 def _checked_precision(core: Any, device: str, dtype: str) -> str:
-    """float32 for "auto". RunnerError for what the device does not compute in."""
-    if dtype == "auto":
-        return "float32"
+    """For "auto" bfloat16 where the device computes in it, else float32. RunnerError for what it does
+    not compute in."""
     able = {"float32", *abilities(core, device)}
+    if dtype == "auto":
+        return "bfloat16" if "bfloat16" in able else "float32"
     if dtype not in able:
         raise RunnerError(
             f"this device computes in {', '.join(sorted(able))} by OpenVINO, not in {dtype!r}"

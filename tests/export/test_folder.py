@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export import folder
+from export import folder, onnx_files
 from export.folder import DATA, export_bundle
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.exported import NEEDED
@@ -184,8 +184,8 @@ def test_an_interrupted_export_leaves_nothing(small_bundle, tmp_path, monkeypatc
         done.append(graph.name)
         return to_onnx(graph, opset)
 
-    to_onnx = folder.to_onnx
-    monkeypatch.setattr(folder, "to_onnx", interrupted)
+    to_onnx = onnx_files.to_onnx
+    monkeypatch.setattr(onnx_files, "to_onnx", interrupted)
     with pytest.raises((KeyboardInterrupt, BundleError)):
         export_bundle(read_bundle(small_bundle), tmp_path / "out", verify=False)
     assert done and not list(tmp_path.iterdir())
@@ -204,8 +204,8 @@ def test_a_graph_that_is_wrong_is_not_exported(small_bundle, tmp_path, monkeypat
         weight.const_value = ir.tensor(1.01 * weight.const_value.numpy(), name=weight.name)
         return model
 
-    to_onnx = folder.to_onnx
-    monkeypatch.setattr(folder, "to_onnx", wrong)
+    to_onnx = onnx_files.to_onnx
+    monkeypatch.setattr(onnx_files, "to_onnx", wrong)
     with pytest.raises(BundleError, match="text_encoder: onnxruntime differs from torch"):
         export_bundle(read_bundle(small_bundle), tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -104,7 +104,8 @@ def test_a_graph_that_is_wrong_is_not_exported(small_bundle, tmp_path, monkeypat
     def wrong(graph, rounded):
         model = to_openvino(graph, rounded)
         if graph.name == "text_encoder":
-            graph.module.encoder.model.get_input_embeddings().weight.data *= 1.01
+            weight = graph.module.encoder.model.get_input_embeddings().weight
+            weight.data = 1.01 * weight.data  # not in place: OpenVINO holds the very tensor
         return model
 
     monkeypatch.setattr(openvino_files, "to_openvino", wrong)

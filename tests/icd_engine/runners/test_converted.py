@@ -157,3 +157,8 @@ def test_graphs_that_were_changed_are_told(engine, small_bundle):
             Engine.from_pretrained(small_bundle, runner="openvino")
     finally:
         path.write_bytes(text)
+
+
+def test_graphs_take_no_styles(engine, tmp_path):
+    with pytest.raises(RunnerError, match="runner='eager'"):
+        engine.load_style(tmp_path / "style.safetensors")

@@ -54,7 +54,7 @@ EDITS = {
 
 @pytest.fixture(scope="module")
 def engine(exported: Path) -> Engine:
-    return Engine.from_pretrained(exported)
+    return Engine.from_pretrained(exported, runner="onnx")
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ def test_a_forked_process(engine, exported, picture, anew):
 
     def edit() -> None:
         try:
-            own = Engine.from_pretrained(exported) if anew else engine
+            own = Engine.from_pretrained(exported, runner="onnx") if anew else engine
             theirs.send(own.edit(picture, SOURCE, TARGET).image.size)
         except RunnerError as error:
             theirs.send(str(error))
