@@ -43,6 +43,7 @@ class InOpenVino(nn.Module):
         return torch.from_numpy(request.get_output_tensor(0).data.copy())
 
     def _compiled(self, inputs: tuple[Tensor, ...]) -> Any:
+        core = openvino_core()  # first: it keeps the library quiet
         import openvino
 
         with torch.no_grad(), warnings.catch_warnings():
@@ -50,7 +51,7 @@ class InOpenVino(nn.Module):
             traced = torch.jit.trace(self._call, inputs, check_trace=False)
             model = openvino.convert_model(traced, example_input=inputs)
         model.reshape({i: list(x.shape) for i, x in enumerate(inputs)})
-        compiled = openvino_core().compile_model(model, "CPU", self._options)
+        compiled = core.compile_model(model, "CPU", self._options)
         return compiled.create_infer_request()
 
 

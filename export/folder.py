@@ -18,6 +18,7 @@ from icd_engine.bundles.exported import FORMAT, LAYOUTS, MANIFEST, RUN
 from icd_engine.bundles.files import file_digest, write_file
 from icd_engine.bundles.target import new_folder
 from icd_engine.errors import BundleError, RunnerError, SettingsError
+from icd_engine.runners.openvino import without_reports
 
 Layout = Literal["optimum", "triton", "openvino"]
 # Writes a graph to a path, its weights to the file; returns its distance from torch, if measured
@@ -150,6 +151,7 @@ def _writer(layout: str, opset: int, precision: str, verify: bool) -> Write:
     try:
         if layout == "openvino":
             extra = "openvino]'"
+            without_reports()
             from export.openvino_files import write_openvino
 
             return partial(write_openvino, rounded=precision == "fp16", verify=verify)

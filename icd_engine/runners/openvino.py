@@ -3,6 +3,7 @@ second; without torch, without onnxruntime."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -161,11 +162,18 @@ def openvino_core() -> Any:
     puts back what it found when it goes. Of two that go in another order than they came, a freed one
     stays in place, and the next signal (Ctrl-C, say) ends the process by a segmentation fault.
     """
+    without_reports()
     try:
         import openvino
     except ImportError:
         raise RunnerError(WITHOUT) from None
     return openvino.Core()
+
+
+def without_reports() -> None:
+    """To be called before openvino is first imported: as it is imported it reports to its maker, and
+    writes an identity into the user's home. Without the package that does it, it does neither."""
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
 
 
 def _checked_device(core: Any, device: str) -> str:

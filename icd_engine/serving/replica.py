@@ -177,6 +177,7 @@ class JobEditor:
                 alpha,
                 given_size=job.image.size,
                 boundaries=kept.boundaries and [tensor(own) for own in kept.boundaries],
+                made_with=self.engine.fingerprint,
             )
             self._inversions[job.key] = found
         return found

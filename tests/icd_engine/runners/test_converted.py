@@ -22,9 +22,17 @@ from tests.icd_engine.runners.test_onnx import EDITS, SOURCE, TARGET, check_edit
 pytest.importorskip("openvino")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home_of_its_own(tmp_path_factory):
+    """Where a model is converted, all that load it by "auto" run it so: not the other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICD_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def engine(small_bundle: Path) -> Engine:
-    """The first test of a session to ask converts it, in a process of its own: half a minute."""
+    """Converts it, in a process of its own: half a minute."""
     return Engine.from_pretrained(small_bundle, runner="openvino", dtype="float32")
 
 

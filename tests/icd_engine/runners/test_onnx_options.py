@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime")
 EDIT = """
 import os, sys, time
 import icd_engine
-engine = icd_engine.Engine.from_pretrained(sys.argv[1])
+engine = icd_engine.Engine.from_pretrained(sys.argv[1], runner=sys.argv[4])
 for _ in range(2):
     engine.edit(sys.argv[2], source="a cat", target="a dog")
 print(len(os.listdir("/proc/self/task")), "torch" in sys.modules)
@@ -30,11 +30,16 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="counts threads of Li
 
 
 def edited(
-    folder: Path, picture: Path, before: list[str], wait: str = "0", **environment: str
+    folder: Path,
+    picture: Path,
+    before: list[str],
+    wait: str = "0",
+    runner: str = "onnx",
+    **environment: str,
 ) -> str:
     """What a process of its own prints after two edits by an exported folder."""
     given = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    command = [*before, sys.executable, "-c", EDIT, str(folder), str(picture), wait]
+    command = [*before, sys.executable, "-c", EDIT, str(folder), str(picture), wait, runner]
     done = subprocess.run(command, env=given | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -49,13 +54,15 @@ def picture(tmp_path) -> Path:
 
 
 @LINUX
-def test_an_edit_writes_nothing_and_asks_nobody(exported, picture, tmp_path):
+@pytest.mark.parametrize("runner", ["onnx", "openvino"])
+def test_an_edit_writes_nothing_and_asks_nobody(exported, picture, tmp_path, runner):
+    pytest.importorskip("onnxruntime" if runner == "onnx" else runner)
     home, trace = tmp_path / "home", tmp_path / "trace"
     home.mkdir()
     watch = shutil.which("strace")
     before = [watch, "-f", "-e", "trace=connect,sendto,sendmmsg", "-o", str(trace)] if watch else []
     # With CI set, as some of onnxruntime's builds have it, nothing would be sent anyway
-    edited(exported, picture, before, WAIT, HOME=str(home), CI="")
+    edited(exported, picture, before, WAIT, runner, HOME=str(home), CI="")
     assert list(home.rglob("*")) == []
     if watch:
         asked = [line for line in trace.read_text().splitlines() if re.search("AF_INET", line)]

@@ -35,7 +35,7 @@ def test_what_cannot_run_is_refused(exported, options, message):
     ):
         pytest.skip("CUDA is there")
     with pytest.raises(RunnerError, match=message):
-        Engine.from_pretrained(exported, **options)
+        Engine.from_pretrained(exported, **{"runner": "onnx", **options})
 
 
 def test_weights_are_not_run_by_onnxruntime(small_bundle):
@@ -126,6 +126,6 @@ def test_a_damaged_folder_is_one_clear_error(exported, tmp_path, capfd, damage, 
     shutil.copytree(exported, folder)
     damage(folder)
     with pytest.raises(BundleError, match=message) as error:
-        Engine.from_pretrained(folder)
+        Engine.from_pretrained(folder, runner="onnx")
     assert len(str(error.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "")  # and the runtime's own log keeps quiet
