@@ -12,7 +12,7 @@ from torch import Tensor
 
 from export.graphs import GraphSpec
 from icd_engine.errors import BundleError
-from icd_engine.runners.onnx_options import session_options
+from icd_engine.runners.onnx_options import make_session, session_options
 from icd_engine.runners.openvino import openvino_core
 
 Run = Callable[[Sequence[str], dict[str, np.ndarray]], Sequence[Any]]  # outputs by name, of inputs
@@ -27,13 +27,10 @@ ROUNDINGS = 20
 def check_onnx(graph: GraphSpec, path: Path) -> float:
     """`check`, of an ONNX file by onnxruntime."""
     import onnx
-    import onnxruntime
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
-        session = onnxruntime.InferenceSession(
-            str(path), session_options(), providers=["CPUExecutionProvider"]
-        )
+        session = make_session(str(path), session_options(), ["CPUExecutionProvider"])
     except Exception as error:  # both libraries raise classes of their own
         raise _invalid(graph, error) from None
     return check(graph, session.run, "onnxruntime")

@@ -12,7 +12,7 @@ import numpy as np
 
 from icd_engine.bundles.exported import ExportedGraph
 from icd_engine.errors import BundleError, RunnerError
-from icd_engine.runners.onnx_options import session_options
+from icd_engine.runners.onnx_options import make_session, session_options
 
 ARRAYS = {
     "tensor(float)": np.float32,
@@ -52,15 +52,11 @@ class GraphSession:
     """
 
     def __init__(self, path: Path, device: OnnxDevice, axes: Mapping[str, int] | None = None):
-        import onnxruntime
-
         options = session_options()
         for name, size in (axes or {}).items():
             options.add_free_dimension_override_by_name(name, size)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=device.providers
-            )
+            self._session = make_session(str(path), options, device.providers)
         except Exception as error:  # onnxruntime raises a dozen classes of its own
             raise BundleError(
                 f"{path} cannot be loaded by onnxruntime: {_one_line(error)}"
