@@ -3,10 +3,6 @@ whole folder."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 from export.check import check_onnx
 from export.graphs import GraphSpec
 from export.ports import Port
+from export.quiet import quiet
 from export.translations import TRANSLATIONS
 from export.weights_file import WeightsFile
 
@@ -34,7 +31,7 @@ def to_onnx(graph: GraphSpec, opset: int) -> ir.Model:
     """The graph as an ONNX model in memory, without traces of where it was made."""
     example = graph.example(graph.sizes[0])
     axes = {name: _dynamic(port) for name, port in graph.inputs.items()}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.export.export(
             graph.module,
             (),
@@ -100,15 +97,3 @@ def _strip(model: ir.Model) -> None:
             value.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters report on libraries that are not installed and constants they do not fold."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

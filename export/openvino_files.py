@@ -3,10 +3,6 @@ a whole folder. That takes seconds where ONNX takes minutes."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +16,7 @@ from torch import Tensor, nn
 
 from export.check import check_openvino
 from export.graphs import GraphSpec
+from export.quiet import quiet
 from export.weights_file import WeightsFile
 
 STORED_AS_THEY_ARE = 1024  # bytes; smaller constants are no weights
@@ -40,7 +37,7 @@ def to_openvino(graph: GraphSpec, rounded: bool) -> Any:
     Weights that half precision holds exactly are stored in it; rounded: all others, too.
     """
     example = tuple(graph.example(graph.sizes[0]).values())
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         traced = torch.jit.trace(ByPorts(graph).eval(), example, check_trace=False)
         model = openvino.convert_model(traced, example_input=example)
     for values, ports in ((model.inputs, graph.inputs), (model.outputs, graph.outputs)):
@@ -106,15 +103,3 @@ def save(model: Any, path: Path, weights: WeightsFile) -> None:
         tree.getroot().remove(about)  # how it was converted, by which versions
     path.parent.mkdir(parents=True, exist_ok=True)
     tree.write(path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Tracers warn of every Python number that they see."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

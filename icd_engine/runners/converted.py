@@ -55,12 +55,12 @@ def load_converted_runner(bundle: Bundle, placement: Placement) -> ConvertedRunn
         raise RunnerError(
             f"runner 'openvino' runs guidance-distilled networks: {bundle.path} has no time_cond_proj_dim"
         )
+    check_whole(placement)
     folder = converted_folder(bundle)
     if not is_converted(bundle):
         _convert(bundle, folder)
     graphs = read_bundle(folder)
     assert graphs.exported is not None
-    check_whole(placement)
     return ConvertedRunner(graphs, graphs.exported, placement.device, placement.dtype)
 
 
