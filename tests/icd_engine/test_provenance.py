@@ -230,7 +230,7 @@ def test_a_wrong_signature_shows_before_the_model_is_loaded(
     tmp_path, files, capsys, monkeypatch, options, code, text
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("icd_engine.cli.generate.open_engine", None)
+    monkeypatch.setattr("icd_engine.cli.generate.open_styled", None)
     assert main(["generate", TARGET, "--out", "out.png", *options]) == code
     error = capsys.readouterr().err
     assert text in error and len(error.splitlines()) == 1

@@ -25,7 +25,6 @@ def test_the_official_client_over_standard_input(small_bundle, small_engine, tmp
 
     picture().save(tmp_path / "in.png")
     options = ["--model", str(small_bundle), "--device", "cpu", "--folder", str(tmp_path)]
-    # The environment whole: another number of threads would round otherwise
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     started = StdioServerParameters(command=sys.executable, args=["-c", COMMAND, *options], env=env)
     given = {"image": "in.png", "prompt": TARGET, "source_prompt": SOURCE, "output": "out.png"}
@@ -35,8 +34,9 @@ def test_the_official_client_over_standard_input(small_bundle, small_engine, tmp
             return await client.call_tool("edit_picture", given)
 
     assert not asyncio.run(talk()).is_error
-    expected = small_engine.edit(picture(), SOURCE, TARGET).image
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), np.asarray(expected))
+    expected = np.asarray(small_engine.edit(picture(), SOURCE, TARGET).image).astype(int)
+    # Another process may use another number of threads, and round otherwise
+    assert np.abs(np.asarray(Image.open(tmp_path / "out.png")) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,8 @@ def test_it_edits_where_torch_cannot_be_imported(exported, picture, small_engine
         TARGET,
         "--model",
         str(exported),
+        "--runner",
+        "onnx",
         "--out",
         "edited.png",
     ]
