@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 import psutil
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError, RayError
@@ -31,6 +34,7 @@ from icd_engine.serving.replica import JobEditor, written
 
 NAME = "icd"
 BATCH_WAIT = 0.005  # seconds for requests that arrive together
+GIVES_WAY = 10  # of a replica that computes on the processors which the front needs, on nice's scale
 STARTS = 3  # of a replica, before it is given up
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -47,8 +51,8 @@ class Replica:
     """An engine, and the queue in front of it."""
 
     def __init__(self, model: str, placement: Placement, limits: Limits):
-        self._editor = JobEditor(model, placement, limits)
-        self._editor.warm()
+        self._edits = ThreadPoolExecutor(1, "edits", initializer=_give_way)
+        self._editor = self._edits.submit(_warmed, model, placement, limits).result()
         self._process = psutil.Process()
         self._free = asyncio.Event()
         self._free.set()
@@ -103,7 +107,7 @@ class Replica:
                 raise RuntimeError("nobody listens")
             loop.call_soon_threadsafe(made.put_nowait, preview)
 
-        running = asyncio.create_task(asyncio.to_thread(self._editor.run_shown, job, show))
+        running = loop.run_in_executor(self._edits, self._editor.run_shown, job, show)
         running.add_done_callback(lambda _: made.put_nowait(None))
         try:
             while (preview := await made.get()) is not None:
@@ -125,8 +129,9 @@ class Replica:
 
     @serve.batch(batch_wait_timeout_s=BATCH_WAIT)
     async def _together(self, jobs: list[Job]) -> list[tuple[Any, int]]:
+        loop = asyncio.get_running_loop()
         async with self._alone():
-            done = await asyncio.to_thread(self._editor.run, jobs)
+            done = await loop.run_in_executor(self._edits, self._editor.run, jobs)
         return [(one, len(jobs)) for one in done]
 
 
@@ -206,6 +211,19 @@ def parts(
         ray_actor_options=resources,
     )
     return Front.bind(replica.bind(model, placement, limits), limits, token, offer)
+
+
+def _warmed(model: str, placement: Placement, limits: Limits) -> JobEditor:
+    editor = JobEditor(model, placement, limits)
+    editor.warm()
+    return editor
+
+
+def _give_way() -> None:
+    """This thread, and those that it starts, wait for whoever answers requests on the same processors.
+    With a GPU they have little to do there, and it would wait for them."""
+    if not ray.get_gpu_ids() and hasattr(os, "nice"):
+        os.nice(GIVES_WAY)
 
 
 def _as_value(error: Exception) -> ApiError:

@@ -143,6 +143,8 @@ def _keep_to_ourselves() -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray puts back all its workers alike; here those that edit give way to those that answer
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # A proxy that is slow to start, on a machine with much to do, is not lost
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(START))
 

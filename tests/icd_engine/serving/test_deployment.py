@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
 import pickle
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ pytest.importorskip("httpx")
 import httpx
 
 from benchmarks.load import Service, drain, flood, recovery
+from icd_engine.serving.deployment import GIVES_WAY
 from tests.icd_engine.serving.conftest import EDITS, FORM, INVERSIONS, SOURCE, TARGET, png
 
 
@@ -98,6 +100,16 @@ def test_a_kept_picture_is_edited_as_the_whole_one(service, expected, small_engi
         assert np.array_equal(picture(post(service, path, {"prompt": TARGET})), kept)
     answer = post(service, f"{INVERSIONS}/inv_unknown/edits", {"prompt": TARGET})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_inversion")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc to look into")
+def test_edits_give_way_to_those_who_answer(service, expected):
+    """Beside an edit on the same processors a refusal would wait for its turn."""
+    assert np.array_equal(picture(post(service, EDITS, {**FORM, "seed": 5}, png(80, 60))), expected)
+    (replica,) = service.replicas()
+    threads = [int(task.name) for task in Path(f"/proc/{replica.pid}/task").iterdir()]
+    behind = {os.getpriority(os.PRIO_PROCESS, thread) - replica.nice() for thread in threads}
+    assert behind == {0, GIVES_WAY}
 
 
 def test_requests_share_passes_and_are_counted(service):
