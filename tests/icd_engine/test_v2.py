@@ -53,10 +53,16 @@ def test_diffusers_loads_what_is_converted(converted, part):
     assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
-@pytest.mark.long
-def test_an_exported_model_edits_alike(small_bundle, tmp_path):
-    """By onnxruntime, on the small bundle taken for a v-model with linear projections."""
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize(
+    ("layout", "package", "runner"),
+    [
+        pytest.param("optimum", "onnxruntime", "onnx", marks=pytest.mark.long),
+        ("openvino", "openvino", "openvino"),
+    ],
+)
+def test_an_exported_model_edits_alike(small_bundle, tmp_path, layout, package, runner):
+    """The small bundle taken for a v-model with linear projections."""
+    pytest.importorskip(package)
     from export.folder import export_bundle
 
     model = tmp_path / "model"
@@ -74,10 +80,10 @@ def test_an_exported_model_edits_alike(small_bundle, tmp_path):
     )
     record = json.loads((model / "icd.json").read_text()) | {"sha256": {}}
     (model / "icd.json").write_text(json.dumps(record))
-    export_bundle(read_bundle(model), tmp_path / "exported")
+    export_bundle(read_bundle(model), tmp_path / "exported", layout=layout)
     latents = []
-    for folder in (model, tmp_path / "exported"):
-        engine = Engine.from_pretrained(folder, device="cpu")
+    for folder, name in ((model, "eager"), (tmp_path / "exported", runner)):
+        engine = Engine.from_pretrained(folder, device="cpu", dtype="float32", runner=name)
         assert engine.model.schedule.prediction == "v_prediction"
         result = engine.edit(picture(), SOURCE, TARGET, seed=3, auto=False)
         latents.append(np.asarray(result.latents))
