@@ -14,7 +14,7 @@ from export.triton_server import write_config
 from export.weights_file import WeightsFile
 from icd_engine import __version__
 from icd_engine.bundles.bundle import Bundle, read_bundle, write_record
-from icd_engine.bundles.exported import FORMAT, LAYOUTS, MANIFEST, RUN
+from icd_engine.bundles.exported import FORMAT, LAYOUTS, MANIFEST, RUN, STORED
 from icd_engine.bundles.files import file_digest, write_file
 from icd_engine.bundles.target import new_folder
 from icd_engine.errors import BundleError, RunnerError, SettingsError
@@ -69,8 +69,9 @@ def export_bundle(
     `Engine.from_pretrained` runs it. "triton": a model repository of NVIDIA's inference server in
     out/models. "openvino": models of OpenVINO, written in seconds and run by it alone; ONNX and its
     opset have no part in it. unrolled adds graphs of whole loops. precision "fp16" halves UNets and
-    text encoder; of layout "openvino" it rounds the weights alone. verify runs every graph against
-    torch. Raises SettingsError, RunnerError where packages are missing, or BundleError where the
+    text encoder; of layout "openvino" it rounds the weights alone, and "int8" stores those of UNets
+    and text encoder in 8 bits. verify runs every graph against torch. Raises SettingsError,
+    RunnerError where packages are missing, or BundleError where the
     bundle cannot be exported, a graph is wrong or `out` cannot be written; then nothing is left there.
     """
     _check_choices(opset, precision, layout)
@@ -116,8 +117,8 @@ def _check_choices(opset: int, precision: str, layout: str) -> None:
     """Raises SettingsError naming the first that is none of its choices."""
     for name, value, known in (
         ("opset", opset, OPSETS),
-        ("precision", precision, PRECISIONS),
         ("layout", layout, LAYOUTS),
+        ("precision", precision, STORED if layout == "openvino" else PRECISIONS),
     ):
         if value not in known:
             raise SettingsError(
@@ -154,7 +155,7 @@ def _writer(layout: str, opset: int, precision: str, verify: bool) -> Write:
             without_reports()
             from export.openvino_files import write_openvino
 
-            return partial(write_openvino, rounded=precision == "fp16", verify=verify)
+            return partial(write_openvino, precision=precision, verify=verify)
         from export.onnx_files import write_onnx
 
         return partial(write_onnx, opset=opset, verify=verify)

@@ -20,21 +20,24 @@ from export.quiet import quiet
 from export.weights_file import WeightsFile
 
 STORED_AS_THEY_ARE = 1024  # bytes; smaller constants are no weights
+STEPS = 127  # of 8 bits to either side of zero
+WHOLE = ("vae_encoder", "vae_decoder")  # every picture passes through them: never in 8 bits
 
 
 def write_openvino(
-    graph: GraphSpec, path: Path, weights: WeightsFile, *, rounded: bool, verify: bool
+    graph: GraphSpec, path: Path, weights: WeightsFile, *, precision: str, verify: bool
 ) -> float | None:
     """Writes a graph; its distance from torch where that is to be verified. BundleError."""
-    save(to_openvino(graph, rounded), path, weights)
-    return check_openvino(graph, path, weights.path) if verify else None
+    save(to_openvino(graph, precision), path, weights)
+    return check_openvino(graph, path, weights.path, precision) if verify else None
 
 
-def to_openvino(graph: GraphSpec, rounded: bool) -> Any:
+def to_openvino(graph: GraphSpec, precision: str) -> Any:
     """The graph as an openvino.Model in memory, that computes in single precision unless it is told
     otherwise.
 
-    Weights that half precision holds exactly are stored in it; rounded: all others, too.
+    precision: of stored weights. "fp32": in half precision where that holds them exactly. "fp16":
+    rounded to it. "int8": those of UNets and text encoders in 8 bits with a scale for each row.
     """
     example = tuple(graph.example(graph.sizes[0]).values())
     with torch.no_grad(), quiet():
@@ -52,7 +55,15 @@ def to_openvino(graph: GraphSpec, rounded: bool) -> Any:
     )
     model.set_friendly_name(graph.name)
     for constant in [node for node in model.get_ops() if node.get_type_name() == "Constant"]:
-        _store_in_half(constant, rounded)
+        values = constant.data
+        if constant.get_element_type().to_string() != "f32" or values.nbytes < STORED_AS_THEY_ARE:
+            continue
+        if precision == "int8" and values.ndim > 1 and graph.name not in WHOLE:
+            wide = _in_bytes(values)
+        else:
+            wide = _in_half(values, rounded=precision == "fp16")
+        for use in constant.output(0).get_target_inputs() if wide else ():
+            use.replace_source_output(wide.output(0))
     return model
 
 
@@ -70,21 +81,25 @@ class ByPorts(nn.Module):
         )
 
 
-def _store_in_half(constant: Any, rounded: bool) -> None:
-    if constant.get_element_type().to_string() != "f32":
-        return
-    values = constant.data
-    if values.nbytes < STORED_AS_THEY_ARE:
-        return
+def _in_half(values: np.ndarray, rounded: bool) -> Any:
+    """Values that are stored in half precision; None where that holds them not at all, or not exactly
+    and they are not to be rounded."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if not np.isfinite(half).all() or not (
         rounded or np.array_equal(half.astype(np.float32), values)
     ):
-        return
-    wide = opset13.convert(opset13.constant(half), "f32").output(0)
-    for use in constant.output(0).get_target_inputs():
-        use.replace_source_output(wide)
+        return None
+    return opset13.convert(opset13.constant(half), "f32")
+
+
+def _in_bytes(values: np.ndarray) -> Any:
+    """Values that are stored in 8 bits, each row (an output channel, a word) on a grid of its own."""
+    inner = tuple(range(1, values.ndim))
+    step = np.abs(values).max(inner, keepdims=True) / np.float32(STEPS)
+    places = np.rint(values / np.where(step > 0, step, 1)).astype(np.int8)
+    wide = opset13.convert(opset13.constant(places), "f32")
+    return opset13.multiply(wide, opset13.constant(step))
 
 
 def save(model: Any, path: Path, weights: WeightsFile) -> None:

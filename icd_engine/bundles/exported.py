@@ -16,6 +16,11 @@ MANIFEST = "manifest.json"
 FORMAT = 2  # 1 had no ports for anchored decoding
 LAYOUTS = ("optimum", "triton", "openvino")
 RUN = ("optimum", "openvino")  # by this engine; the others are for servers
+STORED = (
+    "fp32",
+    "fp16",
+    "int8",
+)  # precisions of UNets' weights; the last of layout "openvino" alone
 NEEDED = ("vae_encoder", "vae_decoder", "unet", "encode_hop", "decode_hop", "further_hop")
 
 
@@ -37,7 +42,7 @@ class ExportedGraph:
 @dataclass(frozen=True)
 class Exported:
     """What manifest.json says: graphs by name, their layout, their ONNX opset (None: they are not
-    ONNX), and the precision of the UNets: "fp32" or "fp16"."""
+    ONNX), and the precision of the UNets, one of STORED."""
 
     graphs: dict[str, ExportedGraph]
     layout: str
@@ -71,9 +76,9 @@ def read_manifest(folder: Path) -> Exported | None:
     if (
         not isinstance(entries, dict)
         or isinstance(opset, int) != (layout == "optimum")
-        or precision not in ("fp32", "fp16")
+        or precision not in STORED
     ):
-        raise BundleError(f"{MANIFEST} must hold graphs, opset and precision (fp32 or fp16)")
+        raise BundleError(f"{MANIFEST} must hold graphs, opset and precision ({', '.join(STORED)})")
     graphs = {name: _graph(name, entry) for name, entry in entries.items()}
     for name in NEEDED:
         if name not in graphs:

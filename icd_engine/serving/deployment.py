@@ -34,7 +34,9 @@ from icd_engine.serving.replica import JobEditor, written
 
 NAME = "icd"
 BATCH_WAIT = 0.005  # seconds for requests that arrive together
-GIVES_WAY = 10  # of a replica that computes on the processors which the front needs, on nice's scale
+GIVES_WAY = (
+    10  # of a replica that computes on the processors which the front needs, on nice's scale
+)
 STARTS = 3  # of a replica, before it is given up
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 

@@ -152,9 +152,10 @@ def test_icd_json_seals_every_file(exported):
     [
         ({"opset": 9}, "opset must be one of 20, 23"),
         ({"precision": "int4"}, "precision must be one of fp32, fp16"),
+        ({"precision": "int8"}, "precision must be one of fp32, fp16, not 'int8'"),
         ({"layout": "flat"}, "layout must be one of optimum, triton"),
     ],
-    ids=["opset", "precision", "layout"],
+    ids=["opset", "precision", "precision of another layout", "layout"],
 )
 def test_unknown_options_are_refused(small_bundle, tmp_path, options, message):
     with pytest.raises(SettingsError, match=message):

@@ -68,16 +68,23 @@ def test_graphs_of_a_folder_share_their_weights(exported_for_openvino, small_bun
 
 
 @pytest.mark.parametrize(
-    ("exact", "rounded", "bytes_each"), [(True, False, 2), (False, False, 4), (False, True, 2)]
+    ("exact", "precision", "bytes_each", "rounding"),
+    [
+        (True, "fp32", 2, 0.0),
+        (False, "fp32", 4, 0.0),
+        (False, "fp16", 2, 2.0**-11),
+        (False, "int8", 1, 0.5 / 127),
+    ],
 )
-def test_weights_are_halved_where_that_loses_nothing_or_is_asked_for(
-    tmp_path, exact, rounded, bytes_each
+def test_weights_are_made_small_where_that_loses_nothing_or_is_asked_for(
+    tmp_path, exact, precision, bytes_each, rounding
 ):
     weight = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))
     graph = product(weight.half().float() if exact else weight)
     file = WeightsFile(tmp_path / "model.bin")
-    save(to_openvino(graph, rounded), tmp_path / graph.file, file)
-    assert file.path.stat().st_size < WIDTH**2 * bytes_each + 4096 + 1024
+    save(to_openvino(graph, precision), tmp_path / graph.file, file)
+    assert file.path.stat().st_size < WIDTH**2 * bytes_each + 2 * 4096 + 1024  # pages of padding
+    largest = float(weight.abs().max())
     core = openvino.Core()
     compiled = core.compile_model(
         core.read_model(tmp_path / graph.file, file.path),
@@ -89,20 +96,21 @@ def test_weights_are_halved_where_that_loses_nothing_or_is_asked_for(
         found = compiled({name: value.numpy() for name, value in inputs.items()})
         for name, wanted in graph.run(inputs).items():
             # Sums of WIDTH products: their roundings, and those of the weights
-            allowed = WIDTH * (2.0**-11 if rounded else 2.0**-23)
+            inputs_largest = max(float(value.abs().max()) for value in inputs.values())
+            allowed = WIDTH * (2.0**-23 + rounding * largest * inputs_largest)
             assert np.abs(found[name] - wanted.numpy()).max() <= allowed
 
 
 def test_what_half_precision_cannot_hold_stays(tmp_path):
     weight = torch.full((WIDTH, WIDTH), 1e6)
-    model = to_openvino(product(weight), rounded=True)
+    model = to_openvino(product(weight), "fp16")
     kinds = {node.get_element_type().to_string() for node in model.get_ops()}
     assert "f16" not in kinds
 
 
 def test_a_graph_that_is_wrong_is_not_exported(small_bundle, tmp_path, monkeypatch):
-    def wrong(graph, rounded):
-        model = to_openvino(graph, rounded)
+    def wrong(graph, precision):
+        model = to_openvino(graph, precision)
         if graph.name == "text_encoder":
             weight = graph.module.encoder.model.get_input_embeddings().weight
             weight.data = 1.01 * weight.data  # not in place: OpenVINO holds the very tensor
@@ -115,7 +123,7 @@ def test_a_graph_that_is_wrong_is_not_exported(small_bundle, tmp_path, monkeypat
 
 
 def test_an_interrupted_export_leaves_nothing(small_bundle, tmp_path, monkeypatch):
-    def interrupted(graph, rounded):
+    def interrupted(graph, precision):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(openvino_files, "to_openvino", interrupted)
