@@ -3,22 +3,18 @@ the command line."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
-import icd_engine
 from icd_engine.cli.terminal import print_error
-from icd_engine.endings import AND_SIGNAL, ending_with_parent, interrupted_code
+from icd_engine.endings import AND_SIGNAL, interrupted_code
+from icd_engine.processes import ROOT, of_module
 
 BAD_INPUT = 1
 GRACE = 30.0  # seconds for a child to clean up
 # typer's settings of a command whose arguments, --help too, are the child's
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-ROOT = Path(icd_engine.__file__).resolve().parents[1]
 
 
 def run_from_checkout(module: str, what: str, arguments: Sequence[str]) -> int:
@@ -38,13 +34,7 @@ def run_from_checkout(module: str, what: str, arguments: Sequence[str]) -> int:
 def run_module(module: str, arguments: Sequence[str]) -> int:
     """`python -m module arguments`; its exit code. It ends with this process: what interrupts
     this one ends the child first, by SIGTERM."""
-    # -P and PYTHONPATH, not another current folder: relative paths stay the user's, and nothing
-    # there is imported.
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    child = subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": path}, preexec_fn=ending_with_parent()
-    )
+    child = subprocess.Popen(**of_module(module, arguments))
     try:
         return _code(child.wait())
     except KeyboardInterrupt as interruption:

@@ -3,7 +3,6 @@ for every later load, which then needs no torch."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import warnings
@@ -16,13 +15,12 @@ import numpy as np
 from icd_engine.bundles.bundle import Bundle, read_bundle
 from icd_engine.bundles.kept_graphs import converted_folder, is_converted
 from icd_engine.bundles.target import RECORD
-from icd_engine.endings import ending_with_parent
 from icd_engine.errors import RunnerError
 from icd_engine.placement import Placement
+from icd_engine.processes import of_module
 from icd_engine.runners.exported import check_whole
 from icd_engine.runners.openvino import WITHOUT, OpenVinoRunner, is_installed
 
-ROOT = Path(__file__).resolve().parents[2]
 DRIVERS = {"win32": "nvcuda.dll", "linux": "libcuda.so.1"}  # CUDA's, by platform
 
 
@@ -87,16 +85,13 @@ def _convert(bundle: Bundle, folder: Path) -> None:
 def _export(bundle: Bundle, folder: Path) -> None:
     """In a process of its own: what torch and the conversion have taken is given back with it, and
     exporting lies above this floor. RunnerError where it fails."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "export", str(bundle.path), "--out", str(folder)]
+    arguments = [str(bundle.path), "--out", str(folder), "--layout", "openvino", "--quiet"]
     done = subprocess.run(
-        [*command, "--layout", "openvino", "--quiet"],
-        env=os.environ | {"PYTHONPATH": path},
+        **of_module("export", arguments),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
-        preexec_fn=ending_with_parent(),
     )
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
