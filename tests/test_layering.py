@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # when it is used or to annotate; rooms of one floor do not know each other.
 HOUSE = [
     ["csrc_triton"],
-    ["icd_engine.errors", "icd_engine.version"],
+    ["icd_engine.errors", "icd_engine.version", "icd_engine.endings"],
     [
         *("icd_engine.settings", "icd_engine.placement", "icd_engine.atomic"),
         *("icd_engine.provenance", "icd_engine.feathering", "icd_engine.colour"),
         *("icd_engine.metadata", "icd_engine.picture_files", "icd_engine.transparency"),
-        *("icd_engine.detached", "icd_engine.processes", "icd_engine.endings"),
+        *("icd_engine.detached", "icd_engine.processes"),
         *("icd_engine.threads", "icd_engine.bearer", "icd_engine.watermark"),
     ],
     ["icd_engine.shortage", "icd_engine.stopwatch", "icd_engine.compositing", "icd_engine.images"],
