@@ -47,7 +47,9 @@ def test_edit_many_checks_all_requests_first(small_engine, monkeypatch, change, 
 
 
 @pytest.mark.parametrize(
-    "requests", [5, None, "ab", [5], [EditRequest(picture(), SOURCE, TARGET), None]], ids=str
+    "requests",
+    [5, None, "ab", [5], [EditRequest(picture(), SOURCE, TARGET), None]],
+    ids=["number", "nothing", "text", "numbers", "nothing among requests"],
 )
 def test_edit_many_takes_requests_alone(small_engine, requests):
     with pytest.raises(SettingsError, match="edit_many takes a list of EditRequest"):

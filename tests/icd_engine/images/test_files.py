@@ -190,7 +190,7 @@ def test_a_phones_jpeg_with_a_preview_behind_it_is_no_animation(pixels: np.ndarr
         ("data:image/png;base64,AAAA", "URLs are not fetched"),
         (io.StringIO("text"), "binary mode"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: repr(value)[:20],
 )
 def test_sources_that_are_no_picture(source, text: str):
     with pytest.raises(ImageError, match=text):

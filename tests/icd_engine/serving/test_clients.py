@@ -122,7 +122,7 @@ def test_models(client):
         ({"image": file_of(b"text")}, "not a PNG"),
         ({"markup": file_of(png())}, "unknown field 'markup'"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
 def test_what_is_refused_is_the_clients_error(client, given, message):
     given = {"image": file_of(png()), "prompt": TARGET, "extra_body": MORE, **given}
