@@ -173,7 +173,8 @@ def _backends(options: argparse.Namespace) -> Results:
     from benchmarks import backends
 
     names = ("only", "device", "dtype", "repeats", "quick")
-    return backends.measure_backends(**{name: getattr(options, name) for name in names})
+    given = {name: getattr(options, name) for name in names}
+    return backends.measure_backends(folder=options.record, **given)
 
 
 RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {

@@ -3,9 +3,12 @@ kernel costs that does nothing. These choose what is worth writing, and what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +20,10 @@ from benchmarks.checks import ROUNDED, Refused, exact_float32, require_equal
 from benchmarks.counting import Work, attention, conv
 from benchmarks.op_cases import HEADS, Shapes
 from benchmarks.ops import captured, time_call
-from benchmarks.record import note
+from benchmarks.record import complain, device_name, note
 from benchmarks.roofline import peak
 from benchmarks.timing import quantile, timed
+from csrc_triton.measured import PATH, shape_key
 from icd_engine.loading import choose_device, choose_dtype
 
 # Side, channels in and out of SD1.5's 3x3 convolutions below 64x64: what a library that does not
@@ -42,6 +46,8 @@ SDPA = {
 }
 ROWS = (1, 2)
 NODES = 1000
+WIDEST = 160  # channels of the heads that our kernel is for
+GAIN = 0.03  # share of PyTorch's time that ours must save to be chosen
 Way = Callable[..., Tensor]
 
 
@@ -52,15 +58,24 @@ def measure_backends(
     dtype: str = "auto",
     repeats: int = 10,
     quick: bool = False,
+    folder: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of every table, or of `only` one, one by one: milliseconds of a call by each way, None
-    where it cannot run. Raises Refused for an unknown table, and where ways differ."""
+    where it cannot run or is wrong.
+
+    folder: takes measured.json, which csrc_triton's own becomes where our kernels are faster. Raises
+    Refused for an unknown table, and last where ways are wrong.
+    """
     shapes = Shapes(choose_device(device), choose_dtype(dtype, device), quick)
     if only not in (None, *TABLES):
         raise Refused(f"no table {only!r} (known: {', '.join(TABLES)})")
+    wrong = 0
     for name, table in TABLES.items():
         if only in (None, name):
             for row in table(shapes, repeats):
+                wrong += len(row.get("wrong", ()))
+                if folder is not None and row.get("tiling"):
+                    _keep(folder, shapes.device, row)
                 yield {
                     "table": name,
                     "device_type": shapes.device.type,
@@ -68,6 +83,8 @@ def measure_backends(
                     **row,
                     "repeats": repeats,
                 }
+    if wrong:
+        raise Refused(f"{wrong} ways are wrong: see above")
 
 
 # --- convolutions ---------------------------------------------------------------------------------
@@ -91,9 +108,13 @@ def _convolutions(shapes: Shapes, repeats: int) -> Iterator[dict[str, Any]]:
                 "im2col": (lambda x, matrix: F.linear(_columns(x), matrix), [x, matrix]),
                 "product": (F.linear, [columns, matrix]),
             }
+            for tiling in _tilings("conv3x3", shapes):
+                ways[_named(tiling)] = (partial(_ours, tiling), [x, weight])
             h = shapes.side(side)
             shape = f"{rows}x{inner}x{h}x{h} to {outer}"
-            yield _row(shape, ways, conv(rows, h, h, inner, outer), shapes, repeats)
+            row = _row(shape, ways, conv(rows, h, h, inner, outer), shapes, repeats)
+            key = shape_key(shapes.dtype, *x.shape, outer)
+            yield row | _choice("conv3x3", key, row, ("cudnn", "searched"))
 
 
 def _convolution(x: Tensor, weight: Tensor) -> Tensor:
@@ -108,6 +129,12 @@ def _searched(x: Tensor, weight: Tensor) -> Tensor:
         return _convolution(x, weight)
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def _ours(tiling: tuple[int, ...], x: Tensor, weight: Tensor) -> Tensor:
+    """Without the norm and the additions, which the kernel has in addition."""
+    y = torch.ops.icd.conv3x3(x, weight, None, None, None, None, None, list(tiling))
+    return y.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _columns(x: Tensor) -> Tensor:
@@ -134,13 +161,21 @@ def _attentions(shapes: Shapes, repeats: int) -> Iterator[dict[str, Any]]:
                 **{name: (partial(_attend, by), given) for name, by in SDPA.items()},
                 "bmm": (_products, given),
             }
+            for tiling in _tilings("self_attention", shapes) if size <= WIDEST else ():
+                ways[_named(tiling)] = (partial(_attend_ourselves, tiling), given)
             work = attention(rows, n, n, heads * size)
-            yield _row(f"{rows}x{heads}x{n}x{size}", ways, work, shapes, repeats)
+            row = _row(f"{rows}x{heads}x{n}x{size}", ways, work, shapes, repeats)
+            key = shape_key(shapes.dtype, rows, heads, n, n, size)
+            yield row | _choice("self_attention", key, row, ("chosen", *SDPA, "bmm"))
 
 
 def _attend(by: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with sdpa_kernel(by):
         return F.scaled_dot_product_attention(q, k, v)
+
+
+def _attend_ourselves(tiling: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.ops.icd.self_attention(q, k, v, list(tiling))
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -186,13 +221,20 @@ def _row(
     with torch.inference_mode(), exact_float32():
         expected = first(*(x.float() for x in given))
     row: dict[str, Any] = {"shape": shape}
+    wrong = []
     for name, (way, arguments) in ways.items():
         what = f"{shape} by {name}"
         with ThreadPoolExecutor(1) as alone:
             task = alone.submit(_timed_way, way, arguments, expected, what, shapes.device, repeats)
-            row[f"{name}_ms"] = task.result()
+            try:
+                row[f"{name}_ms"] = task.result()
+            except Refused as error:
+                complain(str(error), red=True)
+                wrong.append(name)
+                row[f"{name}_ms"] = None
     most = peak(shapes.device, shapes.dtype)
-    return row | {"floor_ms": round(most.floor_ms([work], shapes.dtype.itemsize), 6)}
+    floor = round(most.floor_ms([work], shapes.dtype.itemsize), 6)
+    return row | {"floor_ms": floor} | ({"wrong": wrong} if wrong else {})
 
 
 @torch.inference_mode()
@@ -206,11 +248,47 @@ def _timed_way(
 ) -> float | None:
     try:
         got = way(*arguments)
-    except RuntimeError as error:
+    except Exception as error:  # whatever a library or a compiler raises
         note(f"{what} cannot run: {' '.join(str(error).split())[:200]}")
         return None
     require_equal(what, got, expected, ROUNDED[got.dtype])
     return time_call(way, arguments, device, repeats)
+
+
+# --- what is chosen -------------------------------------------------------------------------------
+
+
+def _tilings(op: str, shapes: Shapes) -> list[tuple[int, ...]]:
+    """Our kernel's, where it runs; on the CPU all are the definition."""
+    known = import_module(f"csrc_triton.{op}").TILINGS
+    return known if shapes.device.type == "cuda" and shapes.dtype.itemsize == 2 else known[:1]
+
+
+def _named(tiling: tuple[int, ...]) -> str:
+    return "ours " + "-".join(map(str, tiling))
+
+
+def _choice(op: str, key: str, row: dict[str, Any], theirs: Iterable[str]) -> dict[str, Any]:
+    """The entry of measured.json: our fastest tiling where it is faster by more than GAIN."""
+    given = [row[f"{name}_ms"] for name in theirs if row[f"{name}_ms"]]
+    ours = {name: ms for name, ms in row.items() if name.startswith("ours ") and ms}
+    if not ours or not given:
+        return {}
+    fastest = min(ours, key=lambda name: ours[name])
+    if ours[fastest] > (1 - GAIN) * min(given):
+        return {"op": op, "key": key, "tiling": None}
+    numbers = fastest.removeprefix("ours ").removesuffix("_ms").split("-")
+    return {"op": op, "key": key, "tiling": [int(number) for number in numbers]}
+
+
+def _keep(folder: Path, device: torch.device, row: dict[str, Any]) -> None:
+    """Adds the entry to measured.json in the folder, for what `device_name` calls the device."""
+    path = folder / PATH.name
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    shapes = kept.setdefault(device_name(device), {}).setdefault(row["op"], {})
+    shapes[row["key"]] = row["tiling"]
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 TABLES: dict[str, Callable[[Shapes, int], Iterator[dict[str, Any]]]] = {

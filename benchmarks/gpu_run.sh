@@ -7,7 +7,7 @@
 #
 # FOLDER (default: benchmarks/results) takes records (<device>.jsonl), gpu_run_<n>.log, profiles with traces, and
 # compiled code, in files of at most 16 MiB. What 2 compiled 3 need not compile again: on another machine bring
-# FOLDER/compiled along. What of the repository must travel: see benchmarks/README.md.
+# FOLDER/compiled along. 1 also writes FOLDER/measured.json: as csrc_triton/measured.json it chooses our kernels. What of the repository must travel: see benchmarks/README.md.
 #
 # Needs no network, and no more than torch, triton, numpy, pillow, safetensors, transformers and tokenizers; tests run
 # where pytest is there, baselines where diffusers is. Every part has its own time limit, and the whole has one: what
@@ -101,14 +101,13 @@ command -v nvidia-smi > /dev/null && nvidia-smi 2>&1 | head -n 15 | tee -a "$log
 
 first_command() {
     # Most of their time kernels are compiled, one core each.
-    tests "tests: operations" 150 tests/csrc_triton -n 8
-    bench "operations" 60 ops "${quick[@]}" --no-compile
+    tests "tests: operations" 140 tests/csrc_triton -n 8
+    bench "operations" 50 ops "${quick[@]}" --no-compile
     bench "nodes" 20 backends --only node "${quick[@]}"
-    bench "bundle, sd15" 60 bundle "${sd15[@]}"
-    bench "convolutions" 75 backends --only convolution "${quick[@]}"
-    bench "attention" 50 backends --only attention "${quick[@]}"
-    bench "unet, sd15" 100 unet "${sd15[@]}" "${many[@]}" "${alone[@]}"
-    bench "vae, sd15" 60 vae "${sd15[@]}" "${many[@]}" "${alone[@]}"
+    bench "unet, sd15" 90 unet "${sd15[@]}" "${many[@]}" "${alone[@]}"
+    bench "convolutions" 110 backends --only convolution "${quick[@]}"
+    bench "attention" 60 backends --only attention "${quick[@]}"
+    bench "vae, sd15" 55 vae "${sd15[@]}" "${many[@]}" "${alone[@]}"
 }
 
 second_command() {

@@ -155,7 +155,7 @@ def test_the_gpu_run_has_three_commands(tmp_path, wrong):
 @pytest.mark.parametrize(
     ("command", "benchmarks"),
     [
-        ("1", {"ops", "backends", "bundle", "unet", "vae"}),
+        ("1", {"ops", "backends", "unet", "vae"}),
         ("2", {"bundle", "edit", "profile"}),
         ("3", {"bundle", "edit", "throughput"}),
     ],
