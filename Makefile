@@ -4,6 +4,7 @@
 #   make web     a page that edits in the browser itself, on http://127.0.0.1:7870
 #   make test    the tests            make long   the slow tests
 #   make lint    ruff and pyright     make runtime  edits in an environment without torch
+#   make gpu-dry what a GPU runs first, at small sizes and without one
 #   make clean   forget .venv, out and caches
 #
 # Each makes .venv first, or reuses it. The torch build is chosen by two variables, used for torch alone:
@@ -29,7 +30,7 @@ CORE := $(VENV)/core-installed
 DEV := $(VENV)/dev-installed
 WANTED := $(CURDIR) $(TORCH) $(PIP_ARGS)
 
-.PHONY: demo web test long runtime lint venv clean FORCE
+.PHONY: demo web test long runtime lint gpu-dry venv clean FORCE
 .DELETE_ON_ERROR:
 
 demo: $(CORE)
@@ -58,6 +59,9 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+gpu-dry: $(DEV)
+	for command in 1 2 3; do QUICK=1 PYTHON=$(BIN)/python benchmarks/gpu_run.sh $$command out/gpu-dry || exit 1; done
 
 venv: $(DEV)
 

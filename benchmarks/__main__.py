@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,18 @@ import torch
 
 from benchmarks import record
 from benchmarks.checks import Refused
-from benchmarks.command import CommandLine, add_model, count, counts
+from benchmarks.options import parser
 from icd_engine.endings import exit_code
 from icd_engine.errors import IcdError
 
 FAILED = 1
-EXAMPLES = (
-    "icd bench edit --model tiny --baseline reference --json",
-    "icd bench edit --architecture sd15 --size 512 --repeats 3",
-    "icd bench ops",
-)
 Results = Iterable[dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark. 0: measured. 1: refused or not loadable, one line on stderr. 2: the
     command line is wrong."""
-    options = _parser().parse_args(arguments)
+    options = parser([*RUNS]).parse_args(arguments)
     if options.what == "report":
         from benchmarks import report
 
@@ -40,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
         os.environ["OMP_NUM_THREADS"] = str(options.threads)  # OpenVINO's and onnxruntime's
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
     results = []
     try:
         # Compilers and libraries print: stdout is the result's
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _compiled_code(options):
             device = _device(options.device)
             where = record.environment(device)
             for result in RUNS[options.what](options):  # kept one by one: a run may be cut short
@@ -62,18 +58,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _compiled_code(options: argparse.Namespace) -> Iterator[None]:
+    """Inside, compiled code is taken from --compile-cache; what is compiled is kept there, of a run
+    that is cut short too."""
+    from benchmarks import compiled_code
+
+    folder = options.compile_cache
+    if folder is None:
+        yield
+        return
+    compiled_code.load(folder)
+    subject = options.architecture or Path(options.model).name
+    name = record.slug(f"{options.what} {subject} {options.size or ''} {options.compile}")
+    try:
+        yield
+    finally:
+        compiled_code.save(folder, name)
+
+
 # Each benchmark is imported where it is asked for: the operations are measured without an engine.
 def _edit(options: argparse.Namespace) -> Results:
     from benchmarks import edit
 
-    return [edit.measure_edit(model=options.model, baseline=options.baseline, **_shared(options))]
+    chosen = {"model": options.model, "compile": options.compile, "baseline": options.baseline}
+    return [edit.measure_edit(**chosen, **_shared(options))]
 
 
 def _throughput(options: argparse.Namespace) -> Results:
     from benchmarks import throughput
 
     return throughput.measure_throughput(
-        model=options.model, batches=options.batches, **_shared(options)
+        model=options.model,
+        batches=options.batches,
+        compile=options.compile,
+        **_shared(options),
     )
 
 
@@ -136,6 +155,28 @@ def _ops(options: argparse.Namespace) -> Results:
     )
 
 
+def _bundle(options: argparse.Namespace) -> Results:
+    from benchmarks import subject
+
+    return [subject.measure_bundle(options.architecture or "sd15", options.size)]
+
+
+def _profile(options: argparse.Namespace) -> Results:
+    from benchmarks import profiling
+
+    names = ("model", "architecture", "size", "runner", "device", "dtype", "compile", "warmup")
+    given = {name: getattr(options, name) for name in names}
+    return [profiling.measure_profile(folder=options.record, **given)]
+
+
+def _backends(options: argparse.Namespace) -> Results:
+    from benchmarks import backends
+
+    names = ("only", "device", "dtype", "repeats", "quick")
+    given = {name: getattr(options, name) for name in names}
+    return backends.measure_backends(folder=options.record, **given)
+
+
 RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "edit": _edit,
     "throughput": _throughput,
@@ -148,10 +189,21 @@ RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "ops": _ops,
     "unet": _networks,
     "vae": _networks,
+    "bundle": _bundle,
+    "profile": _profile,
+    "backends": _backends,
 }
 
 
-SINGLE = ("edit", "onnx", "export", "load", "batch")  # benchmarks of one result
+SINGLE = (
+    "edit",
+    "onnx",
+    "export",
+    "load",
+    "batch",
+    "bundle",
+    "profile",
+)  # benchmarks of one result
 
 
 def _device(name: str) -> torch.device:
@@ -163,97 +215,6 @@ def _device(name: str) -> torch.device:
 def _shared(options: argparse.Namespace) -> dict[str, Any]:
     names = ("architecture", "size", "runner", "device", "dtype", "repeats", "warmup")
     return {name: getattr(options, name) for name in names}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandLine(
-        "icd bench",
-        "Measure the engine on this machine. Results are checked first and refused where they are "
-        "wrong.\nNumbers for people go to stderr. The same as `python -m benchmarks`.",
-        EXAMPLES,
-    )
-    parser.add_argument("what", choices=[*RUNS, "report"], help="what to measure")
-    _add_subject(parser)
-    _add_measurement(parser)
-    only = parser.add_argument_group("options of single benchmarks")
-    only.add_argument(
-        "--baseline",
-        choices=("reference", "lean", "compiled", "openvino"),
-        help="diffusers' modules that edit measures beside the engine, in the same run",
-    )
-    only.add_argument(
-        "--batches",
-        type=counts,
-        default=(1, 2, 4, 8, 16),
-        metavar="N,...",
-        help="batch sizes that throughput measures (default: 1,2,4,8,16)",
-    )
-    only.add_argument("--only", metavar="NAME", help="one operation (ops) or one stage (distil)")
-    only.add_argument(
-        "--quick", action="store_true", help="small shapes for ops, to see that it runs"
-    )
-    only.add_argument("--no-compile", action="store_true", help="leave torch.compile out of ops")
-    only.add_argument(
-        "--seconds", type=float, default=20.0, help="length of load's flood, s (default: 20)"
-    )
-    only.add_argument(
-        "--idle",
-        type=int,
-        default=0,
-        metavar="N",
-        help="clients of load that begin an upload and send nothing more (default: 0)",
-    )
-    only.add_argument(
-        "--pictures",
-        type=count,
-        default=500,
-        metavar="N",
-        help="rows of batch's manifest (default: 500)",
-    )
-    return parser
-
-
-def _add_subject(parser: argparse.ArgumentParser) -> None:
-    """What is measured, and where it runs."""
-    add_model(parser)
-    parser.add_argument(
-        "--architecture",
-        metavar="NAME",
-        help="random weights in a published shape instead of a model: sd15, sdxl, small, small-xl "
-        "(default of unet, vae, published and distil: sd15)",
-    )
-    parser.add_argument(
-        "--size",
-        type=count,
-        metavar="PIXELS",
-        help="side of the pictures (default: the model's own)",
-    )
-
-
-def _add_measurement(parser: argparse.ArgumentParser) -> None:
-    """How often, and where results go."""
-    parser.add_argument(
-        "--repeats",
-        type=count,
-        default=10,
-        metavar="N",
-        help="measured calls of each subject (default: 10)",
-    )
-    parser.add_argument(
-        "--warmup",
-        type=int,
-        metavar="N",
-        help="unmeasured calls before the measured ones (default: 2 on the CPU, 5 on CUDA)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    parser.add_argument(
-        "--record",
-        type=Path,
-        nargs="?",
-        const=record.RESULTS,
-        metavar="FOLDER",
-        help="append the results to FOLDER/<device>.jsonl (without FOLDER: benchmarks/results)",
-    )
 
 
 def _line(what: str, result: dict[str, Any]) -> str:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icd_engine.bundles.bundle import Bundle, read_bundle, write_bundle
+from icd_engine.bundles.bundle import Bundle, read_bundle, write_record
+from icd_engine.bundles.files import write_file
+from icd_engine.bundles.target import new_folder
 from icd_engine.bundles.times import CHAIN_A, START
 from icd_engine.errors import BundleError
 from icd_engine.networks.text_encoder import PooledTextEncoder, TextEncoder
@@ -22,7 +24,9 @@ from icd_engine.settings import EditSettings
 from training.tiny import text
 from training.tiny.bundle import MODEL_INDEX, SCHEDULER
 
-FORMAT = 3  # of the random bundles: a cached one of another format is written again
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+DRAWN = 4194301  # random numbers of a network, a prime: its rows are no repetitions of each other
+FORMAT = 4  # of the random bundles: a cached one of another format is written again
 
 UNET_SD15 = {
     "_class_name": "UNet2DConditionModel",
@@ -168,8 +172,9 @@ def architecture_bundle(name: str, size: int | None = None, *, cache: Path | Non
     """A whole bundle of random half-precision weights, written once to the cache folder and then
     read from it.
 
-    The encode and the decode network have equal weights: one is drawn, and half the memory serves a
-    baseline. size: side of the pictures in pixels. BundleError for an unknown architecture.
+    The encode and the decode network are one file: half the memory serves a baseline. Nothing is
+    hashed: gigabytes are made in the time it takes to write them. size: side of the pictures in
+    pixels. BundleError for an unknown architecture.
     """
     parts = ARCHITECTURES.get(name)
     if parts is None:
@@ -194,7 +199,8 @@ def architecture_bundle(name: str, size: int | None = None, *, cache: Path | Non
             ),
             "origin": {"made": "of random weights, for benchmarks"},
         }
-        return write_bundle(out, record, _files(parts), overwrite=True)
+        _write(out, record, parts)
+        return read_bundle(out, verify=False)
 
 
 def cache_folder() -> Path:
@@ -207,14 +213,21 @@ def cache_folder() -> Path:
     )
 
 
-def _files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield from base_files(parts)
+def _write(out: Path, record: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     with torch.device("meta"):
         unet = UNet(parts["unet"])
-    weights = random_weights(unet, seed=3)
-    for part in ("unet", "unet_forward"):
-        yield f"{part}/config.json", parts["unet"]
-        yield f"{part}/diffusion_pytorch_model.safetensors", weights
+    with new_folder(out, overwrite=True) as new:
+        for name, content in base_files(parts):
+            write_file(new, name, content)
+        for part in ("unet", "unet_forward"):
+            write_file(new, f"{part}/config.json", parts["unet"])
+        first = new / "unet" / WEIGHTS
+        write_file(new, f"unet/{WEIGHTS}", random_weights(unet, seed=3))
+        try:
+            (new / "unet_forward" / WEIGHTS).hardlink_to(first)
+        except OSError:  # a file system without links
+            write_file(new, f"unet_forward/{WEIGHTS}", first)
+        write_record(new, record, {})
 
 
 def base_files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -232,7 +245,7 @@ def base_files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         vae = VAE(parts["vae"])
     yield "vae/config.json", parts["vae"]
     yield (
-        "vae/diffusion_pytorch_model.safetensors",
+        f"vae/{WEIGHTS}",
         _sharp(random_weights(vae, seed=2), parts["vae"]["latent_channels"]),
     )
 
@@ -259,17 +272,25 @@ def _tokenizer(folder: str) -> Iterator[tuple[str, Any]]:
 
 def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
     """Seeded half-precision weights for a network's shapes (it may be on the meta device): variance
-    1 / (3 fan-in)."""
+    1 / (3 fan-in).
+
+    All are read from one block of numbers, over and over: drawing a billion would take most of a
+    minute.
+    """
     generator = torch.Generator().manual_seed(seed)
+    block = torch.randn(DRAWN, generator=generator)
     weights = {}
     for key, like in network.state_dict().items():
         if not like.is_floating_point():
             raise BundleError(f"{key} is {like.dtype}: no random weight can stand for it")
+        first = int(torch.randint(DRAWN, (), generator=generator))
+        count = min(like.numel(), DRAWN)
+        drawn = torch.cat([block[first : first + count], block[: max(0, first + count - DRAWN)]])
         if like.ndim == 1:  # norms keep their scale, biases are small
-            drawn = torch.randn(like.shape, generator=generator) * 0.02 + (key.endswith("weight"))
+            drawn = drawn * 0.02 + (key.endswith("weight"))
         else:
             gain = next((factor for part, factor in GAINS.items() if part in key), 1.0)
-            deviation = gain * (3 * like[0].numel()) ** -0.5
-            drawn = torch.empty(like.shape).normal_(0.0, deviation, generator=generator)
-        weights[key] = drawn.half()
+            drawn = drawn * (gain * (3 * like[0].numel()) ** -0.5)
+        times = -(-like.numel() // count)
+        weights[key] = drawn.half().repeat(times)[: like.numel()].reshape(like.shape).contiguous()
     return weights

@@ -37,6 +37,7 @@ def measure_edit(
     runner: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    compile: str = "cheap",
     repeats: int = 10,
     warmup: int | None = None,
 ) -> dict[str, Any]:
@@ -50,7 +51,9 @@ def measure_edit(
     diffusers the baseline is left out.
     """
     runner, dtype = fastest(runner, device, dtype)
-    subject = open_subject(model, architecture, size, device=device, dtype=dtype, runner=runner)
+    subject = open_subject(
+        model, architecture, size, device=device, dtype=dtype, runner=runner, compile=compile
+    )
     warmup = default_warmup(subject.device) if warmup is None else warmup
     cases = make_cases(warmup + repeats + 1, subject.size)
     reset_peak_memory(subject.device)
@@ -61,6 +64,7 @@ def measure_edit(
     result |= {"cold_ms": round(cold_ms, 1), "peak_memory_mib": peak_memory_mib(subject.device)}
 
     other, agreement = _check(subject, cases[-1], _runnable(baseline))
+    note(f"differences: {agreement or 'none to compare'}; timing")
     result |= {"baseline": baseline, "agreement": agreement | kept.check()}
     stages: list[EditResult] = []
     subjects = {"ours": lambda i: stages.append(subject.edit(cases[i])), "reedit": kept.edit}

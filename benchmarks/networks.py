@@ -21,6 +21,7 @@ from benchmarks.timing import measure, peak_memory_mib, reset_peak_memory
 from icd_engine.loading import choose_device, choose_dtype
 from icd_engine.networks.unet import AddedConditions, UNet
 from icd_engine.networks.vae import VAE
+from icd_engine.runners.inductor import LEVELS
 
 TOKENS = 77
 ROWS = (1, 2)
@@ -120,10 +121,11 @@ def _prepared(piece: Piece, runner: str, device: torch.device) -> Callable[[], T
     """The call with everything done that is done once: compilation, capture."""
     if runner.endswith("openvino"):
         return _by_openvino(piece, theirs=runner.startswith("diffusers"))
-    # Not max-autotune: it takes minutes of every run and is for the engine's runners to choose.
-    call: Any = (
-        torch.compile(piece.call, dynamic=False) if runner.startswith("compiled") else piece.call
-    )
+    call: Any = piece.call
+    if runner.startswith("compiled"):
+        # Tuned by nothing, as the engine does by itself: more takes minutes of every run.
+        options = LEVELS["cheap"] if device.type == "cuda" else None
+        call = torch.compile(piece.call, dynamic=False, options=options)
     if not runner.endswith("graph"):
         return lambda: call(piece.network, piece.inputs)
     stream = torch.cuda.Stream(device)

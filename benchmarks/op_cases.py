@@ -188,6 +188,34 @@ def edited_attention(shapes: Shapes, side: int, size: int, words: bool = False) 
     return Call(call, reference, arguments, flops, eager)
 
 
+def conv3x3(shapes: Shapes, channels: int, side: int, outer: int, tiling: int) -> Call:
+    """What of a residual block is around its second convolution: by the kernel, whether or not a
+    device has been shown to be faster by it."""
+    (reference,) = parts("conv3x3", "conv3x3_reference")
+    channels, outer = (count // 8 if shapes.quick else count for count in (channels, outer))
+    x, residual = (shapes.map(ROWS, count, side) for count in (channels, outer))
+    weight = shapes.normal(outer, channels, 3, 3) * (9 * channels) ** -0.5
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    norm = [shapes.normal(ROWS, channels, dtype=torch.float32) for _ in range(2)]
+    arguments = [x, weight, shapes.normal(outer), *norm, shapes.normal(ROWS, outer), residual]
+    flops = 2 * 9 * ROWS * x.shape[-1] ** 2 * channels * outer
+    return Call(_tiled("conv3x3", tiling), reference, arguments, flops)
+
+
+def self_attention(shapes: Shapes, side: int, size: int, tiling: int) -> Call:
+    (reference,) = parts("self_attention", "self_attention_reference")
+    n = shapes.side(side) ** 2
+    arguments = [shapes.heads(ROWS, n, size) for _ in range(3)]
+    flops = 4 * ROWS * HEADS * n * n * size
+    return Call(_tiled("self_attention", tiling), reference, arguments, flops)
+
+
+def _tiled(op: str, number: int) -> Callable[..., Tensor]:
+    """The registered operator by one of its TILINGS."""
+    tiling = list(import_module(f"csrc_triton.{op}").TILINGS[number])
+    return lambda *given: getattr(torch.ops.icd, op)(*given, tiling)
+
+
 def from_pixels(shapes: Shapes) -> Call:
     op, reference = parts("pixels", "from_pixels", "from_pixels_reference")
     side = shapes.side(512)
@@ -223,6 +251,11 @@ CASES = [
         "256x77, 8 heads of 160, words",
         lambda s: edited_attention(s, 16, 160, words=True),
     ),
+    OpCase("conv3x3", "2x1280x8x8 to 1280", lambda s: conv3x3(s, 1280, 8, 1280, 0)),
+    OpCase("conv3x3", "2x1280x16x16 to 1280", lambda s: conv3x3(s, 1280, 16, 1280, 1)),
+    OpCase("conv3x3", "2x1920x32x32 to 640", lambda s: conv3x3(s, 1920, 32, 640, 6)),
+    OpCase("self_attention", "2x8x4096x40", lambda s: self_attention(s, 64, 40, 3)),
+    OpCase("self_attention", "2x8x1024x80", lambda s: self_attention(s, 32, 80, 3)),
     OpCase("pixels", "from 1x512x512x3", from_pixels),
     OpCase("pixels", "to 1x512x512x3", to_pixels),
 ]

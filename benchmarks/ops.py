@@ -160,14 +160,15 @@ def time_call(
         for i in range(GRAPH_CALLS):
             call(*sets[i % len(sets)])
 
-    graph = _captured(calls, device)
+    graph = captured(calls, device)
     for _ in range(3):
         graph.replay()
     spans = [timed(graph.replay, device)[1] or 0.0 for _ in range(repeats)]
     return round(quantile(spans, 0.5) / GRAPH_CALLS, 6)
 
 
-def _captured(calls: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
+def captured(calls: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of the calls, which have run twice before."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):

@@ -21,6 +21,7 @@ KEYS = (
     "baseline",
     "runner",
     "dtype",
+    "compile",
     "batch",
     "piece",
     "op",

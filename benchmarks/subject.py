@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class Subject:
     dtype: torch.dtype
     size: tuple[int, int]
     load_ms: float
+    compile: str = "cheap"
 
     def edit(self, case: Case, engine: Engine | None = None) -> EditResult:
         engine = engine or self.engine
@@ -56,7 +58,15 @@ class Subject:
             "runner": self.engine.runner.name,
             "device_type": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
+            "compile": self._tuning(),
         }
+
+    def _tuning(self) -> str | None:
+        """How code for CUDA was tuned; None where none was compiled for it."""
+        if self.device.type != "cuda" or not self.engine.runner.warms_up:
+            return None
+        searched = ", cudnn.benchmark" if torch.backends.cudnn.benchmark else ""
+        return f"{self.compile}{searched}"
 
 
 def fastest(runner: str, device: str, dtype: str) -> tuple[str, str]:
@@ -88,6 +98,7 @@ def open_subject(
     device: str = "auto",
     dtype: str = "auto",
     runner: str = "auto",
+    compile: str = "cheap",
 ) -> Subject:
     """The engine of a bundle, or of an architecture with random weights in its place.
 
@@ -98,11 +109,20 @@ def open_subject(
     path = model if architecture is None else architecture_bundle(architecture, size).path
     name = model if architecture is None else f"{architecture} (random weights)"
     started = time.perf_counter()
-    engine = Engine.from_pretrained(path, device=device, dtype=dtype, runner=runner)
-    load_ms = round(1000 * (time.perf_counter() - started), 1)
-    return Subject(
-        engine, name, place, precision, (size, size) if size else engine.bundle.size, load_ms
+    engine = Engine.from_pretrained(
+        path, device=device, dtype=dtype, runner=runner, compile=compile
     )
+    load_ms = round(1000 * (time.perf_counter() - started), 1)
+    shown = (size, size) if size else engine.bundle.size
+    return Subject(engine, name, place, precision, shown, load_ms, compile)
+
+
+def measure_bundle(name: str, size: int | None = None) -> dict[str, Any]:
+    """Seconds until the bundle is there: made now, or before. BundleError for an unknown architecture."""
+    started = time.perf_counter()
+    bundle = architecture_bundle(name, size)
+    seconds = round(time.perf_counter() - started, 2)
+    return {"model": f"{name} (random weights)", "size": list(bundle.size), "s": seconds}
 
 
 def final_latents(result: EditResult) -> Tensor:

@@ -24,6 +24,7 @@ def measure_throughput(
     runner: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    compile: str = "cheap",
     repeats: int = 10,
     warmup: int | None = None,
     batches: Sequence[int] = (1, 2, 4, 8, 16),
@@ -32,7 +33,9 @@ def measure_throughput(
 
     Raises Refused unless a batch gives what the same edits give one by one.
     """
-    subject = open_subject(model, architecture, size, device=device, dtype=dtype, runner=runner)
+    subject = open_subject(
+        model, architecture, size, device=device, dtype=dtype, runner=runner, compile=compile
+    )
     warmup = default_warmup(subject.device) if warmup is None else warmup
     calls = warmup + repeats
     largest = max(batches)

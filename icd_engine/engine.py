@@ -61,6 +61,7 @@ class Engine(Styled):
         dtype: str = "auto",
         runner: str = "auto",
         weights: str = "fused",
+        compile: str = "cheap",
         offload: bool = False,
         vae_tiling: bool | None = None,
     ) -> Engine:
@@ -70,23 +71,23 @@ class Engine(Styled):
         CUDA and where OpenVINO can, else float32), "float32", "float16", "bfloat16". runner: "eager", "compiled"
         (torch.compile), "graph" (CUDA graphs of compiled code), "openvino" (on CPUs; weights are
         converted once and kept) or "auto": "graph" on CUDA where it can be, "openvino" where weights
-        are converted already, else "eager"; `engine.runner.name` says which.
+        are converted already, else "eager"; `engine.runner.name` says which. compile: see Placement.
 
-        Less memory: weights "switch" holds the encode network as the decode network's weights plus
-        low-rank updates, which are added as each layer runs ("fused": two whole networks). offload:
-        text encoders and VAE wait in host memory between uses; not with "graph", no effect on the
-        CPU. vae_tiling: pictures pass the VAE in overlapping tiles of the size it was trained at,
-        which changes them a little; None: those of more than four times its pixels.
+        Less memory: weights "switch" holds the encode network as low-rank updates of the decode
+        network, added as each layer runs ("fused": two whole networks). offload: text encoders and
+        VAE wait in host memory between uses; not with "graph", no effect on the CPU. vae_tiling: the
+        VAE in overlapping tiles of the size it was trained at; None: above four times its pixels.
 
-        An exported folder runs without torch, by OpenVINO ("openvino") or, in the precision it was
-        exported in, by onnxruntime ("onnx", "onnx-graph"); tensors are numpy arrays then. What is asked
-        for and cannot run raises RunnerError; a missing or damaged folder raises BundleError.
+        An exported folder runs without torch, by OpenVINO ("openvino") or, in its own precision, by
+        onnxruntime ("onnx", "onnx-graph"); tensors are numpy arrays then. Raises RunnerError for what
+        cannot run, BundleError for a missing or damaged folder.
         """
         placement = Placement(
             device=device,
             dtype=dtype,
             runner=runner,
             weights=weights,
+            compile=compile,
             offload=offload,
             vae_tiling=vae_tiling,
         )

@@ -9,6 +9,7 @@ from icd_engine.errors import RunnerError, shown
 DTYPES = ("float32", "float16", "bfloat16")
 RUNNERS = ("eager", "compiled", "graph", "onnx", "onnx-graph", "openvino")
 WEIGHTS = ("fused", "switch")
+COMPILE = ("cheap", "aten", "full")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,9 @@ class Placement:
     device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: precision of the
     networks, "auto" (bfloat16 on CUDA and where OpenVINO can, else float32), "float32", "float16" or "bfloat16".
     runner: how network calls are executed, "auto" or one of RUNNERS. weights: "fused" (two whole
-    networks) or "switch" (one, and the other as low-rank updates of it). offload: text encoders
+    networks) or "switch" (one, and the other as low-rank updates of it). compile: what compiled code
+    for CUDA is tuned by, so how long the first edit takes: "cheap" (nothing), "aten" (PyTorch's own
+    kernels against each other), "full" (those that Triton writes, too). offload: text encoders
     and VAE wait in host memory between uses. vae_tiling: pictures pass the VAE in overlapping tiles
     of the size it was trained at, always, never, or (None) where they have more than four times
     its pixels.
@@ -31,6 +34,7 @@ class Placement:
     dtype: str = "auto"
     runner: str = "auto"
     weights: str = "fused"
+    compile: str = "cheap"
     offload: bool = False
     vae_tiling: bool | None = None
 
@@ -44,6 +48,7 @@ class Placement:
         check_name("dtype", self.dtype, ("auto", *DTYPES))
         check_name("runner", self.runner, ("auto", *RUNNERS))
         check_name("weights", self.weights, WEIGHTS)
+        check_name("compile", self.compile, COMPILE)
 
 
 def check_name(what: str, name: Any, known: Sequence[str]) -> None:

@@ -69,6 +69,13 @@ Weights = Annotated[
         help="fused: two whole networks in memory; switch: one, with the other as low-rank updates of it (less memory)."
     ),
 ]
+Compile = Annotated[
+    Literal["cheap", "aten", "full"],
+    typer.Option(
+        help="How far compiled code for CUDA is tuned in the first edit: cheap (not at all), aten "
+        "(PyTorch's own kernels), full (Triton's, too: many minutes)."
+    ),
+]
 Offload = Annotated[
     bool,
     typer.Option(
@@ -90,6 +97,7 @@ PLACEMENT = {
     "dtype": Dtype,
     "runner": RunnerName,
     "weights": Weights,
+    "compile": Compile,
     "offload": Offload,
     "vae_tiling": VaeTiling,
 }

@@ -21,10 +21,16 @@ from icd_engine.runners.stages import Stages, TorchNetworks
 from icd_engine.sampling.schedule import Hop
 
 
-def compiled_stages(stages: Stages, networks: TorchNetworks) -> Stages:
-    """The networks' passes and the VAE's stages compiled; hops and prompts run as they are."""
+def compiled_stages(stages: Stages, networks: TorchNetworks, level: str) -> Stages:
+    """The networks' passes and the VAE's stages compiled; hops and prompts run as they are.
+
+    level: of `Placement.compile`.
+    """
     compiled = partial(
-        inductor.compile_stage, device=networks.device, shortcut=inductor.is_tested()
+        inductor.compile_stage,
+        device=networks.device,
+        level=level,
+        shortcut=inductor.is_tested(),
     )
     return stages._replace(
         to_moments=compiled(stages.to_moments),
@@ -37,7 +43,7 @@ def compiled_stages(stages: Stages, networks: TorchNetworks) -> Stages:
 
 class CompiledRunner(EagerRunner):
     """Rows are filled up to fixed batch sizes; the program of each is compiled when it first runs,
-    which takes minutes.
+    which takes a minute, or many where `Placement.compile` says so.
 
     Raises RunnerError where there is no compiler.
     """
@@ -51,10 +57,11 @@ class CompiledRunner(EagerRunner):
         if not can_compile(device):
             needed = "triton" if device.type == "cuda" else "a C++ compiler (g++, clang++ or $CXX)"
             raise RunnerError(f"runner {self.name!r} needs {needed}: none was found")
+        self._level = placement.compile
         super().__init__(networks, placement)
 
     def _make_stages(self, networks: TorchNetworks) -> Stages:
-        return compiled_stages(super()._make_stages(networks), networks)
+        return compiled_stages(super()._make_stages(networks), networks, self._level)
 
     def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         rows = filled(len(pixels))

@@ -8,8 +8,8 @@ off (guards that are not asked), and settings that a release does not have are n
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -25,11 +25,26 @@ TESTED = ("2.11", "2.13")  # the first and the last release of torch; pyproject.
 MOST_PROGRAMS = 256
 LIMITS = {"recompile_limit": MOST_PROGRAMS, "accumulated_recompile_limit": MOST_PROGRAMS}
 # On the CPU kernels are called from C++: small networks are mostly calls, and from Python they take
-# a fifth longer. On CUDA kernels are tuned, as by mode "max-autotune-no-cudagraphs"; capturing
-# graphs is left to GraphRunner.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {"options": {"cpp_wrapper": True}},
-    "cuda": {"options": {"max_autotune": True, "coordinate_descent_tuning": True}},
+# a fifth longer.
+OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"options": {"cpp_wrapper": True}}, "cuda": {}}
+# And on CUDA, by level of `Placement.compile`. SD1.5 has about 2,600 kernels to choose among in
+# full tuning, nearly all of them written by Triton. 1x1 convolutions are products at every level:
+# their weights are often slices, which cuDNN copies at every call (full tuning sees that by
+# itself). Capturing graphs is left to GraphRunner.
+LEVELS: dict[str, dict[str, Any]] = {
+    "cheap": {
+        "max_autotune": False,
+        "coordinate_descent_tuning": False,
+        "conv_1x1_as_mm": True,
+    },
+    "aten": {
+        "max_autotune": True,
+        "coordinate_descent_tuning": False,
+        "conv_1x1_as_mm": True,
+        "max_autotune_gemm_backends": "ATEN",
+        "max_autotune_conv_backends": "ATEN",
+    },
+    "full": {"max_autotune": True, "coordinate_descent_tuning": True},
 }
 
 
@@ -52,15 +67,15 @@ def _release(version: str) -> tuple[int, int]:
 
 
 def compile_stage(
-    stage: Callable[..., Any], device: torch.device, *, shortcut: bool
+    stage: Callable[..., Any], device: torch.device, level: str = "cheap", *, shortcut: bool
 ) -> Callable[..., Any]:
     """The stage as compiled code, a program for every layout of its arguments, compiled when first
     called.
 
-    A method; the network behind it must not change once it has run.
+    A method; the network behind it must not change once it has run. level: one of LEVELS, for CUDA.
     """
     chosen: dict[str, Any] = dict(OPTIONS[device.type])
-    options = dict(chosen.get("options", {}))
+    options = dict(chosen.get("options", {})) | (LEVELS[level] if device.type == "cuda" else {})
     if shortcut:
         options["guard_filter_fn"] = on_arguments
         stage = with_own_code(stage)
@@ -80,7 +95,11 @@ def compile_stage(
         wanted = layout(arguments)
         if wanted in seen:
             return program(*arguments)
-        with _patched(dynamo_config, LIMITS), _patched(torch._inductor.config, freezing):
+        with (
+            _patched(dynamo_config, LIMITS),
+            _patched(torch._inductor.config, freezing),
+            _cudnn_searches(device.type == "cuda" and level != "cheap"),
+        ):
             result = program(*arguments)
         seen.add(wanted)
         return result
@@ -92,6 +111,18 @@ def _patched(config: ModuleType, settings: Mapping[str, Any]) -> Any:
     """The settings that this release has, inside."""
     known = {name: value for name, value in settings.items() if hasattr(config, name)}
     return config.patch(known) if known else nullcontext()
+
+
+@contextmanager
+def _cudnn_searches(wanted: bool) -> Iterator[None]:
+    """cuDNN times its kernels for every convolution that is new to it, inside; what it found it
+    keeps afterwards, for calls of the same thread."""
+    before = torch.backends.cudnn.benchmark
+    try:
+        torch.backends.cudnn.benchmark = before or wanted
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def with_own_code(method: Callable[..., Any]) -> MethodType:

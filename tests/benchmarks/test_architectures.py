@@ -1,8 +1,12 @@
 """Random bundles: whole, read again from the cache, and of the published shapes."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 
+from benchmarks import architectures
 from benchmarks.architectures import ARCHITECTURES, architecture_bundle, random_weights
 from benchmarks.checks import difference
 from benchmarks.counting import unet_work
@@ -21,14 +25,13 @@ def test_a_small_bundle_is_written_once_and_edits(tmp_path, name):
     written = bundle.weights("unet").stat().st_mtime_ns
     again = architecture_bundle(name, cache=tmp_path)
     assert (again.path, again.weights("unet").stat().st_mtime_ns) == (bundle.path, written)
-    bundle.verify()
     engine = Engine.from_pretrained(bundle.path, device="cpu", dtype="float32")
     subject = Subject(engine, name, torch.device("cpu"), torch.float32, bundle.size, 0.0)
     result = subject.edit(make_cases(1, bundle.size)[0])
     assert result.image.size == (64, 64) and result.latents.isfinite().all()
     # Both networks have equal weights, and a prompt matters: an edit with other control is another
     # picture.
-    assert bundle.weights("unet").read_bytes() == bundle.weights("unet_forward").read_bytes()
+    assert bundle.weights("unet").samefile(bundle.weights("unet_forward"))
     assert difference(result.latents, result.source_latents) > 1e-2
 
 
@@ -59,3 +62,24 @@ def test_weights_are_seeded():
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert {value.dtype for value in first.values()} == {torch.float16}
     assert not torch.equal(random_weights(unet, 4)["conv_in.weight"], first["conv_in.weight"])
+
+
+def test_weights_have_their_deviation_and_rows_are_alike_nowhere(monkeypatch):
+    """From a block much shorter than the matrix, read over and over."""
+    monkeypatch.setattr(architectures, "DRAWN", 997)
+    rows, columns = 60, 100
+    weights = random_weights(nn.Linear(columns, rows), 0)["weight"].float()
+    # 997 numbers: their deviation is off by 1 / sqrt(2 x 997) of itself, five times that is 0.11.
+    assert float(weights.std()) == pytest.approx((3 * columns) ** -0.5, rel=0.12)
+    alike = torch.corrcoef(weights) - torch.eye(rows)
+    assert float(alike.abs().max()) < 1 - 1e-3
+
+
+def test_without_links_the_second_network_is_a_copy(tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    bundle = architecture_bundle("small", cache=tmp_path)
+    assert not bundle.weights("unet").samefile(bundle.weights("unet_forward"))
+    assert bundle.weights("unet").read_bytes() == bundle.weights("unet_forward").read_bytes()

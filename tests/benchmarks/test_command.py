@@ -117,16 +117,51 @@ def test_a_wrong_command_line_is_one_line(capfd, command, message):
     assert message in err
 
 
+def gpu_run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A command of the GPU run, without a GPU."""
+    environment |= {"QUICK": "1", "LIMIT": "3000", "PYTHON": sys.executable}
+    environment |= {"ICD_BENCHMARK_CACHE": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", str(ROOT / "benchmarks" / "gpu_run.sh"), *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+
+
+def recorded(folder: Path) -> set[str]:
+    (records,) = folder.glob("*.jsonl")
+    return {json.loads(line)["benchmark"] for line in records.read_text().splitlines()}
+
+
+def test_a_part_of_the_gpu_run_records_and_is_told(tmp_path):
+    out = tmp_path / "out"
+    run = gpu_run(tmp_path, "1", str(out), ONLY="nodes")
+    assert run.returncode == 0, run.stdout[-5000:]
+    assert recorded(out) == {"backends"}
+    assert "backends: table node" in run.stdout.split("=== results")[1]
+    assert (out / "gpu_run_1.log").read_text().count("=== nodes") == 1
+
+
+def test_a_part_that_fails_is_told_and_fails_the_run(tmp_path):
+    run = gpu_run(tmp_path, "1", str(tmp_path / "out"), ONLY="nodes", PYTHONHASHSEED="no number")
+    assert run.returncode == 1
+    assert "FAILED (1)" in run.stdout.split("=== summary")[1]
+
+
+@pytest.mark.parametrize("wrong", [[], ["4"], ["out"]], ids=" ".join)
+def test_the_gpu_run_has_three_commands(tmp_path, wrong):
+    run = gpu_run(tmp_path, *wrong)
+    assert run.returncode == 2 and run.stderr.startswith("usage: benchmarks/gpu_run.sh 1|2|3")
+
+
 @pytest.mark.long
-def test_the_gpu_run_comes_to_its_end_without_a_gpu(tmp_path):
-    script, folder = ROOT / "benchmarks" / "gpu_run.sh", tmp_path / "out"
-    environment = os.environ | {"QUICK": "1", "LIMIT": "3000", "PYTHON": sys.executable}
-    environment |= {"ICD_BENCHMARK_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(
-        ["bash", str(script), str(folder)], env=environment, capture_output=True, text=True
-    )
+@pytest.mark.parametrize(
+    ("command", "benchmarks"),
+    [
+        ("1", {"ops", "backends", "unet", "vae"}),
+        ("2", {"bundle", "edit", "profile"}),
+        ("3", {"bundle", "edit", "throughput"}),
+    ],
+)
+def test_the_gpu_run_comes_to_its_end_without_a_gpu(tmp_path, command, benchmarks):
+    run = gpu_run(tmp_path, command, str(tmp_path / "out"))
     assert run.returncode == 0, run.stdout[-5000:]
     assert "FAILED" not in run.stdout and "summary after" in run.stdout
-    (records,) = folder.glob("*.jsonl")
-    seen = {json.loads(line)["benchmark"] for line in records.read_text().splitlines()}
-    assert seen == {"ops", "edit", "throughput", "unet", "vae"}
+    assert recorded(tmp_path / "out") == benchmarks

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+pytest.importorskip("diffusers")
+
+from diffusers import UNet2DConditionModel
 
 from benchmarks import distil
 from benchmarks.architectures import ARCHITECTURES

@@ -36,6 +36,7 @@ class Build(NamedTuple):
     # 80 for a kernel with tl.dot, which older GPUs have only as scalar code that spills
     oldest: int = 75
     num_warps: int = 4
+    num_stages: int = 3
 
     def compile(self, capability: int):
         module, name = self.kernel.split(":")
@@ -49,7 +50,13 @@ class Build(NamedTuple):
         source = ASTSource(kernel, signature, constexprs=self.constants, attrs=aligned)
         target = GPUTarget("cuda", capability, 32)
         return triton.compile(
-            source, target=target, options={"num_warps": self.num_warps, "enable_fp_fusion": True}
+            source,
+            target=target,
+            options={
+                "num_warps": self.num_warps,
+                "num_stages": self.num_stages,
+                "enable_fp_fusion": True,
+            },
         )
 
 
@@ -258,10 +265,14 @@ def resources(cubin: bytes, folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("capability", SHARED_MEMORY, ids=lambda capability: f"sm_{capability}")
 @pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 def test_kernel_compiles_without_spills_and_fits(build, capability, tmp_path):
+    check(build, capability, tmp_path)
+
+
+def check(build: Build, capability: int, folder: Path) -> None:
     if capability < build.oldest:
         pytest.skip(f"meant for sm_{build.oldest} and newer")
     compiled = build.compile(capability)
-    used = resources(compiled.asm["cubin"], tmp_path)
+    used = resources(compiled.asm["cubin"], folder)
     assert used["STACK"] == 0, f"spills registers: {used}"  # a kernel has no other use for a stack
     assert used["LOCAL"] == 0, f"spills registers: {used}"
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]

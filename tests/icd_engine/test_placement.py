@@ -18,6 +18,7 @@ from icd_engine.placement import DTYPES, PLAIN, RUNNERS, Placement
         ({"dtype": "half"}, "^dtype must be one of auto, float32, float16, bfloat16, not 'half'$"),
         ({"runner": "fast"}, "^runner must be one of auto, eager, compiled, graph, onnx"),
         ({"weights": "both"}, "^weights must be one of fused, switch, not 'both'$"),
+        ({"compile": "slow"}, "^compile must be one of cheap, aten, full, not 'slow'$"),
         ({"offload": 1}, "^offload must be True or False, not 1$"),
         ({"vae_tiling": "no"}, "^vae_tiling must be True or False, not 'no'$"),
     ],

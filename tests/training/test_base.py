@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 
+pytest.importorskip("diffusers")
+
+
 from icd_engine.errors import BundleError
 from icd_engine.sampling.schedule import NoiseSchedule
 from training.base import Base

@@ -1,6 +1,10 @@
 """Prompts of a batch, row by row."""
 
+import pytest
 import torch
+
+pytest.importorskip("diffusers")
+
 
 from icd_engine.networks.text_encoder import PromptFeatures
 from training.batches import joined, some

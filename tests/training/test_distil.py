@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("diffusers")
+
+
 from icd_engine.networks.text_encoder import PromptFeatures
 from icd_engine.sampling.guidance import dynamic_guidance
 from icd_engine.sampling.schedule import NoiseSchedule

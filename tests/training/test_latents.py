@@ -6,6 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+pytest.importorskip("diffusers")
+
+
 from icd_engine.bundles.files import read_weights
 from icd_engine.errors import SettingsError
 from training.base import Base

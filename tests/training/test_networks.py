@@ -5,8 +5,11 @@ import shutil
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
+
+pytest.importorskip("diffusers")
+
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from icd_engine.bundles.convert import convert
 from icd_engine.engine import Engine

@@ -16,6 +16,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+pytest.importorskip("diffusers")
+
+
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.engine import Engine
 from training.__main__ import main

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+pytest.importorskip("diffusers")
+
 from diffusers import UNet2DConditionModel
 
 from benchmarks.evaluation.diffusion import Diffusion, down, levels

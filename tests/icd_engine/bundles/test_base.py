@@ -2,7 +2,6 @@
 
 import json
 
-import diffusers
 import numpy as np
 import pytest
 
@@ -11,6 +10,8 @@ from icd_engine.bundles.convert import convert
 from icd_engine.errors import BundleError
 from icd_engine.sampling.schedule import NoiseSchedule
 from tests.icd_engine.bundles.golden_files import UNET
+
+diffusers = pytest.importorskip("diffusers")
 
 
 def changed(published, name: str, **fields) -> None:

@@ -4,12 +4,13 @@ is refused in `convert`, by name."""
 import inspect
 import json
 
-import diffusers
 import pytest
 
 from icd_engine.bundles.convert import convert
 from icd_engine.bundles.fields import FIELDS, IDLE, UNET_FIXED
 from icd_engine.errors import BundleError
+
+diffusers = pytest.importorskip("diffusers")
 
 # Of each fixed field, what other models ask for; fields that may be of any number are not here.
 OTHERS = {

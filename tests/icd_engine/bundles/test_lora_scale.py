@@ -5,8 +5,11 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
+
+pytest.importorskip("peft")
+
+from peft import LoraConfig, inject_adapter_in_model
 
 from icd_engine.bundles.lora import assumed_scales, read_lora
 from icd_engine.errors import BundleError

@@ -3,6 +3,9 @@ maps."""
 
 import pytest
 import torch
+
+pytest.importorskip("diffusers")
+
 from diffusers import UNet2DConditionModel
 
 from icd_engine.editing.plan import EditStep

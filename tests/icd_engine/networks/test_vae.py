@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+
+pytest.importorskip("diffusers")
+
 from diffusers import AutoencoderKL
 
 from icd_engine.networks.blocks import Upsample

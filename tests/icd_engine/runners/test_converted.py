@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("openvino")
+pytest.importorskip("onnx")  # for the cases of its tests
+pytest.importorskip("onnxruntime")
+
 from icd_engine import Engine
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.kept_graphs import converted_folder
@@ -18,8 +22,6 @@ from icd_engine.placement import Placement
 from icd_engine.runners import converted as room
 from icd_engine.runners.converted import runs_converted
 from tests.icd_engine.runners.test_onnx import EDITS, SOURCE, TARGET, check_edit, check_re_edit
-
-pytest.importorskip("openvino")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from icd_engine.editing.plan import EditStep
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
+from icd_engine.placement import COMPILE
 from icd_engine.runners import inductor
 from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.contract import Blend, Decoded, DecodeInputs
@@ -66,8 +67,9 @@ def test_settings_have_their_names_and_kinds():
 
     wanted = {torch._dynamo.config: inductor.LIMITS}
     wanted[torch._inductor.config] = {"freezing": True}
-    for kind in inductor.OPTIONS.values():
-        wanted[torch._inductor.config] |= kind["options"]
+    wanted[torch._inductor.config] |= inductor.OPTIONS["cpu"]["options"]
+    for level in inductor.LEVELS.values():
+        wanted[torch._inductor.config] |= level
     for config, settings in wanted.items():
         for name, value in settings.items():
             before = getattr(config, name)
@@ -96,6 +98,34 @@ def test_programs_are_kept_by_code_object(traced):
     for _ in range(2):
         for program, network in zip(programs, pair, strict=True):
             assert torch.equal(program(torch.ones(2, 3)), network.predict(torch.ones(2, 3)))
+
+
+@pytest.mark.parametrize("level", inductor.LEVELS)
+def test_levels_are_for_cuda_and_cudnn_searches_in_first_calls(level, monkeypatch):
+    """Without CUDA: torch.compile is replaced by what looks at what it was asked for."""
+    asked = []
+    searched = []
+
+    def compile_nothing(stage, *, options, **others):
+        asked.append(options)
+        return lambda x: searched.append(torch.backends.cudnn.benchmark)
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    for device in ("cuda", "cpu"):
+        program = inductor.compile_stage(
+            Affine(2.0).predict, torch.device(device), level, shortcut=True
+        )
+        for rows in (2, 2, 3):
+            program(torch.ones(rows, 3))
+    on_cuda, on_cpu = asked
+    assert inductor.LEVELS[level].items() <= on_cuda.items()
+    assert set(on_cpu) == {"cpp_wrapper", "guard_filter_fn"}
+    first = level != "cheap"
+    assert searched == [first, False, first, False, False, False]
+
+
+def test_placement_knows_the_levels():
+    assert tuple(inductor.LEVELS) == COMPILE
 
 
 # --- releases -------------------------------------------------------------------------------------

@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("openvino")
+pytest.importorskip("onnx")  # for the cases of its tests
+pytest.importorskip("onnxruntime")
+
 from icd_engine import EditRequest, Engine
 from icd_engine.errors import BundleError, RunnerError
 from icd_engine.runners import openvino as room
@@ -24,8 +28,6 @@ from tests.icd_engine.runners.test_onnx import (
     check_re_edit,
     difference,
 )
-
-pytest.importorskip("openvino")
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 """Noise of every time step against diffusers' own schedulers, and what is no noise."""
 
-import diffusers
 import numpy as np
 import pytest
 
 from icd_engine.errors import SettingsError
 from icd_engine.sampling.schedule import NoiseSchedule
+
+diffusers = pytest.importorskip("diffusers")
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012}
 KINDS = {

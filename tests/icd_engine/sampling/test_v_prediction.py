@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("diffusers")
+
 from diffusers import DDIMScheduler
 
 from icd_engine.errors import SettingsError

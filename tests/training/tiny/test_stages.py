@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("diffusers")
+
+
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.files import read_weights
 from icd_engine.engine import Engine

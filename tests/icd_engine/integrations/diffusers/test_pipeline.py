@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("diffusers")
+
 from diffusers import DiffusionPipeline
 
 from icd_engine.errors import BundleError, RunnerError, SettingsError

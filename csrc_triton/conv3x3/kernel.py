@@ -1,0 +1,177 @@
+"""conv3x3 as a product that gathers its own columns: [B H W, 9 C] @ [9 C, O] in Triton, K in parts.
+
+Counted: 18 B H W C O FLOPs; weights (18 C O bytes in half precision), x, residual and result once,
+and 8 B H W O bytes for every part of K, which stay in the L2: 0.65 MB a part at 8x8x1280 and 2
+rows, 5 MB a part at 32x32x640. The norm is applied nine times to every element, once for each tap
+that reads it, and again for every tile of channels: an exponential for 2 x 64 FLOPs at least.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false
+# (Triton's launch syntax, kernel[grid](...), has no types.)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+# The interpreter's tl.dot takes the bits of bfloat16 for integers: there the operands are widened
+# first.
+INTERPRETED: tl.constexpr = tl.constexpr(knobs.runtime.interpret)
+ADDED = 1024  # numbers of a program that adds parts up
+
+
+# x [rows, height, width, channels] and weight [outer, 9, channels] are contiguous, gain and offset
+# [rows, channels]; bias, shift and residual are [outer], [rows, outer] and [rows, pixels, outer].
+# out is [rows, pixels, outer], of parts [split, rows, pixels, outer] in float32: then the additions
+# are `add_parts_kernel`'s. EVEN: whether INNER divides the channels.
+@triton.jit
+def conv3x3_kernel(
+    x, weight, bias, gain, offset, shift, residual, out,
+    height, width, channels, outer, steps,
+    PIXELS: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr, EVEN: tl.constexpr,
+    PARTS: tl.constexpr,
+):  # fmt: skip
+    """Program (tile, part): PIXELS pixels of a row by OUTER channels, over `steps` steps of INNER
+    channels of one tap each; tiles of pixels, of rows too, are the fast axis."""
+    pixels = height * width
+    beside = tl.cdiv(pixels, PIXELS)
+    rows = tl.num_programs(0) // tl.cdiv(outer, OUTER) // beside
+    tile = tl.program_id(0) % (beside * rows)
+    row = (tile // beside).to(tl.int64)
+    pixel = tile % beside * PIXELS + tl.arange(0, PIXELS)
+    into = tl.program_id(0) // (beside * rows) * OUTER + tl.arange(0, OUTER)
+    y = pixel // width
+    x_ = pixel % width
+    x += row * pixels * channels
+    blocks = tl.cdiv(channels, INNER)
+    first = tl.program_id(1) * steps
+
+    total = tl.zeros([PIXELS, OUTER], tl.float32)
+    for step in range(first, tl.minimum(first + steps, 9 * blocks)):
+        tap = step // blocks
+        channel = step % blocks * INNER + tl.arange(0, INNER)
+        at_y = y + tap // 3 - 1
+        at_x = x_ + tap % 3 - 1
+        inside = (pixel < pixels) & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
+        read = inside[:, None]
+        known = (into < outer)[:, None]
+        if not EVEN:
+            read = read & (channel < channels)[None, :]
+            known = known & (channel < channels)[None, :]
+        place = (at_y * width + at_x)[:, None] * channels + channel[None, :]
+        taken = tl.load(x + place, mask=read, other=0.0)
+        if gain is not None:
+            beyond = row * channels + channel
+            a = tl.load(gain + beyond, mask=channel < channels, other=0.0)[None, :]
+            b = tl.load(offset + beyond, mask=channel < channels, other=0.0)[None, :]
+            normed = taken.to(tl.float32) * a + b
+            normed = normed / (1.0 + tl.exp(-normed))
+            taken = tl.where(read, normed, 0.0).to(taken.dtype)  # padding is of what is normed
+        place = (into[:, None] * 9 + tap) * channels + channel[None, :]
+        factors = tl.load(weight + place, mask=known, other=0.0)
+        if INTERPRETED and taken.dtype == tl.bfloat16:
+            taken = taken.to(tl.float32)
+            factors = factors.to(tl.float32)
+        total = tl.dot(taken, tl.trans(factors), total, input_precision="ieee")
+
+    written = (pixel < pixels)[:, None] & (into < outer)[None, :]
+    within = pixel[:, None] * outer + into[None, :]
+    if PARTS:
+        out += (tl.program_id(1) * rows + row) * pixels * outer
+    else:
+        total = with_additions(
+            total, bias, shift, residual, row, within, into[None, :], pixels, outer, written
+        )
+        out += row * pixels * outer
+    tl.store(out + within, total.to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def with_additions(total, bias, shift, residual, row, within, into, pixels, outer, written):
+    """total, at `within` of a row and of channels `into`, and what is added to it."""
+    if bias is not None:
+        total += tl.load(bias + into, mask=into < outer, other=0.0).to(tl.float32)
+    if shift is not None:
+        total += tl.load(shift + row * outer + into, mask=into < outer, other=0.0).to(tl.float32)
+    if residual is not None:
+        residual += row * pixels * outer
+        total += tl.load(residual + within, mask=written, other=0.0).to(tl.float32)
+    return total
+
+
+@triton.jit
+def add_parts_kernel(parts, bias, shift, residual, out, pixels, outer, split, BLOCK: tl.constexpr):
+    """Program (block, row) adds up BLOCK numbers of a row, part after part, and what is added."""
+    row = tl.program_id(1).to(tl.int64)
+    whole = tl.num_programs(1).to(tl.int64) * pixels * outer
+    within = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    written = within < pixels * outer
+    parts += row * pixels * outer + within
+    total = tl.zeros([BLOCK], tl.float32)
+    for part in range(split):
+        total += tl.load(parts + part * whole, mask=written, other=0.0)
+    total = with_additions(
+        total, bias, shift, residual, row, within, within % outer, pixels, outer, written
+    )
+    out += row * pixels * outer
+    tl.store(out + within, total.to(out.dtype.element_ty), mask=written)
+
+
+def launch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+    tiling: Sequence[int],
+) -> Tensor:
+    """Run the kernels; arguments as `conv3x3`, already checked, and a tiling as in its TILINGS. CPU
+    tensors need Triton's interpreter."""
+    rows, channels, height, width = x.shape
+    outer = weight.shape[0]
+    pixels = height * width
+    shape = (rows, outer, height, width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if not out.numel():
+        return out
+    if max(pixels * max(channels, outer), 9 * channels * outer) >= 2**31:
+        raise ValueError("x or weight has over 2^31 elements: offsets inside a row are 32-bit")
+    block, outers, inner, split, num_warps, num_stages = tiling
+    whole = 9 * triton.cdiv(channels, inner)
+    steps = max(triton.cdiv(whole, split), 1)
+    split = triton.cdiv(whole, steps)  # what rounding up leaves without work is no part
+    x, weight = (_last(given) for given in (x, weight))
+    residual = None if residual is None else _last(residual)
+    bias, gain, offset, shift = (
+        None if given is None else given.contiguous() for given in (bias, gain, offset, shift)
+    )
+    parts = out
+    if split > 1:
+        parts = torch.empty((split, *shape), dtype=torch.float32, device=x.device)
+    tiles = rows * triton.cdiv(pixels, block) * triton.cdiv(outer, outers)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        conv3x3_kernel[tiles, split](
+            x, weight, bias, gain, offset, shift, residual, parts,
+            height, width, channels, outer, steps,
+            PIXELS=block, OUTER=outers, INNER=inner, EVEN=channels % inner == 0, PARTS=split > 1,
+            num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
+        )  # fmt: skip
+        if split > 1:
+            add_parts_kernel[triton.cdiv(pixels * outer, ADDED), rows](
+                parts, bias, shift, residual, out, pixels, outer, split, BLOCK=ADDED,
+                num_warps=4, enable_fp_fusion=True,
+            )  # fmt: skip
+    return out
+
+
+def _last(x: Tensor) -> Tensor:
+    """The tensor with its channels adjacent in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
