@@ -1,5 +1,5 @@
 """Which of our kernels a device has been shown to be faster by, shape by shape: measured.json, which
-`benchmarks tune` fills. What has no entry there runs as PyTorch has it."""
+`benchmarks backends` fills. What has no entry there runs as PyTorch has it."""
 
 from __future__ import annotations
 
