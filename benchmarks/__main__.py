@@ -177,6 +177,13 @@ def _backends(options: argparse.Namespace) -> Results:
     return backends.measure_backends(folder=options.record, **given)
 
 
+def _eight_bit(options: argparse.Namespace) -> Results:
+    from benchmarks import eight_bit
+
+    names = ("model", "architecture", "size", "device", "repeats")
+    return eight_bit.measure_eight_bits(**{name: getattr(options, name) for name in names})
+
+
 RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "edit": _edit,
     "throughput": _throughput,
@@ -192,6 +199,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "bundle": _bundle,
     "profile": _profile,
     "backends": _backends,
+    "fp8": _eight_bit,
 }
 
 

@@ -253,9 +253,9 @@ CASES = [
     ),
     OpCase("conv3x3", "2x1280x8x8 to 1280", lambda s: conv3x3(s, 1280, 8, 1280, 0)),
     OpCase("conv3x3", "2x1280x16x16 to 1280", lambda s: conv3x3(s, 1280, 16, 1280, 1)),
-    OpCase("conv3x3", "2x1920x32x32 to 640", lambda s: conv3x3(s, 1920, 32, 640, 6)),
-    OpCase("self_attention", "2x8x4096x40", lambda s: self_attention(s, 64, 40, 3)),
-    OpCase("self_attention", "2x8x1024x80", lambda s: self_attention(s, 32, 80, 3)),
+    OpCase("conv3x3", "2x1920x32x32 to 640", lambda s: conv3x3(s, 1920, 32, 640, 5)),
+    OpCase("self_attention", "2x8x4096x40", lambda s: self_attention(s, 64, 40, 4)),
+    OpCase("self_attention", "2x8x1024x80", lambda s: self_attention(s, 32, 80, 1)),
     OpCase("pixels", "from 1x512x512x3", from_pixels),
     OpCase("pixels", "to 1x512x512x3", to_pixels),
 ]

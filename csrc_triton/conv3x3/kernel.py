@@ -33,11 +33,11 @@ ADDED = 1024  # numbers of a program that adds parts up
 @triton.jit
 def conv3x3_kernel(
     x, weight, bias, gain, offset, shift, residual, out,
-    height, width, channels, outer, steps,
+    height, width, channels, outer,
     PIXELS: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr, EVEN: tl.constexpr,
-    PARTS: tl.constexpr,
+    STEPS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Program (tile, part): PIXELS pixels of a row by OUTER channels, over `steps` steps of INNER
+    """Program (tile, part): PIXELS pixels of a row by OUTER channels, over STEPS steps of INNER
     channels of one tap each; tiles of pixels, of rows too, are the fast axis."""
     pixels = height * width
     beside = tl.cdiv(pixels, PIXELS)
@@ -50,29 +50,27 @@ def conv3x3_kernel(
     x_ = pixel % width
     x += row * pixels * channels
     blocks = tl.cdiv(channels, INNER)
-    first = tl.program_id(1) * steps
 
     total = tl.zeros([PIXELS, OUTER], tl.float32)
-    for step in range(first, tl.minimum(first + steps, 9 * blocks)):
+    # A constant number of steps: Triton 3.6's interpreter has no other loops with numpy 2.5. Those
+    # of the last part that are beyond the last tap read nothing.
+    for i in range(STEPS):
+        step = tl.program_id(1) * STEPS + i
         tap = step // blocks
         channel = step % blocks * INNER + tl.arange(0, INNER)
         at_y = y + tap // 3 - 1
         at_x = x_ + tap % 3 - 1
-        inside = (pixel < pixels) & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-        read = inside[:, None]
-        known = (into < outer)[:, None]
+        inside = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width) & (pixel < pixels)
+        read = inside[:, None] & (tap < 9)
+        known = (into < outer)[:, None] & (tap < 9)
         if not EVEN:
             read = read & (channel < channels)[None, :]
             known = known & (channel < channels)[None, :]
         place = (at_y * width + at_x)[:, None] * channels + channel[None, :]
         taken = tl.load(x + place, mask=read, other=0.0)
         if gain is not None:
-            beyond = row * channels + channel
-            a = tl.load(gain + beyond, mask=channel < channels, other=0.0)[None, :]
-            b = tl.load(offset + beyond, mask=channel < channels, other=0.0)[None, :]
-            normed = taken.to(tl.float32) * a + b
-            normed = normed / (1.0 + tl.exp(-normed))
-            taken = tl.where(read, normed, 0.0).to(taken.dtype)  # padding is of what is normed
+            within = row * channels
+            taken = normed(taken, read, gain + within, offset + within, channel, channels)
         place = (into[:, None] * 9 + tap) * channels + channel[None, :]
         factors = tl.load(weight + place, mask=known, other=0.0)
         if INTERPRETED and taken.dtype == tl.bfloat16:
@@ -93,6 +91,15 @@ def conv3x3_kernel(
 
 
 @triton.jit
+def normed(taken, read, gain, offset, channel, channels):
+    """SiLU of what was read times gain plus offset; padding is of what is normed, so it stays 0."""
+    a = tl.load(gain + channel, mask=channel < channels, other=0.0)[None, :]
+    b = tl.load(offset + channel, mask=channel < channels, other=0.0)[None, :]
+    y = taken.to(tl.float32) * a + b
+    return tl.where(read, y / (1.0 + tl.exp(-y)), 0.0).to(taken.dtype)
+
+
+@triton.jit
 def with_additions(total, bias, shift, residual, row, within, into, pixels, outer, written):
     """total, at `within` of a row and of channels `into`, and what is added to it."""
     if bias is not None:
@@ -106,7 +113,9 @@ def with_additions(total, bias, shift, residual, row, within, into, pixels, oute
 
 
 @triton.jit
-def add_parts_kernel(parts, bias, shift, residual, out, pixels, outer, split, BLOCK: tl.constexpr):
+def add_parts_kernel(
+    parts, bias, shift, residual, out, pixels, outer, SPLIT: tl.constexpr, BLOCK: tl.constexpr
+):
     """Program (block, row) adds up BLOCK numbers of a row, part after part, and what is added."""
     row = tl.program_id(1).to(tl.int64)
     whole = tl.num_programs(1).to(tl.int64) * pixels * outer
@@ -114,7 +123,7 @@ def add_parts_kernel(parts, bias, shift, residual, out, pixels, outer, split, BL
     written = within < pixels * outer
     parts += row * pixels * outer + within
     total = tl.zeros([BLOCK], tl.float32)
-    for part in range(split):
+    for part in range(SPLIT):
         total += tl.load(parts + part * whole, mask=written, other=0.0)
     total = with_additions(
         total, bias, shift, residual, row, within, within % outer, pixels, outer, written
@@ -160,13 +169,14 @@ def launch(
     with torch.cuda.device_of(x):  # Triton launches on the current device
         conv3x3_kernel[tiles, split](
             x, weight, bias, gain, offset, shift, residual, parts,
-            height, width, channels, outer, steps,
-            PIXELS=block, OUTER=outers, INNER=inner, EVEN=channels % inner == 0, PARTS=split > 1,
+            height, width, channels, outer,
+            PIXELS=block, OUTER=outers, INNER=inner, EVEN=channels % inner == 0,
+            STEPS=steps, PARTS=split > 1,
             num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
         )  # fmt: skip
         if split > 1:
             add_parts_kernel[triton.cdiv(pixels * outer, ADDED), rows](
-                parts, bias, shift, residual, out, pixels, outer, split, BLOCK=ADDED,
+                parts, bias, shift, residual, out, pixels, outer, SPLIT=split, BLOCK=ADDED,
                 num_warps=4, enable_fp_fusion=True,
             )  # fmt: skip
     return out

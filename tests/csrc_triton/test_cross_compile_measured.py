@@ -22,11 +22,14 @@ def convolution(
 ) -> Build:
     """Channels are constants here: that they are multiples of 16 is what launching tells the
     compiler. In parts nothing is added, as that is another kernel's."""
-    pixels, outer, inner, _, num_warps, num_stages = tiling
+    pixels, outer, inner, split, num_warps, num_stages = tiling
     added = "-" if parts else f"*{dtype}"
     moments = "2x*fp32" if norm else "2x-"
-    types = f"2x*{dtype} {added} {moments} {added} {added} {'*fp32' if parts else added} 2xi32 2x- i32 5x-"
+    types = (
+        f"2x*{dtype} {added} {moments} {added} {added} {'*fp32' if parts else added} 2xi32 2x- 6x-"
+    )
     constants = {"PIXELS": pixels, "OUTER": outer, "INNER": inner, "PARTS": parts}
+    constants["STEPS"] = -(-9 * -(-channels // inner) // (split if parts else 1))
     constants |= {"channels": channels, "outer": 1280, "EVEN": channels % inner == 0}
     constants |= {"bias": None, "shift": None, "residual": None} if parts else {}
     constants |= {} if norm else {"gain": None, "offset": None}
@@ -35,14 +38,15 @@ def convolution(
 
 
 def parts_added(dtype: str) -> Build:
-    types = f"*fp32 4x*{dtype} 3xi32 -"
-    return Build("conv3x3.kernel:add_parts_kernel", types, {"BLOCK": 1024})
+    types = f"*fp32 4x*{dtype} 2xi32 2x-"
+    return Build("conv3x3.kernel:add_parts_kernel", types, {"BLOCK": 1024, "SPLIT": 12})
 
 
 def attention(tiling: tuple[int, ...], head: int, dtype: str = "bf16") -> Build:
     queries, keys, num_warps, num_stages = tiling
     constants = {"HEAD": head, "VECTOR": 8, "QUERIES": queries, "KEYS": keys}
-    types = f"4x*{dtype} 9xi32 2xi32 fp32 4x-"
+    constants["STEPS"] = 4096 // keys
+    types = f"4x*{dtype} 9xi32 2xi32 fp32 5x-"
     kernel = "self_attention.kernel:self_attention_kernel"
     return Build(kernel, types, constants, 80, num_warps, num_stages)
 
@@ -55,7 +59,7 @@ BUILDS = {
     **{f"conv3x3-{named(t)}-norm": convolution(t) for t in CONVOLUTIONS},
     **{f"conv3x3-{named(t)}-norm-whole": convolution(t, parts=False) for t in CONVOLUTIONS},
     **{f"conv3x3-{named(t)}": convolution(t, norm=False) for t in CONVOLUTIONS},
-    "conv3x3-ragged": convolution(CONVOLUTIONS[0], channels=96, parts=False),
+    "conv3x3-ragged": convolution(CONVOLUTIONS[0], channels=80, parts=False),
     "conv3x3-fp16": convolution(CONVOLUTIONS[-1], "fp16", parts=False),
     "conv3x3-added-bf16": parts_added("bf16"),
     "conv3x3-added-fp16": parts_added("fp16"),
