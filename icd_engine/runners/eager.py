@@ -5,9 +5,10 @@ It defines what every other runner must answer; they wrap its stages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from icd_engine.networks.text_encoder import DualTextEncoder, PromptFeatures, Te
 from icd_engine.networks.unet import AddedConditions, UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.placement import PLAIN, Placement
+from icd_engine.runners import captures
 from icd_engine.runners.contract import TIME_IDS, Decoded, DecodeInputs, Prompts, StepCallback
 from icd_engine.runners.hops import DecodeTensors, Opening, SecondPrediction
-from icd_engine.runners.memory import Residence
+from icd_engine.runners.memory import Kept, Residence
 from icd_engine.runners.pictures import PictureCoder
 from icd_engine.runners.stages import Stages, TorchNetworks, plain_stages
 from icd_engine.sampling.guidance import guidance_embedding
@@ -53,9 +55,14 @@ class EagerRunner:
         self.pictures = PictureCoder(self.vae, self.stages, placement.vae_tiling, self._resident)
         # One prompt, one (network, t, w) at a time: what is kept cannot depend on the batch it
         # first came in.
-        self._features = lru_cache(KEPT_PROMPTS)(self._prompt_features)
-        self._values = lru_cache(KEPT_PROMPT_VALUES)(self._prompt_values)
-        self._shifts = lru_cache(KEPT_TIME_SHIFTS)(self._time_shifts)
+        self._features = self._kept(KEPT_PROMPTS, self._prompt_features)
+        self._values = self._kept(KEPT_PROMPT_VALUES, self._prompt_values)
+        self._shifts = self._kept(KEPT_TIME_SHIFTS, self._time_shifts)
+
+    def _kept(self, most: int, compute: Callable[..., Any]) -> Any:
+        if self.device.type == "cuda":
+            return Kept(most, compute, self.device)
+        return lru_cache(most)(compute)
 
     def _make_stages(self, networks: TorchNetworks) -> Stages:
         """What other runners wrap."""
@@ -109,7 +116,7 @@ class EagerRunner:
         for kept in (self._features, self._values, self._shifts):
             kept.cache_clear()
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            captures.hand_back_memory()
 
     @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:

@@ -14,6 +14,7 @@ from torch import Tensor
 from icd_engine.errors import RunnerError
 from icd_engine.networks.unet import UNetOutput
 from icd_engine.placement import PLAIN, Placement
+from icd_engine.runners import captures
 from icd_engine.runners.compiled import CompiledRunner
 from icd_engine.runners.contract import Decoded, StepCallback
 from icd_engine.runners.hops import DecodeTensors, SecondPrediction
@@ -38,7 +39,8 @@ class Graphs:
     recently used go.
 
     All share one memory pool and one stream, and run one at a time, so no two of them are ever
-    alive in the pool at once. Results are copies: the next replay does not touch them.
+    alive in the pool at once. Results are copies: the next replay does not touch them. Where a capture
+    fails, functions are called as they are from then on.
     """
 
     def __init__(self, device: torch.device, most: int = MOST_GRAPHS):
@@ -52,40 +54,67 @@ class Graphs:
 
     def clear(self) -> None:
         with self._lock:
-            self._graphs.clear()
+            self._clear()
+
+    def _clear(self) -> None:
+        self._stream.synchronize()
+        self._graphs.clear()
+        # torch 2.11 takes no new graphs into a pool whose graphs are all gone
+        self._pool = torch.cuda.graph_pool_handle()
 
     def replay(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments), from a graph. Arguments and results are tensors, in any nesting;
         `name` stands for the function, whatever else it depends on included."""
         key = (name, layout(arguments, strides=False))
-        caller = torch.cuda.current_stream(self._device)
         with self._lock, torch.cuda.device(self._device):
-            self._stream.wait_stream(caller)
-            with torch.cuda.stream(self._stream):
-                captured = self._graphs.get(key)
-                if captured is None:
-                    captured = self._graphs[key] = self._capture(function, arguments)
-                    if len(self._graphs) > self._most:
-                        self._graphs.popitem(last=False)
+            captured = self._graphs.get(key) or self._captured(key, function, arguments)
+            if captured is not None:
                 self._graphs.move_to_end(key)
-                for held, new in zip(captured.inputs, leaves(arguments), strict=True):
-                    if isinstance(held, Tensor):
-                        held.copy_(new, non_blocking=True)
-                captured.graph.replay()
-                results = map_tensors(torch.clone, captured.outputs)
-            caller.wait_stream(self._stream)
+                return self._replayed(captured, arguments)
+        return function(*arguments)
+
+    def _replayed(self, captured: Captured, arguments: tuple[Any, ...]) -> Any:
+        caller = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(caller)
+        with torch.cuda.stream(self._stream):
+            for held, new in zip(captured.inputs, leaves(arguments), strict=True):
+                if isinstance(held, Tensor):
+                    held.copy_(new, non_blocking=True)
+            captured.graph.replay()
+            results = map_tensors(torch.clone, captured.outputs)
+        caller.wait_stream(self._stream)
         for result in leaves(results):
             if isinstance(result, Tensor):
                 result.record_stream(caller)  # made on our stream, used and freed on the caller's
         return results
 
-    def _capture(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Captured:
-        held = map_tensors(_contiguous_copy, arguments)
-        for _ in range(2):  # compile, tune, and let libraries allocate what they keep
-            function(*held)
-        self._stream.synchronize()
+    def _captured(
+        self, key: Hashable, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Captured | None:
+        """The graph of a function, captured now; None where graphs cannot be captured."""
+        if captures.FAILED.cause:
+            return None
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with captures.LOCK, torch.cuda.stream(self._stream):
+            held = map_tensors(_contiguous_copy, arguments)
+            for _ in range(2):  # compile, tune, and let libraries allocate what they keep
+                function(*held)
+            self._stream.synchronize()
+            try:
+                captured = self._graphs[key] = self._record(function, held)
+            except Exception as error:
+                captures.FAILED.note(error)
+                captured = None
+        if captured is None:
+            self._clear()
+            captures.hand_back_memory()
+        elif len(self._graphs) > self._most:
+            self._graphs.popitem(last=False)
+        return captured
+
+    def _record(self, function: Callable[..., Any], held: tuple[Any, ...]) -> Captured:
         graph = torch.cuda.CUDAGraph()
-        # thread_local: what other threads do on the device meanwhile is none of the capture's
+        # thread_local: what other threads launch on the device meanwhile is none of the capture's
         # business.
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
