@@ -3,11 +3,13 @@ maps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from csrc_triton.edited_attention import edited_attention
 from csrc_triton.layer_norm import layer_norm
@@ -27,7 +29,9 @@ class PassState(NamedTuple):
     from the end."""
 
     shifts: list[Tensor]  # of every residual block: [B, C_out], from time step and guidance
-    prompt: list[Tensor]  # of every transformer block: K and V of its text attention, [R, n, 2 C]
+    # Of every transformer block's text attention: K and V [R, n, C], and under an edit S V and d V of
+    # the target rows [T, n, C]
+    prompt: list[tuple[Tensor, ...]]
     edit: EditStep | None
     columns: Tensor | None  # word_columns(edit)
     source: list[Tensor] | None  # left by an earlier pass: the batch holds target rows alone
@@ -41,6 +45,20 @@ class PassState(NamedTuple):
         for name, tensors in left.items():
             if tensors:
                 raise RuntimeError(f"a pass ended with {len(tensors)} of its {name} not taken")
+
+
+def prompt_tables(
+    prompt: Tensor, widths: Sequence[int], edit: EditStep | None
+) -> list[tuple[Tensor, ...]]:
+    """UNet.prompt_values [R, n, D] as each block takes it: see `PassState`. The edit's products are
+    those of all blocks at once."""
+    keys, values = prompt.chunk(2, dim=-1)
+    tables = [keys, values]
+    if edit is not None:
+        own = values[prompt.shape[0] - edit.source_row.shape[0] :]
+        mixed = edit.source_mix.to(own.dtype) @ own
+        tables += [mixed, edit.target_gain.to(own.dtype)[..., None] * own]
+    return list(zip(*(table.split(list(widths), dim=-1) for table in tables), strict=True))
 
 
 def word_columns(edit: EditStep | None) -> Tensor | None:
@@ -64,6 +82,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention; keys and values come from a context, by default the input itself."""
 
+    joined: Tensor | None
+
     def __init__(self, channels: int, heads: int, context_channels: int | None = None):
         super().__init__()
         self.heads = heads
@@ -71,6 +91,8 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_channels or channels, channels, bias=False)
         self.to_v = nn.Linear(context_channels or channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        # The weights of self-attention's Q, K and V, whose parts to_q, to_k and to_v then are
+        self.register_buffer("joined", None, persistent=False)
 
     def split(self, x: Tensor) -> Tensor:
         return split_heads(x, self.heads)
@@ -78,37 +100,39 @@ class Attention(nn.Module):
     def out(self, x: Tensor) -> Tensor:
         return self.to_out[0](merge_heads(x))
 
-    def project_context(self, context: Tensor) -> Tensor:
-        """Context [B, n, C'] -> its keys and values [B, n, 2 C]."""
-        return torch.cat([self.to_k(context), self.to_v(context)], dim=-1)
-
     def to_self(self, x: Tensor, state: PassState, shared: bool) -> Tensor:
         """Self-attention of x [B, N, C]; where `shared`, rows that share take Q and K from their
         source row."""
-        q = self.split(self.to_q(x))
-        k = self.split(self.to_k(x))
-        v = self.split(self.to_v(x))
-        if not shared or state.edit is None:
-            return self.out(attend(q, k, v))
-        row = state.edit.source_row
-        share = state.edit.share_self[:, None, None, None]
-        sources = q.shape[0] - row.shape[0]  # not len(): exporters would take it for a constant
+        *own, v = self.projected(x)
+        if shared and state.edit is not None:
+            own = self._shared(own, state, state.edit)
+        q, k = own[0].chunk(2, dim=-1) if len(own) == 1 else own
+        return self.out(attend(self.split(q), self.split(k), self.split(v)))
+
+    def projected(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Q, K and V of x [B, N, C]; Q and K as one tensor [B, N, 2 C] where they are one product."""
+        layers = (self.to_q, self.to_k, self.to_v)
+        if self.joined is None or any(map(is_parametrized, layers)):
+            return self.to_q(x), self.to_k(x), self.to_v(x)
+        channels = x.shape[-1]
+        return F.linear(x, self.joined).split([2 * channels, channels], dim=-1)
+
+    def _shared(self, own: list[Tensor], state: PassState, edit: EditStep) -> list[Tensor]:
+        """Q and K of all rows, together or by themselves, those of sharing rows their source's."""
+        row = edit.source_row
+        share = edit.share_self[:, None, None]
+        sources = own[0].shape[0] - row.shape[0]  # not len(): exporters take it for a constant
+        theirs = [part[:sources] for part in own]
         if state.source is not None:
-            source_q = state.source.pop()
-            source_k = state.source.pop()
-        else:
-            source_q = q[:sources]
-            source_k = k[:sources]
+            theirs = [merge_heads(state.source.pop()), merge_heads(state.source.pop())]
+            theirs = theirs if len(own) == 2 else [torch.cat(theirs, dim=-1)]
         if state.kept is not None:
-            state.kept.extend((source_q, source_k))
-        targets = [
-            torch.where(share, theirs[row], own[sources:])
-            for theirs, own in ((source_q, q), (source_k, k))
+            parts = theirs if len(own) == 2 else theirs[0].chunk(2, dim=-1)
+            state.kept.extend(self.split(part) for part in parts)
+        return [
+            torch.cat([part[:sources], torch.where(share, their[row], part[sources:])])
+            for part, their in zip(own, theirs, strict=True)
         ]
-        q, k = (
-            torch.cat([own[:sources], target]) for own, target in zip((q, k), targets, strict=True)
-        )
-        return self.out(attend(q, k, v))
 
     def to_prompt(
         self, x: Tensor, state: PassState, with_maps: bool
@@ -116,10 +140,10 @@ class Attention(nn.Module):
         """Attention of x [B, N, C] to the prompt, under the edit; maps [2, T, N] of the blend words
         where asked for."""
         q = self.split(self.to_q(x))
-        k, v = (self.split(part) for part in state.prompt.pop().chunk(2, dim=-1))
+        k, v, *edited = (self.split(part) for part in state.prompt.pop())
         if state.edit is None:
             return self.out(attend(q, k, v)), None
-        edit = state.edit
+        mixed, gained = edited
         sources = k.shape[0] - state.edit.source_row.shape[0]
         if state.source is not None:
             source_q = state.source.pop()
@@ -130,15 +154,14 @@ class Attention(nn.Module):
             source_v = v[:sources]
         if state.kept is not None:
             state.kept.append(source_q)
-        values = v[sources:]
         out, maps = edited_attention(
             q,
             k[sources:],
-            edit.target_gain.to(v.dtype)[:, None, :, None] * values,
+            gained,
             source_q,
             k[:sources],
-            edit.source_mix.to(v.dtype)[:, None] @ values,
-            edit.source_row,
+            mixed,
+            state.edit.source_row,
             source_v=source_v,
             columns=state.columns if with_maps else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,16 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+def join_weights(layers: Sequence[nn.Linear]) -> Tensor:
+    """The weights [out, in] of layers of one input as one tensor, one after the other. They become
+    parts of it, so what is written into either is in both."""
+    joined = torch.cat([layer.weight.detach() for layer in layers])
+    parts = joined.split([layer.out_features for layer in layers])
+    for layer, part in zip(layers, parts, strict=True):
+        layer.weight = nn.Parameter(part, requires_grad=False)
+    return joined
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
