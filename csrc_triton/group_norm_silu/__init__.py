@@ -23,6 +23,7 @@ def group_norm_silu(
     *,
     skip: Tensor | None = None,
     silu: bool = True,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """SiLU of the GroupNorm of [x, skip]: [B, C, H, W] in x's dtype, where C = C1 + C2.
 
@@ -35,6 +36,8 @@ def group_norm_silu(
     x: [B, C1, H, W]; skip: [B, C2, H, W] or None; one dtype of float32, float16 and bfloat16, any
     strides.
     weight, bias: [C], float32 or x's dtype. groups divides C.
+    shift: [B, C] in x's dtype or None, added to all pixels first: a convolution's bias, a time step's
+        share. The kernel adds it in float32, the reference in x's dtype. Not with a skip.
 
     The kernel (CUDA, gradients off) reads both maps where they lie, fastest channels-last, and
     returns a channels-last map. The reference keeps x's memory format: channels-last for
@@ -43,13 +46,20 @@ def group_norm_silu(
     Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is,
     wherever gradients are on.
     """
-    _check(x, weight, bias, groups, skip)
+    _check(x, weight, bias, groups, skip, shift)
     if fused(x):
-        return torch.ops.icd.group_norm_silu(x, weight, bias, groups, eps, skip, silu)
-    return group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu)
+        return torch.ops.icd.group_norm_silu(x, weight, bias, groups, eps, skip, silu, shift)
+    return group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu, shift)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | None) -> None:
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    skip: Tensor | None,
+    shift: Tensor | None,
+) -> None:
     if x.ndim != 4:
         raise ValueError(f"x must be [B, C, H, W], got {list(x.shape)}")
     if x.dtype not in NETWORK_DTYPES:
@@ -63,10 +73,13 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | 
     channels = x.shape[1] + (0 if skip is None else skip.shape[1])
     if groups < 1 or channels < 1 or channels % groups:
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
+    if skip is not None and shift is not None:
+        raise ValueError("shift is not taken with a skip")
     parameters = (torch.float32, x.dtype)
     expected = {
         "x": (x, x.shape, (x.dtype,)),
         "skip": (skip, () if skip is None else skip.shape, (x.dtype,)),
+        "shift": (shift, x.shape[:2], (x.dtype,)),
         "weight": (weight, (channels,), parameters),
         "bias": (bias, (channels,), parameters),
     }
@@ -82,8 +95,9 @@ def _op(
     eps: float,
     skip: Tensor | None,
     silu: bool,
+    shift: Tensor | None = None,
 ) -> Tensor:
-    y = group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu)
+    y = group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu, shift)
     # The operator has one memory format on every device
     return y.contiguous(memory_format=torch.channels_last)
 

@@ -37,8 +37,8 @@ DEEPEST = 8192
 
 @triton.jit
 def statistics_kernel(
-    x, skip, means, squares, pixels, width,
-    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x,
+    x, skip, added, means, squares, pixels, width,
+    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x, added_row,
     CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
@@ -47,7 +47,7 @@ def statistics_kernel(
 
     Channels are the fast axis of the grid. CHANNELS are C, SPLIT of them x's, DEPTH a group's;
     BLOCK and BLOCK_GROUPS are the powers of 2 that hold WIDTH and its groups. The names after width
-    are strides, in elements.
+    are strides, in elements. added may be None: what each channel of a row has more than x.
     """
     block, row, first, stop = share_of_program(pixels, TILES * PIXELS, CHANNELS, WIDTH)
     column = tl.arange(0, BLOCK)[None, :]
@@ -82,6 +82,9 @@ def statistics_kernel(
     member = (column // DEPTH == lane) & present
     total = tl.sum(total, axis=0, keep_dims=True)
     square = tl.sum(square, axis=0, keep_dims=True)
+    if added is not None:  # moves a channel's mean, and no deviation from it
+        more = tl.load(added + row * added_row + channel, mask=present, other=0.0)
+        shift += more.to(tl.float32)
     mean, M2 = group_moments(shift, total, square, (stop - first) * 1.0, member)
 
     group = block * (WIDTH // DEPTH) + lane
@@ -94,8 +97,8 @@ def statistics_kernel(
 
 @triton.jit
 def norm_kernel(
-    x, skip, weight, bias, means, squares, out, pixels, chunk, width, eps,
-    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x,
+    x, skip, added, weight, bias, means, squares, out, pixels, chunk, width, eps,
+    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x, added_row,
     CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
     CHUNKS: tl.constexpr, SILU: tl.constexpr,
@@ -120,6 +123,9 @@ def norm_kernel(
     tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
     gamma = tl.load(weight + channel, mask=present, other=0.0).to(tl.float32)
     beta = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)
+    more = tl.zeros([1, BLOCK], tl.float32)
+    if added is not None:
+        more = tl.load(added + row * added_row + channel, mask=present, other=0.0).to(tl.float32)
 
     lane = tl.arange(0, BLOCK_GROUPS)[:, None]
     member = (column // DEPTH == lane) & present
@@ -128,7 +134,7 @@ def norm_kernel(
         deviation = tl.where(inside, tile.to(tl.float32) - shift, 0.0)
         total = tl.sum(deviation, axis=0, keep_dims=True)
         square = tl.sum(deviation * deviation, axis=0, keep_dims=True)
-        mean, M2 = group_moments(shift, total, square, pixels * 1.0, member)
+        mean, M2 = group_moments(shift + more, total, square, pixels * 1.0, member)
     else:
         group = block * (WIDTH // DEPTH) + lane
         known = (lane < WIDTH // DEPTH) & (group < CHANNELS // DEPTH)
@@ -137,7 +143,7 @@ def norm_kernel(
         )
     scale = tl.rsqrt(M2 / (pixels * (1.0 * DEPTH)) + eps)
     # Each channel takes what its group has
-    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True)
+    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True) - more
     gain = gamma * tl.sum(tl.where(member, scale, 0.0), axis=0, keep_dims=True)
 
     for i in range(TILES):
@@ -163,6 +169,7 @@ def launch(
     eps: float,
     skip: Tensor | None = None,
     silu: bool = True,
+    shift: Tensor | None = None,
     *,
     planned: Plan | None = None,
 ) -> Tensor:
@@ -188,6 +195,9 @@ def launch(
 
     p = planned or plan(rows, channels, groups, pixels, x.element_size(), skip is not None)
     strides = *_strides(x), *((0, 0, None, 0) if skip is None else _strides(skip))
+    if shift is not None and shift.stride(1) != 1:
+        shift = shift.contiguous()
+    added_row = 0 if shift is None else shift.stride(0)
     constants = _constants(p, channels, split, depth)
     means = squares = None
     chunk = p.chunk * p.tile
@@ -201,11 +211,12 @@ def launch(
                 (2, rows, chunks, groups), dtype=torch.float32, device=x.device
             )
             statistics_kernel[beside * chunks,](
-                x, skip, means, squares, pixels, width, *strides, TILES=p.chunk, **constants
-            )
+                x, skip, shift, means, squares, pixels, width, *strides, added_row,
+                TILES=p.chunk, **constants,
+            )  # fmt: skip
         norm_kernel[beside * triton.cdiv(pixels, share),](
-            x, skip, weight.contiguous(), bias.contiguous(), means, squares, out, pixels, chunk, width, eps, *strides,
-            TILES=p.share, CHUNKS=triton.next_power_of_2(chunks), SILU=silu, **constants,
+            x, skip, shift, weight.contiguous(), bias.contiguous(), means, squares, out, pixels, chunk, width, eps,
+            *strides, added_row, TILES=p.share, CHUNKS=triton.next_power_of_2(chunks), SILU=silu, **constants,
         )  # fmt: skip
     return out
 

@@ -16,6 +16,7 @@ def group_norm_silu_reference(
     eps: float,
     skip: Tensor | None = None,
     silu: bool = True,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """SiLU of the GroupNorm of [x, skip], as `csrc_triton.group_norm_silu.group_norm_silu`,
     unchecked.
@@ -23,6 +24,8 @@ def group_norm_silu_reference(
     The result has x's memory format, but the norm is always taken of a contiguous map: on the CPU,
     PyTorch's channels-last GroupNorm takes the variance in one pass and loses digits.
     """
+    if shift is not None:
+        x = x + shift[:, :, None, None]
     joined = x if skip is None else torch.cat([x, skip], dim=1)
     y = F.group_norm(joined.contiguous().float(), groups, weight.float(), bias.float(), eps)
     y = (F.silu(y) if silu else y).to(x.dtype)

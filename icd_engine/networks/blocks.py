@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csrc_triton import fused
 from csrc_triton.geglu import geglu
 from csrc_triton.group_norm_silu import group_norm_silu
 
@@ -19,9 +20,17 @@ class GroupNorm(nn.GroupNorm):
 
     silu = False
 
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """shift: [B, C], added to x first."""
         return group_norm_silu(
-            x, self.weight, self.bias, self.num_groups, self.eps, skip=skip, silu=self.silu
+            x,
+            self.weight,
+            self.bias,
+            self.num_groups,
+            self.eps,
+            skip=skip,
+            silu=self.silu,
+            shift=shift,
         )
 
 
@@ -57,12 +66,21 @@ class ResidualBlock(nn.Module):
         self.has_shortcut = in_channels != out_channels
 
     def forward(self, x: Tensor, skip: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """`skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is
-        `time_emb_proj`'s output."""
-        h = self.conv1(self.norm1(x, skip))
-        if shift is not None:
-            h = h + shift[:, :, None, None]
-        return self.shortcut(x, skip) + self.conv2(self.norm2(h))
+        """`skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is what
+        `time_shift` gives.
+
+        The norm adds the shift, and with it conv1's bias: alone, either would be a pass over the map.
+        """
+        h = self.norm1(x, skip)
+        if shift is None and fused(x):
+            assert self.conv1.bias is not None
+            shift = self.conv1.bias.expand(x.shape[0], -1)
+        h = self.conv1(h) if shift is None else F.conv2d(h, self.conv1.weight, padding=1)
+        return self.shortcut(x, skip) + self.conv2(self.norm2(h, shift=shift))
+
+    def time_shift(self, features: Tensor) -> Tensor:
+        """What time features [B, C] and conv1's bias add before the second norm: [B, C_out]."""
+        return self.time_emb_proj(features) + self.conv1.bias
 
     def shortcut(self, x: Tensor, skip: Tensor | None) -> Tensor:
         if skip is None:

@@ -178,7 +178,7 @@ class UNet(nn.Module):
         self, t: Tensor, guidance: Tensor | None = None, added: AddedConditions | None = None
     ) -> Tensor:
         """What the residual blocks add for time step t [B], guidance embedding [B, G] and SDXL's
-        conditions: [B, D].
+        conditions, the bias of each one's first convolution included: [B, D].
 
         D is the sum of their widths. It depends on nothing else, so it can be kept for every (t, w)
         in use.
@@ -191,7 +191,7 @@ class UNet(nn.Module):
             both = torch.cat([added.text_embeds, sizes.to(added.text_embeds.dtype)], dim=-1)
             features = features + self.add_embedding(both.to(dtype))
         features = F.silu(features)
-        return torch.cat([block.time_emb_proj(features) for block in self._residual], dim=-1)
+        return torch.cat([block.time_shift(features) for block in self._residual], dim=-1)
 
     def prompt_values(self, prompt: Tensor) -> Tensor:
         """Prompt features [B, n, C] -> keys, then values, of every text attention, [B, n, D]; kept

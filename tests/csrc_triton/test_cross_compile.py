@@ -146,10 +146,11 @@ def group_norm(
     groups=32,
     silu=True,
     dense=True,
+    shift=False,
 ) -> Build:
     """One row of channels-last maps, their strides constants as in `norm`; not dense: x has gaps
     between its lines."""
-    pixels, depth, added = side * side, (channels + skip) // groups, f"*{dtype}" if skip else "-"
+    pixels, depth, second = side * side, (channels + skip) // groups, f"*{dtype}" if skip else "-"
     p = group_norm_plan(1, channels + skip, groups, pixels, 4 if dtype == "fp32" else 2, bool(skip))
     constants = (
         {"x_row": pixels * channels, "x_channel": 1, "x_y": None, "x_x": channels} if dense else {}
@@ -169,13 +170,15 @@ def group_norm(
     }
     constants |= {"BLOCK_GROUPS": triton.next_power_of_2(p.width // depth), "PIXELS": p.tile}
     constants |= {} if skip else {"skip": None}
-    strides = f"{'4x-' if dense else '4xi32'} 4x-"
+    constants |= {"added_row": channels} | ({} if shift else {"added": None})
+    strides = f"{'4x-' if dense else '4xi32'} 5x-"
+    maps = f"*{dtype} {second} {f'*{dtype}' if shift else '-'}"
     if kernel == "statistics":
-        types = f"*{dtype} {added} 2x*fp32 2xi32 {strides} 8x-"
+        types = f"{maps} 2x*fp32 2xi32 {strides} 8x-"
         constants |= {"TILES": p.chunk}
     else:
         chunks = triton.cdiv(pixels, p.chunk * p.tile) if p.chunk else 1
-        types = f"*{dtype} {added} 2x*{dtype} {'2x*fp32' if p.chunk else '2x-'} *{dtype} 3xi32 fp32 {strides} 10x-"
+        types = f"{maps} 2x*{dtype} {'2x*fp32' if p.chunk else '2x-'} *{dtype} 3xi32 fp32 {strides} 10x-"
         constants |= {"TILES": p.share, "CHUNKS": triton.next_power_of_2(chunks), "SILU": silu}
         constants |= {} if p.chunk else {"means": None, "squares": None}
     return Build(f"group_norm_silu.kernel:{kernel}_kernel", types, constants, num_warps=p.warps)
@@ -209,6 +212,11 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "geglu-fp16": gated("fp16", 1280),
     "geglu-bf16": gated("bf16", 5120),
     "group_norm-statistics-bf16-64x64x320": group_norm("statistics", "bf16", 64, 320),
+    "group_norm-statistics-bf16-64x64x320-shift": group_norm(
+        "statistics", "bf16", 64, 320, shift=True
+    ),
+    "group_norm-bf16-64x64x320-shift": group_norm("norm", "bf16", 64, 320, shift=True),
+    "group_norm-bf16-16x16x1280-shift-one-launch": group_norm("norm", "bf16", 16, 1280, shift=True),
     "group_norm-statistics-bf16-64x64x320-gaps": group_norm(
         "statistics", "bf16", 64, 320, dense=False
     ),
