@@ -52,12 +52,13 @@ def prompt_tables(
 ) -> list[tuple[Tensor, ...]]:
     """UNet.prompt_values [R, n, D] as each block takes it: see `PassState`. The edit's products are
     those of all blocks at once."""
-    keys, values = prompt.chunk(2, dim=-1)
-    tables = [keys, values]
+    tables = list(prompt.chunk(2, dim=-1))
     if edit is not None:
-        own = values[prompt.shape[0] - edit.source_row.shape[0] :]
-        mixed = edit.source_mix.to(own.dtype) @ own
-        tables += [mixed, edit.target_gain.to(own.dtype)[..., None] * own]
+        own = tables[1][prompt.shape[0] - edit.source_row.shape[0] :]
+        # d V as a product with diag(d), which is as exact, so that one product gives both
+        one = torch.eye(own.shape[1], device=own.device)
+        both = torch.cat([edit.source_mix, edit.target_gain[:, None] * one], dim=1)
+        tables += (both.to(own.dtype) @ own).chunk(2, dim=1)
     return list(zip(*(table.split(list(widths), dim=-1) for table in tables), strict=True))
 
 
@@ -106,7 +107,7 @@ class Attention(nn.Module):
         *own, v = self.projected(x)
         if shared and state.edit is not None:
             own = self._shared(own, state, state.edit)
-        q, k = own[0].chunk(2, dim=-1) if len(own) == 1 else own
+        q, k = own if len(own) == 2 else own[0].chunk(2, dim=-1)
         return self.out(attend(self.split(q), self.split(k), self.split(v)))
 
     def projected(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -118,21 +119,29 @@ class Attention(nn.Module):
         return F.linear(x, self.joined).split([2 * channels, channels], dim=-1)
 
     def _shared(self, own: list[Tensor], state: PassState, edit: EditStep) -> list[Tensor]:
-        """Q and K of all rows, together or by themselves, those of sharing rows their source's."""
-        row = edit.source_row
-        share = edit.share_self[:, None, None]
-        sources = own[0].shape[0] - row.shape[0]  # not len(): exporters take it for a constant
-        theirs = [part[:sources] for part in own]
+        """Q and K of all rows, those of rows that share their source's."""
+        sources = (
+            own[0].shape[0] - edit.source_row.shape[0]
+        )  # not len(): exporters take it for a constant
+        given = None
         if state.source is not None:
-            theirs = [merge_heads(state.source.pop()), merge_heads(state.source.pop())]
-            theirs = theirs if len(own) == 2 else [torch.cat(theirs, dim=-1)]
+            given = [merge_heads(state.source.pop()), merge_heads(state.source.pop())]
+        if len(own) == 2:
+            theirs = given or [part[:sources] for part in own]
+            mixed = [
+                _mixed(part, their, sources, edit) for part, their in zip(own, theirs, strict=True)
+            ]
+        else:
+            both = own[0].unflatten(-1, (2, -1)).movedim(-2, 0)  # [2, R, N, C]
+            their = both[:, :sources] if given is None else torch.stack(given)
+            whole = _mixed(both, their, sources, edit)
+            # By strides: inductor then makes both in one launch, and would make slices in one each
+            size, stride = whole.shape[1:], whole.stride()[1:]
+            mixed = [whole.as_strided(size, stride, k * whole.stride(0)) for k in (0, 1)]
         if state.kept is not None:
-            parts = theirs if len(own) == 2 else theirs[0].chunk(2, dim=-1)
-            state.kept.extend(self.split(part) for part in parts)
-        return [
-            torch.cat([part[:sources], torch.where(share, their[row], part[sources:])])
-            for part, their in zip(own, theirs, strict=True)
-        ]
+            kept = given or [part[:sources] for part in mixed]
+            state.kept.extend(self.split(part) for part in kept)
+        return mixed
 
     def to_prompt(
         self, x: Tensor, state: PassState, with_maps: bool
@@ -166,6 +175,14 @@ class Attention(nn.Module):
             columns=state.columns if with_maps else None,
         )
         return self.out(out), maps
+
+
+def _mixed(own: Tensor, their: Tensor, sources: int, edit: EditStep) -> Tensor:
+    """[..., R, N, C]: the rows as they are, but those that share as the source row they share with."""
+    mine, targets = own[..., :sources, :, :], own[..., sources:, :, :]
+    share = edit.share_self[:, None, None]
+    shared = torch.where(share, their[..., edit.source_row, :, :], targets)
+    return torch.cat([mine, shared], dim=-3)
 
 
 class LayerNorm(nn.LayerNorm):

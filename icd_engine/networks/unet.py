@@ -168,7 +168,8 @@ class UNet(nn.Module):
 
     def join_weights(self) -> None:
         """Fewer and larger products, for devices where each is a launch: layers that take one input
-        keep their weights in one tensor. To be called once the weights are where they stay."""
+        keep their weights in one tensor. To be called once the weights are where they stay, and again
+        for a copy: moving and copying take parameters one by one."""
         self.joined = join_weights(self._prompt_layers)
         for block in self._transformers:
             own = block.attn1
