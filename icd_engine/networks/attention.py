@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from csrc_triton import fused
+from csrc_triton.add_product import add_product
 from csrc_triton.edited_attention import edited_attention
 from csrc_triton.layer_norm import layer_norm
 from icd_engine.editing.plan import EditStep
@@ -186,10 +188,12 @@ def _mixed(own: Tensor, their: Tensor, sources: int, edit: EditStep) -> Tensor:
 
 
 class LayerNorm(nn.LayerNorm):
-    """x + residual, and its normalised form: [..., C] both."""
+    """x + residual (+ carry [C]), and the normalised form of x + residual: [..., C] both."""
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return layer_norm(x, self.weight, self.bias, self.eps, residual=residual)
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, carry: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return layer_norm(x, self.weight, self.bias, self.eps, residual=residual, carry=carry)
 
 
 class TransformerBlock(nn.Module):
@@ -211,8 +215,12 @@ class TransformerBlock(nn.Module):
         x, h = self.norm1(x)
         x, h = self.norm2(self.attn1.to_self(h, state, shares_self), x)
         prompted, maps = self.attn2.to_prompt(h, state, with_maps)
-        x, h = self.norm3(prompted, x)
-        return x + self.ff(h), maps
+        if not fused(prompted):
+            x, h = self.norm3(prompted, x)
+            return x + self.ff(h), maps
+        last = self.ff.last
+        x, h = self.norm3(prompted, x, last.bias)
+        return add_product(x, self.ff.hidden(h), last.weight), maps
 
 
 class SpatialTransformer(nn.Module):

@@ -135,6 +135,17 @@ class FeedForward(nn.Module):
             GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
         )
 
+    @property
+    def last(self) -> nn.Linear:
+        """The product back to the width it began with."""
+        last = self.net[2]
+        assert isinstance(last, nn.Linear)
+        return last
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What goes into it."""
+        return self.net[0](x)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 

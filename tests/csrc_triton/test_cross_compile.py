@@ -68,16 +68,20 @@ def hop(eps: str, *, guided: bool, anchored: bool = False) -> Build:
     return Build("boundary_step.kernel:boundary_step_kernel", types, {"BLOCK": 512, **absent})
 
 
-def norm(dtype: str, channels: int, *, residual: bool, weight: str | None = None) -> Build:
+def norm(
+    dtype: str, channels: int, *, residual: bool, weight: str | None = None, carry: bool = False
+) -> Build:
     """Row strides are constants here: that they are multiples of 16 is what launching tells the
     compiler."""
     added = f"*{dtype}" if residual else "-"
-    types = f"*{dtype} {added} 2x*{weight or dtype} {added} *{dtype} i32 2x- fp32 3x-"
+    more = f"*{dtype}" if carry else "-"
+    types = f"*{dtype} {added} 2x*{weight or dtype} {more} {added} *{dtype} i32 2x- fp32 3x-"
     constants = layer_norm_tile(channels) | {
         "x_row": channels,
         "residual_row": channels if residual else 0,
     }
     absent = {} if residual else {"residual": None, "total": None}
+    absent |= {} if carry else {"carry": None}
     num_warps = constants.pop("num_warps")
     return Build(
         "layer_norm.kernel:layer_norm_kernel", types, constants | absent, num_warps=num_warps
@@ -197,6 +201,8 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "layer_norm-fp32-320": norm("fp32", 320, residual=True),
     "layer_norm-fp16-320": norm("fp16", 320, residual=True),
     "layer_norm-bf16-320": norm("bf16", 320, residual=True),
+    "layer_norm-bf16-320-carry": norm("bf16", 320, residual=True, carry=True),
+    "layer_norm-bf16-1280-carry": norm("bf16", 1280, residual=True, carry=True),
     "layer_norm-bf16-320-alone": norm("bf16", 320, residual=False),
     "layer_norm-bf16-640": norm("bf16", 640, residual=True),
     "layer_norm-bf16-1280": norm("bf16", 1280, residual=True),
