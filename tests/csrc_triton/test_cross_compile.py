@@ -235,6 +235,8 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "group_norm-bf16-64x64x640+320": group_norm("norm", "bf16", 64, 640, 320),
     "group_norm-bf16-16x16x1280+1280": group_norm("norm", "bf16", 16, 1280, 1280),
     "group_norm-bf16-16x16x1280+640-one-launch": group_norm("norm", "bf16", 16, 1280, 640),
+    "group_norm-bf16-32x32x640-one-launch": group_norm("norm", "bf16", 32, 640),
+    "group_norm-bf16-32x32x640-shift-one-launch": group_norm("norm", "bf16", 32, 640, shift=True),
     "group_norm-fp16-8x8x1280-one-launch-gaps": group_norm("norm", "fp16", 8, 1280, dense=False),
     "group_norm-fp16-8x8x1280+1280-one-launch": group_norm("norm", "fp16", 8, 1280, 1280),
     "group_norm-bf16-512x512x256": group_norm("norm", "bf16", 512, 256),
