@@ -146,7 +146,7 @@ def load_network(
     if place.type != "cpu":
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     network.to(place, precision).eval().requires_grad_(False)
-    if place.type == "cuda" and isinstance(network, UNet):
+    if place.type == "cuda" and isinstance(network, UNet | VAE):
         network.join_weights()
     return network
 

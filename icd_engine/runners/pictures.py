@@ -90,6 +90,7 @@ class PictureCoder:
                         "the VAE overflowed in half precision: repeated in float32", stacklevel=5
                     )
                     exact = copy.deepcopy(self.vae).to(x.device, torch.float32)
+                    exact.join_weights()
                     self._exact = PictureStages(exact)
             result = compute(self._exact, x)
             finite = bool(result.isfinite().all())
