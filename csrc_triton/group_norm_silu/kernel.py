@@ -18,6 +18,8 @@ itself and in one order: no atomics, and each run gives the same bits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -37,7 +39,7 @@ DEEPEST = 8192
 
 @triton.jit
 def statistics_kernel(
-    x, skip, added, means, squares, pixels, width,
+    x, skip, residual, added, means, squares, pixels, width,
     x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x, added_row,
     CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
@@ -56,10 +58,17 @@ def statistics_kernel(
     x += row * x_row + channel.to(tl.int64) * x_channel
     if skip is not None:
         skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
+    if residual is not None:
+        residual += row * x_row + channel.to(tl.int64) * x_channel
+    more = tl.zeros([1, BLOCK], tl.float32)
+    if added is not None:
+        more = tl.load(added + row * added_row + channel, mask=present, other=0.0).to(tl.float32)
 
     pixel = first + tl.arange(0, PIXELS)[:, None]
     inside = (pixel < stop) & present
-    tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
+    tile = load_tile(
+        x, skip, residual, more, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT
+    )
     # Deviations are taken from the first tile's mean. Their squares exceed the chunk's own by its
     # mean's distance from that, so with n tiles they cost at most a factor n of precision, however
     # far from zero the mean lies, and none where tiles are alike.
@@ -71,8 +80,9 @@ def statistics_kernel(
         ahead_pixel = pixel + PIXELS
         ahead_inside = (ahead_pixel < stop) & present
         ahead = load_tile(
-            x, skip, ahead_pixel, channel, ahead_inside, width, x_y, x_x, skip_y, skip_x, SPLIT
-        )
+            x, skip, residual, more, ahead_pixel, channel, ahead_inside, width, x_y, x_x, skip_y,
+            skip_x, SPLIT,
+        )  # fmt: skip
         deviation = tl.where((pixel < stop) & present, tile.to(tl.float32) - shift, 0.0)
         total += deviation
         square += deviation * deviation
@@ -82,9 +92,8 @@ def statistics_kernel(
     member = (column // DEPTH == lane) & present
     total = tl.sum(total, axis=0, keep_dims=True)
     square = tl.sum(square, axis=0, keep_dims=True)
-    if added is not None:  # moves a channel's mean, and no deviation from it
-        more = tl.load(added + row * added_row + channel, mask=present, other=0.0)
-        shift += more.to(tl.float32)
+    if residual is None:  # what is added moves a channel's mean, and no deviation from it
+        shift += more
     mean, M2 = group_moments(shift, total, square, (stop - first) * 1.0, member)
 
     group = block * (WIDTH // DEPTH) + lane
@@ -97,7 +106,7 @@ def statistics_kernel(
 
 @triton.jit
 def norm_kernel(
-    x, skip, added, weight, bias, means, squares, out, pixels, chunk, width, eps,
+    x, skip, residual, added, carry, weight, bias, means, squares, total_out, out, pixels, chunk, width, eps,
     x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x, added_row,
     CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
@@ -105,7 +114,8 @@ def norm_kernel(
 ):  # fmt: skip
     """Program p norms TILES tiles of a row, names as above; out is [B, H, W, C].
 
-    means and squares have the moments of chunks of `chunk` pixels; CHUNKS is the power of 2 that
+    residual, which lies as x does, is added to it first; total_out [B, H, W, C] is their sum and what is
+    carried. means and squares have the moments of chunks of `chunk` pixels; CHUNKS is the power of 2 that
     holds a row's. Both may be None: then a map is one tile, which gives its own moments.
     """
     block, row, first, stop = share_of_program(pixels, TILES * PIXELS, CHANNELS, WIDTH)
@@ -118,14 +128,24 @@ def norm_kernel(
     out += row * pixels * CHANNELS + channel
 
     # Loaded before the barriers of the sums below: no load could be moved above them.
-    pixel = first + tl.arange(0, PIXELS)[:, None]
-    inside = (pixel < stop) & present
-    tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
-    gamma = tl.load(weight + channel, mask=present, other=0.0).to(tl.float32)
-    beta = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)
     more = tl.zeros([1, BLOCK], tl.float32)
     if added is not None:
         more = tl.load(added + row * added_row + channel, mask=present, other=0.0).to(tl.float32)
+    if residual is not None:
+        residual += row * x_row + channel.to(tl.int64) * x_channel
+        total_out += row * pixels * CHANNELS + channel
+    carried = tl.zeros([1, BLOCK], tl.float32)
+    if carry is not None:
+        carried = tl.load(carry + channel, mask=present, other=0.0).to(tl.float32)
+    pixel = first + tl.arange(0, PIXELS)[:, None]
+    inside = (pixel < stop) & present
+    tile = load_tile(
+        x, skip, residual, more, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT
+    )
+    gamma = tl.load(weight + channel, mask=present, other=0.0).to(tl.float32)
+    beta = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)
+    if residual is not None:
+        more = tl.zeros([1, BLOCK], tl.float32)  # the tile has it
 
     lane = tl.arange(0, BLOCK_GROUPS)[:, None]
     member = (column // DEPTH == lane) & present
@@ -151,12 +171,16 @@ def norm_kernel(
         ahead_pixel = pixel + PIXELS
         ahead_inside = (ahead_pixel < stop) & present
         ahead = load_tile(
-            x, skip, ahead_pixel, channel, ahead_inside, width, x_y, x_x, skip_y, skip_x, SPLIT
-        )
+            x, skip, residual, more, ahead_pixel, channel, ahead_inside, width, x_y, x_x, skip_y,
+            skip_x, SPLIT,
+        )  # fmt: skip
         y = (tile.to(tl.float32) - mean) * gain + beta
         if SILU:
             y = y / (1.0 + tl.exp(-y))
         inside = (pixel < stop) & present
+        if residual is not None:
+            summed = (tile.to(tl.float32) + carried).to(out.dtype.element_ty)
+            tl.store(total_out + pixel.to(tl.int64) * CHANNELS, summed, mask=inside)
         tl.store(out + pixel.to(tl.int64) * CHANNELS, y.to(out.dtype.element_ty), mask=inside)
         tile = ahead
 
@@ -171,13 +195,17 @@ def launch(
     silu: bool = True,
     shift: Tensor | None = None,
     *,
+    residual: Tensor | None = None,
+    carry: Tensor | None = None,
     planned: Plan | None = None,
-) -> Tensor:
+) -> Any:
     """Run the kernels; arguments as `group_norm_silu`, already checked. CPU tensors need Triton's
-    interpreter.
+    interpreter. With a residual as `add_group_norm`: (sum, normed).
 
     `planned` replaces the plan: for tests and measurements.
     """
+    if residual is not None:
+        x, residual = (own.contiguous(memory_format=torch.channels_last) for own in (x, residual))
     rows, split, height, width = x.shape
     channels = len(weight)
     pixels = height * width
@@ -190,10 +218,14 @@ def launch(
         raise ValueError(f"x has {pixels} pixels: positions inside a map are 32-bit")
     shape = (rows, channels, height, width)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    total = None if residual is None else torch.empty_like(out)
+    result = out if total is None else (total, out)
     if not out.numel():
-        return out
+        return result
 
-    p = planned or plan(rows, channels, groups, pixels, x.element_size(), skip is not None)
+    joined = skip is not None or residual is not None
+    size = x.element_size() * (1 if residual is None else 2)  # in flight for an element of the map
+    p = planned or plan(rows, channels, groups, pixels, size, joined)
     strides = *_strides(x), *((0, 0, None, 0) if skip is None else _strides(skip))
     if shift is not None and shift.stride(1) != 1:
         shift = shift.contiguous()
@@ -211,14 +243,30 @@ def launch(
                 (2, rows, chunks, groups), dtype=torch.float32, device=x.device
             )
             statistics_kernel[beside * chunks,](
-                x, skip, shift, means, squares, pixels, width, *strides, added_row,
+                x, skip, residual, shift, means, squares, pixels, width, *strides, added_row,
                 TILES=p.chunk, **constants,
             )  # fmt: skip
         norm_kernel[beside * triton.cdiv(pixels, share),](
-            x, skip, shift, weight.contiguous(), bias.contiguous(), means, squares, out, pixels, chunk, width, eps,
+            x, skip, residual, shift, None if carry is None else carry.contiguous(), weight.contiguous(),
+            bias.contiguous(), means, squares, total, out, pixels, chunk, width, eps,
             *strides, added_row, TILES=p.share, CHUNKS=triton.next_power_of_2(chunks), SILU=silu, **constants,
         )  # fmt: skip
-    return out
+    return result
+
+
+def launch_sum(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    shift: Tensor | None = None,
+    carry: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same for `add_group_norm`."""
+    added = {"shift": shift, "residual": residual, "carry": carry}
+    return launch(x, weight, bias, groups, eps, silu=False, **added)
 
 
 def _constants(p: Plan, channels: int, split: int, depth: int) -> dict[str, int | bool]:

@@ -31,3 +31,25 @@ def group_norm_silu_reference(
     y = (F.silu(y) if silu else y).to(x.dtype)
     channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+
+
+def add_group_norm_reference(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    shift: Tensor | None = None,
+    carry: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(x + residual + shift, its GroupNorm), as `csrc_triton.group_norm_silu.add_group_norm`,
+    unchecked."""
+    total = x.float() + residual.float()
+    if shift is not None:
+        total = total + shift.float()[:, :, None, None]
+    total = total.to(x.dtype)
+    normed = group_norm_silu_reference(total, weight, bias, groups, eps, silu=False)
+    if carry is not None:
+        total = total + carry[:, None, None]
+    return total, normed

@@ -11,17 +11,23 @@ import triton.language as tl
 
 @triton.jit
 def load_tile(
-    x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT: tl.constexpr
-):
+    x, skip, residual, more, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x,
+    SPLIT: tl.constexpr,
+):  # fmt: skip
     """The elements of [x, skip] at pixel [P, 1] and channel [1, C]; x and skip point at the first
-    pixel of a channel.
+    pixel of a channel. With a residual, which lies as x does: x + residual + more, rounded.
 
     A map whose pixels are evenly spaced has None for its stride between lines.
     """
-    tile = x + _pixel_offset(pixel, width, x_y, x_x)
+    offset = _pixel_offset(pixel, width, x_y, x_x)
+    tile = x + offset
     if skip is not None:  # chosen by address: each element is one load
         tile = tl.where(channel < SPLIT, tile, skip + _pixel_offset(pixel, width, skip_y, skip_x))
-    return tl.load(tile, mask=inside, other=0.0)
+    value = tl.load(tile, mask=inside, other=0.0)
+    if residual is not None:
+        addend = tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
+        value = (value.to(tl.float32) + addend + more).to(value.dtype)
+    return value
 
 
 @triton.jit

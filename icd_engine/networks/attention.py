@@ -249,13 +249,33 @@ class SpatialTransformer(nn.Module):
         )
 
     def forward(self, x: Tensor, state: PassState, shares_self: bool, feeds_blend: bool) -> Tensor:
-        height, width = x.shape[-2:]
-        tokens = project(self.proj_in, to_tokens(self.norm(x)))
+        tokens = self._transformed(self.norm(x), state, shares_self, feeds_blend)
+        return x + to_map(project(self.proj_out, tokens), *x.shape[-2:])
+
+    def of_sum(
+        self,
+        parts: tuple[Tensor, Tensor, Tensor],
+        state: PassState,
+        shares_self: bool,
+        feeds_blend: bool,
+    ) -> Tensor:
+        """`forward` of a sum of two maps and [C], which the norm adds; and the last product adds into
+        it."""
+        last = self.proj_out
+        x, normed = self.norm.of_sum(*parts, carry=last.bias)
+        tokens = self._transformed(normed, state, shares_self, feeds_blend)
+        total = add_product(to_tokens(x), tokens, last.weight.flatten(1))
+        return to_map(total, *x.shape[-2:])
+
+    def _transformed(
+        self, normed: Tensor, state: PassState, shares_self: bool, feeds_blend: bool
+    ) -> Tensor:
+        tokens = project(self.proj_in, to_tokens(normed))
         for block in self.transformer_blocks:
             tokens, maps = block(tokens, state, shares_self, feeds_blend)
             if maps is not None:
-                state.maps.append(maps.unflatten(-1, (height, width)))
-        return x + to_map(project(self.proj_out, tokens), height, width)
+                state.maps.append(maps.unflatten(-1, tuple(normed.shape[-2:])))
+        return tokens
 
 
 def project(layer: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csrc_triton import fused
+from csrc_triton.add_product import add_product
 from csrc_triton.geglu import geglu
-from csrc_triton.group_norm_silu import group_norm_silu
+from csrc_triton.group_norm_silu import add_group_norm, group_norm_silu
 
 
 class GroupNorm(nn.GroupNorm):
@@ -31,6 +32,21 @@ class GroupNorm(nn.GroupNorm):
             skip=skip,
             silu=self.silu,
             shift=shift,
+        )
+
+    def of_sum(
+        self, x: Tensor, residual: Tensor, shift: Tensor, carry: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + residual + shift [C] (+ carry [C]), and the norm without SiLU of the sum without it."""
+        return add_group_norm(
+            x,
+            residual,
+            self.weight,
+            self.bias,
+            self.num_groups,
+            self.eps,
+            shift=shift.expand(x.shape[0], -1),
+            carry=carry,
         )
 
 
@@ -71,12 +87,23 @@ class ResidualBlock(nn.Module):
 
         The norm adds the shift, and with it conv1's bias: alone, either would be a pass over the map.
         """
+        return self.shortcut(x, skip) + self.conv2(self._middle(x, skip, shift))
+
+    def parts(
+        self, x: Tensor, skip: Tensor | None, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Two maps and [C_out] whose sum `forward` is: for a norm that adds them by itself."""
+        assert self.conv2.bias is not None
+        h = F.conv2d(self._middle(x, skip, shift), self.conv2.weight, padding=1)
+        return self.shortcut(x, skip), h, self.conv2.bias
+
+    def _middle(self, x: Tensor, skip: Tensor | None, shift: Tensor | None) -> Tensor:
         h = self.norm1(x, skip)
         if shift is None and fused(x):
             assert self.conv1.bias is not None
             shift = self.conv1.bias.expand(x.shape[0], -1)
         h = self.conv1(h) if shift is None else F.conv2d(h, self.conv1.weight, padding=1)
-        return self.shortcut(x, skip) + self.conv2(self.norm2(h, shift=shift))
+        return self.norm2(h, shift=shift)
 
     def time_shift(self, features: Tensor) -> Tensor:
         """What time features [B, C] and conv1's bias add before the second norm: [B, C_out]."""
@@ -87,6 +114,10 @@ class ResidualBlock(nn.Module):
             return self.conv_shortcut(x) if self.has_shortcut else x
         # A 1x1 convolution of a concatenation is the sum of two: nothing is copied.
         own, kept = self.conv_shortcut.weight.split([x.shape[1], skip.shape[1]], dim=1)
+        if fused(x):  # the second as a product into the first
+            first = F.linear(to_tokens(x), own.flatten(1), self.conv_shortcut.bias)
+            both = add_product(first, to_tokens(skip), kept.flatten(1))
+            return to_map(both, *x.shape[2:])
         return F.conv2d(x, own, self.conv_shortcut.bias) + F.conv2d(skip, kept)
 
 

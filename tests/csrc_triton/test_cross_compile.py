@@ -151,11 +151,13 @@ def group_norm(
     silu=True,
     dense=True,
     shift=False,
+    residual=False,
 ) -> Build:
     """One row of channels-last maps, their strides constants as in `norm`; not dense: x has gaps
     between its lines."""
     pixels, depth, second = side * side, (channels + skip) // groups, f"*{dtype}" if skip else "-"
-    p = group_norm_plan(1, channels + skip, groups, pixels, 4 if dtype == "fp32" else 2, bool(skip))
+    size = (4 if dtype == "fp32" else 2) * (1 + residual)
+    p = group_norm_plan(1, channels + skip, groups, pixels, size, bool(skip or residual))
     constants = (
         {"x_row": pixels * channels, "x_channel": 1, "x_y": None, "x_x": channels} if dense else {}
     )
@@ -175,16 +177,20 @@ def group_norm(
     constants |= {"BLOCK_GROUPS": triton.next_power_of_2(p.width // depth), "PIXELS": p.tile}
     constants |= {} if skip else {"skip": None}
     constants |= {"added_row": channels} | ({} if shift else {"added": None})
+    constants |= {} if residual else {"residual": None}
     strides = f"{'4x-' if dense else '4xi32'} 5x-"
-    maps = f"*{dtype} {second} {f'*{dtype}' if shift else '-'}"
+    third, moved = (f"*{dtype}" if given else "-" for given in (residual, shift))
+    maps = f"*{dtype} {second} {third} {moved}"
     if kernel == "statistics":
         types = f"{maps} 2x*fp32 2xi32 {strides} 8x-"
         constants |= {"TILES": p.chunk}
     else:
         chunks = triton.cdiv(pixels, p.chunk * p.tile) if p.chunk else 1
-        types = f"{maps} 2x*{dtype} {'2x*fp32' if p.chunk else '2x-'} *{dtype} 3xi32 fp32 {strides} 10x-"
+        moments = "2x*fp32" if p.chunk else "2x-"
+        types = f"{maps} {third} 2x*{dtype} {moments} {third} *{dtype} 3xi32 fp32 {strides} 10x-"
         constants |= {"TILES": p.share, "CHUNKS": triton.next_power_of_2(chunks), "SILU": silu}
         constants |= {} if p.chunk else {"means": None, "squares": None}
+        constants |= {} if residual else {"carry": None, "total_out": None}
     return Build(f"group_norm_silu.kernel:{kernel}_kernel", types, constants, num_warps=p.warps)
 
 
@@ -235,6 +241,15 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "group_norm-bf16-64x64x640+320": group_norm("norm", "bf16", 64, 640, 320),
     "group_norm-bf16-16x16x1280+1280": group_norm("norm", "bf16", 16, 1280, 1280),
     "group_norm-bf16-16x16x1280+640-one-launch": group_norm("norm", "bf16", 16, 1280, 640),
+    "add_group_norm-statistics-bf16-64x64x320": group_norm(
+        "statistics", "bf16", 64, 320, shift=True, residual=True
+    ),
+    **{
+        f"add_group_norm-bf16-{side}x{side}x{channels}": group_norm(
+            "norm", "bf16", side, channels, silu=False, shift=True, residual=True
+        )
+        for side, channels in ((64, 320), (32, 640), (16, 1280), (8, 1280))
+    },
     "group_norm-bf16-32x32x640-one-launch": group_norm("norm", "bf16", 32, 640),
     "group_norm-bf16-32x32x640-shift-one-launch": group_norm("norm", "bf16", 32, 640, shift=True),
     "group_norm-fp16-8x8x1280-one-launch-gaps": group_norm("norm", "fp16", 8, 1280, dense=False),

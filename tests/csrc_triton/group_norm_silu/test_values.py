@@ -133,34 +133,6 @@ def test_silu_can_be_left_out(norm, kernel, roundoff, shape):
     assert_within_rounding(norm(*arguments), arguments, roundoff, kernel=kernel)
 
 
-def make_shifted(shape: str, dtype: torch.dtype) -> tuple[list, Tensor, list]:
-    """Arguments, a shift of rows and channels, and the arguments with it added: exactly, for both are
-    sixteenths below 32."""
-    arguments = make_maps(SHAPES.get(shape, (1, 60, 0, 11, 13, 6)), dtype)
-    x = (arguments[0] * 4).round() / 16
-    rows, channels = x.shape[:2]
-    shift = (torch.arange(rows * channels).view(rows, channels) % 37 - 11).to(dtype) / 4
-    return [x, *arguments[1:]], shift, [x + shift[:, :, None, None], *arguments[1:]]
-
-
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("shape", ["10-deep", "one-pixel", "two-launches"])
-def test_a_shift_is_added_first(norm, kernel, roundoff, shape, dtype):
-    arguments, shift, shifted = make_shifted(shape, dtype)
-    arguments[5] = shifted[5] = None
-    if shape == "one-pixel":
-        arguments[1:3] = shifted[1:3] = [own[:20] for own in arguments[1:3]]
-    result = norm(*arguments, shift=shift)
-    assert_within_rounding(result, shifted, roundoff, kernel=kernel)
-
-
-def test_a_shift_may_be_one_for_all_rows(norm, kernel, roundoff):
-    arguments, shift, _ = make_shifted("10-deep", torch.float32)
-    one = shift[:1].expand_as(shift)
-    shifted = [arguments[0] + one[:, :, None, None], *arguments[1:]]
-    assert_within_rounding(norm(*arguments, shift=one), shifted, roundoff, kernel=kernel)
-
-
 @pytest.mark.parametrize("shape", ["10-deep-straddling", "two-launches-straddling"])
 def test_a_large_mean_costs_no_variance(norm, kernel, roundoff, shape):
     """At a thousand deviations a variance in one pass is off by a quarter and more: tens of times
@@ -185,13 +157,6 @@ def test_every_plan_gives_the_same_norm(planned, roundoff, name, layout):
     arguments = make_maps((1, 36, 24, 11, 13, 6), layout=layout, mean=30)
     result = planned(PLANS[name], *arguments)
     assert_within_rounding(result, arguments, roundoff, kernel=True)
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_every_plan_adds_the_shift(planned, roundoff, name):
-    arguments, shift, shifted = make_shifted("", torch.float32)
-    result = planned(PLANS[name], *arguments, shift=shift)
-    assert_within_rounding(result, shifted, roundoff, kernel=True)
 
 
 def test_a_first_tile_unlike_the_others_costs_little(planned, roundoff):
