@@ -115,8 +115,8 @@ class ResidualBlock(nn.Module):
         # A 1x1 convolution of a concatenation is the sum of two: nothing is copied.
         own, kept = self.conv_shortcut.weight.split([x.shape[1], skip.shape[1]], dim=1)
         if fused(x):  # the second as a product into the first
-            first = F.linear(to_tokens(x), own.flatten(1), self.conv_shortcut.bias)
-            both = add_product(first, to_tokens(skip), kept.flatten(1))
+            first = F.linear(to_tokens(skip), kept.flatten(1), self.conv_shortcut.bias)
+            both = add_product(first, to_tokens(x), own.flatten(1))
             return to_map(both, *x.shape[2:])
         return F.conv2d(x, own, self.conv_shortcut.bias) + F.conv2d(skip, kept)
 
