@@ -115,9 +115,10 @@ class ResidualBlock(nn.Module):
         # A 1x1 convolution of a concatenation is the sum of two: nothing is copied.
         own, kept = self.conv_shortcut.weight.split([x.shape[1], skip.shape[1]], dim=1)
         if fused(x):  # the second as a product into the first
-            first = F.linear(to_tokens(skip), kept.flatten(1), self.conv_shortcut.bias)
-            both = add_product(first, to_tokens(x), own.flatten(1))
-            return to_map(both, *x.shape[2:])
+            # Not `to_tokens`: inductor would write x once more, channels first
+            mine, theirs = (part.permute(0, 2, 3, 1).flatten(1, 2) for part in (x, skip))
+            first = F.linear(theirs, kept.flatten(1), self.conv_shortcut.bias)
+            return to_map(add_product(first, mine, own.flatten(1)), *x.shape[2:])
         return F.conv2d(x, own, self.conv_shortcut.bias) + F.conv2d(skip, kept)
 
 
