@@ -1,5 +1,5 @@
-"""Joined weights, as on CUDA: the same answers, the same keys, and what is written into a layer is in
-the product."""
+"""Networks as they run on CUDA, with joined weights and fused sums: the same answers, the same keys,
+and what is written into a layer is in the product."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from icd_engine.editing.plan import EditStep
+from icd_engine.networks import attention, blocks, levels, vae
 from icd_engine.networks.difference import share_weights
 from icd_engine.networks.unet import UNet, UNetOutput
-from tests.conftest import UNET
+from tests.conftest import UNET, VAE
 
 ROUNDING = 1e-5  # relative: products of other shapes add up in another order
 TOKENS = 11
@@ -65,6 +66,37 @@ def test_joined_networks_answer_alike(pair):
         assert_close(own, their)
     assert_close(edit(joined, ours.kept).eps, theirs.eps[2:])
     assert_close(edit(joined, theirs.kept).eps, edit(plain, theirs.kept).eps)
+
+
+@pytest.fixture
+def on_cuda(monkeypatch) -> None:
+    """Networks take the way they take there; operations are their references."""
+    for module in (attention, blocks, levels, vae):
+        monkeypatch.setattr(module, "fused", lambda x: True)
+
+
+def test_fused_networks_answer_alike(pair, on_cuda, monkeypatch):
+    ours = edit(pair[1])
+    again = edit(pair[1], ours.kept)
+    monkeypatch.undo()
+    theirs = edit(pair[0])
+    assert_close(ours.eps, theirs.eps)
+    assert_close(ours.word_maps, theirs.word_maps)
+    assert_close(again.eps, theirs.eps[2:])
+
+
+def test_a_fused_vae_answers_alike(on_cuda, monkeypatch):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = vae.VAE(VAE).eval().requires_grad_(False)
+    made = copy.deepcopy(plain)
+    made.join_weights()
+    pictures = draw(2, 3, 64, 48)
+    moments = made.moments(pictures)
+    image = made.to_image(moments[:, :4])
+    monkeypatch.undo()
+    assert_close(moments, plain.moments(pictures))
+    assert_close(image, plain.to_image(moments[:, :4]))
 
 
 def test_joined_weights_are_saved_and_loaded_as_they_were(pair):
