@@ -30,7 +30,10 @@ from csrc_triton.group_norm_silu.tiles import (
     group_moments,
     load_tile,
     merged_chunks,
+    moments_of_tile,
+    of_channels,
     share_of_program,
+    store_sum,
     tile_mean,
 )
 
@@ -44,8 +47,7 @@ def statistics_kernel(
     CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Program p takes the moments of TILES tiles of PIXELS x WIDTH elements of a row: [B, chunks,
-    groups].
+    """Program p takes the moments of TILES tiles of PIXELS x WIDTH of a row: [B, chunks, groups].
 
     Channels are the fast axis of the grid. CHANNELS are C, SPLIT of them x's, DEPTH a group's;
     BLOCK and BLOCK_GROUPS are the powers of 2 that hold WIDTH and its groups. The names after width
@@ -60,9 +62,7 @@ def statistics_kernel(
         skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
     if residual is not None:
         residual += row * x_row + channel.to(tl.int64) * x_channel
-    more = tl.zeros([1, BLOCK], tl.float32)
-    if added is not None:
-        more = tl.load(added + row * added_row + channel, mask=present, other=0.0).to(tl.float32)
+    more = of_channels(added, row * added_row + channel, present, BLOCK)
 
     pixel = first + tl.arange(0, PIXELS)[:, None]
     inside = (pixel < stop) & present
@@ -77,11 +77,10 @@ def statistics_kernel(
     square = tl.zeros([PIXELS, BLOCK], tl.float32)
     for i in range(TILES):
         pixel = first + i * PIXELS + tl.arange(0, PIXELS)[:, None]
-        ahead_pixel = pixel + PIXELS
-        ahead_inside = (ahead_pixel < stop) & present
+        later = pixel + PIXELS
         ahead = load_tile(
-            x, skip, residual, more, ahead_pixel, channel, ahead_inside, width, x_y, x_x, skip_y,
-            skip_x, SPLIT,
+            x, skip, residual, more, later, channel, (later < stop) & present, width, x_y, x_x,
+            skip_y, skip_x, SPLIT,
         )  # fmt: skip
         deviation = tl.where((pixel < stop) & present, tile.to(tl.float32) - shift, 0.0)
         total += deviation
@@ -112,11 +111,9 @@ def norm_kernel(
     BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
     CHUNKS: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """Program p norms TILES tiles of a row, names as above; out is [B, H, W, C].
-
-    residual, which lies as x does, is added to it first; total_out [B, H, W, C] is their sum and what is
-    carried. means and squares have the moments of chunks of `chunk` pixels; CHUNKS is the power of 2 that
-    holds a row's. Both may be None: then a map is one tile, which gives its own moments.
+    """Program p norms TILES tiles of a row, names as above; out is [B, H, W, C], and so is total_out: x,
+    residual, which lies as x does, and carry. means and squares have the moments of chunks of `chunk`
+    pixels, CHUNKS the power of 2 that holds a row's; None: a map is one tile, with its own moments.
     """
     block, row, first, stop = share_of_program(pixels, TILES * PIXELS, CHANNELS, WIDTH)
     column = tl.arange(0, BLOCK)[None, :]
@@ -125,63 +122,47 @@ def norm_kernel(
     x += row * x_row + channel.to(tl.int64) * x_channel
     if skip is not None:
         skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
-    out += row * pixels * CHANNELS + channel
-
-    # Loaded before the barriers of the sums below: no load could be moved above them.
-    more = tl.zeros([1, BLOCK], tl.float32)
-    if added is not None:
-        more = tl.load(added + row * added_row + channel, mask=present, other=0.0).to(tl.float32)
     if residual is not None:
         residual += row * x_row + channel.to(tl.int64) * x_channel
-        total_out += row * pixels * CHANNELS + channel
-    carried = tl.zeros([1, BLOCK], tl.float32)
-    if carry is not None:
-        carried = tl.load(carry + channel, mask=present, other=0.0).to(tl.float32)
+    # Loaded before the barriers of the sums below: no load could be moved above them.
+    more = of_channels(added, row * added_row + channel, present, BLOCK)
     pixel = first + tl.arange(0, PIXELS)[:, None]
     inside = (pixel < stop) & present
     tile = load_tile(
         x, skip, residual, more, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT
     )
-    gamma = tl.load(weight + channel, mask=present, other=0.0).to(tl.float32)
-    beta = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)
-    if residual is not None:
-        more = tl.zeros([1, BLOCK], tl.float32)  # the tile has it
+    gamma = of_channels(weight, channel, present, BLOCK)
+    beta = of_channels(bias, channel, present, BLOCK)
+    carried = of_channels(carry, channel, present, BLOCK)
+    apart = more if residual is None else 0.0  # else tiles have it
 
     lane = tl.arange(0, BLOCK_GROUPS)[:, None]
     member = (column // DEPTH == lane) & present
     if means is None:
-        shift = tile_mean(tile, inside, pixels * 1.0)
-        deviation = tl.where(inside, tile.to(tl.float32) - shift, 0.0)
-        total = tl.sum(deviation, axis=0, keep_dims=True)
-        square = tl.sum(deviation * deviation, axis=0, keep_dims=True)
-        mean, M2 = group_moments(shift + more, total, square, pixels * 1.0, member)
+        mean, M2 = moments_of_tile(tile, inside, apart, pixels, member)
     else:
-        group = block * (WIDTH // DEPTH) + lane
-        known = (lane < WIDTH // DEPTH) & (group < CHANNELS // DEPTH)
         mean, M2 = merged_chunks(
-            means, squares, row, group, known, pixels, chunk, CHANNELS // DEPTH, DEPTH, CHUNKS
-        )
+            means, squares, row, block, lane, pixels, chunk, CHANNELS // DEPTH, DEPTH, WIDTH // DEPTH, CHUNKS
+        )  # fmt: skip
     scale = tl.rsqrt(M2 / (pixels * (1.0 * DEPTH)) + eps)
     # Each channel takes what its group has
-    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True) - more
+    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True) - apart
     gain = gamma * tl.sum(tl.where(member, scale, 0.0), axis=0, keep_dims=True)
 
     for i in range(TILES):
         pixel = first + i * PIXELS + tl.arange(0, PIXELS)[:, None]
-        ahead_pixel = pixel + PIXELS
-        ahead_inside = (ahead_pixel < stop) & present
+        later = pixel + PIXELS
         ahead = load_tile(
-            x, skip, residual, more, ahead_pixel, channel, ahead_inside, width, x_y, x_x, skip_y,
-            skip_x, SPLIT,
+            x, skip, residual, more, later, channel, (later < stop) & present, width, x_y, x_x,
+            skip_y, skip_x, SPLIT,
         )  # fmt: skip
         y = (tile.to(tl.float32) - mean) * gain + beta
         if SILU:
             y = y / (1.0 + tl.exp(-y))
         inside = (pixel < stop) & present
-        if residual is not None:
-            summed = (tile.to(tl.float32) + carried).to(out.dtype.element_ty)
-            tl.store(total_out + pixel.to(tl.int64) * CHANNELS, summed, mask=inside)
-        tl.store(out + pixel.to(tl.int64) * CHANNELS, y.to(out.dtype.element_ty), mask=inside)
+        place = (row * pixels + pixel.to(tl.int64)) * CHANNELS + channel
+        store_sum(total_out, place, tile, carried, inside)
+        tl.store(out + place, y.to(out.dtype.element_ty), mask=inside)
         tile = ahead
 
 
@@ -210,12 +191,7 @@ def launch(
     channels = len(weight)
     pixels = height * width
     depth = channels // groups
-    if depth > DEEPEST:
-        raise ValueError(
-            f"groups have {depth} channels: the kernel's tiles hold whole groups of at most {DEEPEST}"
-        )
-    if pixels > 2**28:
-        raise ValueError(f"x has {pixels} pixels: positions inside a map are 32-bit")
+    _check_size(depth, pixels)
     shape = (rows, channels, height, width)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     total = None if residual is None else torch.empty_like(out)
@@ -227,13 +203,11 @@ def launch(
     size = x.element_size() * (1 if residual is None else 2)  # in flight for an element of the map
     p = planned or plan(rows, channels, groups, pixels, size, joined)
     strides = *_strides(x), *((0, 0, None, 0) if skip is None else _strides(skip))
-    if shift is not None and shift.stride(1) != 1:
-        shift = shift.contiguous()
+    shift = None if shift is None else shift if shift.stride(1) == 1 else shift.contiguous()
     added_row = 0 if shift is None else shift.stride(0)
     constants = _constants(p, channels, split, depth)
     means = squares = None
-    chunk = p.chunk * p.tile
-    share = p.share * p.tile
+    chunk, share = p.chunk * p.tile, p.share * p.tile
     chunks = 1
     beside = rows * triton.cdiv(channels, p.width)
     with torch.cuda.device_of(x):  # Triton launches on the current device
@@ -252,6 +226,15 @@ def launch(
             *strides, added_row, TILES=p.share, CHUNKS=triton.next_power_of_2(chunks), SILU=silu, **constants,
         )  # fmt: skip
     return result
+
+
+def _check_size(depth: int, pixels: int) -> None:
+    if depth > DEEPEST:
+        raise ValueError(
+            f"groups have {depth} channels: the kernel's tiles hold whole groups of at most {DEEPEST}"
+        )
+    if pixels > 2**28:
+        raise ValueError(f"x has {pixels} pixels: positions inside a map are 32-bit")
 
 
 def launch_sum(

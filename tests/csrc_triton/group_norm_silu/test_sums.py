@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from csrc_triton.group_norm_silu import add_group_norm, group_norm_silu
+from csrc_triton.group_norm_silu.plan import Plan
 from tests.csrc_triton.group_norm_silu.maps import SHAPES, channels_last, contiguous, make_maps
 from tests.csrc_triton.group_norm_silu.test_values import (
     DTYPES,
@@ -78,6 +79,20 @@ def test_a_residual_is_added_first_and_comes_back(
     plain, same = add_norm(x, residual, *others)
     assert torch.equal(plain, x + residual)
     assert_within_rounding(same, [x + residual, *others, None, False], roundoff, kernel=kernel)
+
+
+def test_programs_of_several_tiles_add_in_each(interpret):
+    x, residual, shift, *others = make("10-deep", torch.float32)
+    pytest.importorskip("triton")
+    from csrc_triton.group_norm_silu.kernel import launch
+
+    plan = Plan(width=40, block=64, tile=16, chunk=2, share=3, warps=4)
+    added = {"shift": shift, "residual": residual, "carry": shift[0]}
+    total, normed = interpret(launch, x, *others, silu=False, planned=plan, **added)
+    whole = x + residual + shift[:, :, None, None]
+    assert torch.equal(total, whole + shift[0][:, None, None])
+    arguments = [whole, *others, None, False]
+    assert_within_rounding(normed, arguments, {torch.float32: 2.0**-24}, kernel=True)
 
 
 def test_the_operator_is_registered_soundly():
