@@ -24,7 +24,6 @@ from icd_engine.runners.contract import (
     Blend,
     DecodeInputs,
     Prompts,
-    Runner,
     SourceBranch,
 )
 from icd_engine.settings import EditSettings
@@ -33,38 +32,60 @@ from icd_engine.tasks import Task
 MOST_BRANCHES = 4  # inversions whose source branch is kept; about 170 MB each for SD1.5 in bfloat16
 
 
-def decode_inputs(
-    model: Model, tasks: Sequence[Task], owner: Sequence[int], branch: SourceBranch | None
-) -> DecodeInputs:
-    """What a pass of the decode network takes; owner: the task of every target row."""
+def drafted(model: Model, tasks: Sequence[Task]) -> DecodeInputs:
+    """What a pass of the decode network takes and encoding does not make: prompts, plans and masks,
+    which can be on their way before the pictures are encoded. Latents and guidance are left out."""
     runner = model.runner
-    inversions = [task.inversion for task in tasks if task.inversion is not None]
+    owner = owners(tasks)
     targets = [tokens for task in tasks for tokens in task.targets]
-    rows = [inversions[i].noised for i in owner]
-    if branch is None:
-        rows = [inversion.noised for inversion in inversions] + rows
     plans = [plan for task in tasks for plan in task.plans]
+    anchor = None
+    if tasks[0].settings.anchor:
+        share = np.array([task.settings.anchor for task in tasks], dtype=np.float32)
+        anchor = Anchor([], runner.tensor(share))
     return DecodeInputs(
-        latents=runner.join(rows),
-        prompts=model.encode_prompts([*(task.source for task in tasks), *targets]),
-        guidance=_guidance(model, tasks, owner, sources=branch is None),
+        latents=None,
         edits=edit_steps(plans, owner, runner.tensor),
         blend=_blends(model, tasks, owner),
+        anchor=anchor,
+        prompts=model.encode_prompts([*(task.source for task in tasks), *targets]),
+        guidance=[],
         empty_prompt=model.empty_prompt(),
-        source=branch,
-        anchor=_anchor(tasks, runner),
         hop_prompts=_hop_prompts(model, tasks, owner),
     )
 
 
-def _anchor(tasks: Sequence[Task], runner: Runner) -> Anchor | None:
-    """The encode trajectories of the pictures; None where edits are not anchored."""
-    if not tasks[0].settings.anchor:
-        return None
-    passed = [task.inversion.boundaries for task in tasks if task.inversion is not None]
-    boundaries = [runner.join(own) for own in zip(*(own or [] for own in passed), strict=True)]
-    share = np.array([task.settings.anchor for task in tasks], dtype=np.float32)
-    return Anchor(boundaries, runner.tensor(share))
+def decode_inputs(
+    model: Model,
+    tasks: Sequence[Task],
+    branch: SourceBranch | None,
+    draft: DecodeInputs | None = None,
+) -> DecodeInputs:
+    """What a pass of the decode network takes; draft: of the same tasks, where it is made."""
+    draft = draft or drafted(model, tasks)
+    runner = model.runner
+    owner = owners(tasks)
+    inversions = [task.inversion for task in tasks if task.inversion is not None]
+    rows = [inversions[i].noised for i in owner]
+    if branch is None:
+        rows = [inversion.noised for inversion in inversions] + rows
+    anchor = draft.anchor
+    if anchor is not None:
+        passed = [inversion.boundaries or [] for inversion in inversions]
+        boundaries = [runner.join(own) for own in zip(*passed, strict=True)]
+        anchor = anchor._replace(boundaries=boundaries)
+    return replace(
+        draft,
+        latents=runner.join(rows),
+        guidance=_guidance(model, tasks, owner, sources=branch is None),
+        source=branch,
+        anchor=anchor,
+    )
+
+
+def owners(tasks: Sequence[Task]) -> list[int]:
+    """The task of every target row."""
+    return [i for i, task in enumerate(tasks) for _ in task.targets]
 
 
 def _guidance(
@@ -137,6 +158,14 @@ class SourceBranches:
                 self._branches.move_to_end((inversion, anchored))
             return branch
 
+    def of(self, tasks: Sequence[Task], may_change: bool) -> SourceBranch | None:
+        """That of a single picture, where it is kept and may be taken: not where a callback may
+        change source rows."""
+        inversion = tasks[0].inversion
+        if len(tasks) > 1 or may_change or inversion is None:
+            return None
+        return self.get(inversion, bool(tasks[0].settings.anchor))
+
     def clear(self) -> None:
         with self._lock:
             self._branches.clear()
@@ -156,7 +185,7 @@ def prepare(model: Model, task: Task, branches: SourceBranches) -> bool:
     if inversion is None or inversion.boundaries is None or branches.get(inversion, True):
         return False
     alone = _towards_itself(model, task)
-    inputs = decode_inputs(model, [alone], [0], None)
+    inputs = decode_inputs(model, [alone], None)
     decoded = model.runner.decode(
         replace(inputs, keep=True, ahead=True, only_source=True), model.decode_hops, None
     )

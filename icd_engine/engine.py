@@ -143,7 +143,7 @@ class Engine(Styled):
         listener = Listener(self.runner, callback_on_step_end, progress)
         task = check_picture(self.model, image, source, EditSettings(seed=seed), size)
         watch = Stopwatch(self.runner.device)
-        (encoded,) = encode(self, [task], listener, watch)
+        (encoded,), _ = encode(self, [task], listener, watch)
         inversion = encoded.inversion
         assert inversion is not None
         if prepare_edits and task.settings.anchor:
@@ -296,5 +296,6 @@ class Engine(Styled):
     ) -> list[EditResult]:
         """Tasks that the model works at one size for, in one pass up and one down."""
         watch = Stopwatch(self.runner.device)
-        encoded = encode(self, tasks, listener.without_callback(), watch)
-        return decode(self.model, encoded, self._branches, listener, watch, output_type)
+        drafts = not tasks[0].settings.auto
+        encoded, draft = encode(self, tasks, listener.without_callback(), watch, drafts=drafts)
+        return decode(self.model, encoded, self._branches, listener, watch, output_type, draft)

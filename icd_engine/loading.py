@@ -145,7 +145,10 @@ def load_network(
     # inversion needs.
     if place.type != "cpu":
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return network.to(place, precision).eval().requires_grad_(False)
+    network.to(place, precision).eval().requires_grad_(False)
+    if place.type == "cuda" and isinstance(network, UNet | VAE):
+        network.join_weights()
+    return network
 
 
 def _check_size(bundle: Bundle, part: str, network: nn.Module) -> None:

@@ -217,14 +217,21 @@ class Model:
         )
         return posterior if self.samples_posterior else None, start
 
+    def vae_inputs(
+        self, pictures: Sequence[Image.Image], seeds: Sequence[int], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Pictures as the VAE takes them at `size`, and their noise: see `noise`."""
+        posterior, start = self.noise(seeds, size)
+        pixels = np.concatenate([to_size(picture, size) for picture in pictures])
+        return self.runner.tensor(pixels), posterior, start
+
     def vae_latents(
         self, pictures: Sequence[Image.Image], seeds: Sequence[int], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """Latents of pictures [N, 4, h, w] as the VAE encodes them at `size`, and the noise for the
         first time step."""
-        posterior, start = self.noise(seeds, size)
-        pixels = np.concatenate([to_size(picture, size) for picture in pictures])
-        return self.runner.to_latents(self.runner.tensor(pixels), posterior), start
+        pixels, posterior, start = self.vae_inputs(pictures, seeds, size)
+        return self.runner.to_latents(pixels, posterior), start
 
     def noised(self, latents: Tensor, noise: Tensor) -> Tensor:
         """A picture's latents at the first encode time step; t = 0 is the picture itself."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from icd_engine.automatic import candidates, judged, ranked, shared_rows
-from icd_engine.decoding import SourceBranches, decode_inputs
+from icd_engine.decoding import SourceBranches, decode_inputs, drafted, owners
 from icd_engine.errors import OutOfMemoryError
 from icd_engine.model import Model, as_pictures
 from icd_engine.reporting import Listener
@@ -75,18 +75,29 @@ def fitting(targets: Sequence[int], most: int = MOST_TARGETS) -> int:
 
 
 def encode(
-    editor: Editor, tasks: Sequence[Task], listener: Listener, watch: Stopwatch
-) -> list[Task]:
-    """The tasks with their inversions, all of one size, from one pass of the encode network."""
+    editor: Editor,
+    tasks: Sequence[Task],
+    listener: Listener,
+    watch: Stopwatch,
+    *,
+    drafts: bool = False,
+) -> tuple[list[Task], DecodeInputs | None]:
+    """The tasks with their inversions, all of one size, from one pass of the encode network; with
+    `drafts` also what their decoding takes besides, made while the device still has nothing to do."""
     model = editor.model
     runner = model.runner
     size = tasks[0].size
     pictures = [task.picture for task in tasks if task.picture is not None]
     seeds = [task.settings.seed or 0 for task in tasks]
+    pixels, posterior, start = model.vae_inputs(pictures, seeds, size)
+    draft = None
+    if drafts:
+        with watch.stage("text_target"):
+            draft = drafted(model, tasks)
     with watch.stage("text"):
         prompts = model.encode_prompts([task.source for task in tasks])
     with watch.stage("vae_encode"):
-        latents, start = model.vae_latents(pictures, seeds, size)
+        latents = runner.to_latents(pixels, posterior)
     with watch.stage("encode"):
         passed = runner.encode(
             model.noised(latents, start), prompts, model.encode_hops, listener.callback
@@ -116,10 +127,11 @@ def encode(
         for i, task in enumerate(tasks)
     ]
     calls = len(model.encode_hops)
-    return [
+    encoded = [
         replace(task, inversion=inversion, calls=calls)
         for task, inversion in zip(tasks, inversions, strict=True)
     ]
+    return encoded, draft
 
 
 # --- down: noise to edits -------------------------------------------------------------------------
@@ -132,6 +144,7 @@ def decode(
     listener: Listener,
     watch: Stopwatch,
     output_type: str,
+    draft: DecodeInputs | None = None,
 ) -> list[EditResult]:
     """Results of encoded tasks, all of one size and all anchored or all not, from one pass of the
     decode network.
@@ -142,13 +155,14 @@ def decode(
     """
     if tasks[0].settings.auto and not listener.may_change:
         return [_decode_automatic(model, tasks[0], branches, listener, watch, output_type)]
-    branch = _kept_branch(tasks, branches, listener)
-    owner = [i for i, task in enumerate(tasks) for _ in task.targets]
-    with watch.stage("text_target"):
-        inputs = decode_inputs(model, tasks, owner, branch)
+    branch = branches.of(tasks, listener.may_change)
+    if draft is None:
+        with watch.stage("text_target"):
+            draft = drafted(model, tasks)
     with watch.stage("decode"):
+        inputs = decode_inputs(model, tasks, branch, draft)
         decoded, sources = _run(model, tasks, inputs, branches, listener)
-    edited = decoded.latents[-len(owner) :]
+    edited = decoded.latents[-len(owners(tasks)) :]
     return _results(
         model, tasks, edited, sources, decoded, branch or decoded.source, watch, output_type
     )
@@ -163,7 +177,7 @@ def _decode_automatic(
     output_type: str,
 ) -> EditResult:
     """The result of the candidate that `automatic.ranked` puts first."""
-    branch = _kept_branch([task], branches, listener)
+    branch = branches.of([task], listener.may_change)
     with watch.stage("text_target"):
         tried, tree = candidates(model, task)
         every = replace(
@@ -171,7 +185,7 @@ def _decode_automatic(
             targets=[tokens for one in tried for tokens in one.targets],
             plans=[plan for one in tried for plan in one.plans],
         )
-        inputs = decode_inputs(model, [every], [0] * len(tried), branch)
+        inputs = decode_inputs(model, [every], branch)
         inputs = shared_rows(model, tried, tree, inputs)
     with watch.stage("decode"):
         decoded, source = _run(model, [task], inputs, branches, listener)
@@ -195,16 +209,6 @@ def _decode_automatic(
     )
     calls = result.network_calls + bool(order)
     return replace(result, candidates=order, network_calls=calls)
-
-
-def _kept_branch(
-    tasks: Sequence[Task], branches: SourceBranches, listener: Listener
-) -> SourceBranch | None:
-    """The source branch of a single picture, where it is kept and may be taken."""
-    inversion = tasks[0].inversion
-    if len(tasks) > 1 or listener.may_change or inversion is None:
-        return None
-    return branches.get(inversion, bool(tasks[0].settings.anchor))
 
 
 def _run(

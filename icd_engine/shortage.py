@@ -52,5 +52,8 @@ def within_memory(method: Method) -> Method:
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether an exception of any framework says that memory is short."""
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in SIGNS)
+    """Whether an exception of any framework says that memory is short, or one that hid it does: where
+    memory ends while a CUDA graph is captured, torch raises what ending the capture then says."""
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in SIGNS):
+        return True
+    return error.__context__ is not None and is_short(error.__context__)

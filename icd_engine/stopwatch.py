@@ -19,6 +19,7 @@ class Stopwatch:
 
             self._cuda = torch.cuda
             self._device = device
+        self._last: Any = None  # the event that was recorded last
         self._started = time.perf_counter()
         self._stages: dict[str, Callable[[], float]] = {}
 
@@ -30,6 +31,7 @@ class Stopwatch:
             first.record(stream)
             yield
             last.record(stream)
+            self._last = last
             self._stages[name] = lambda: first.elapsed_time(last)
         else:
             started = time.perf_counter()
@@ -38,9 +40,10 @@ class Stopwatch:
             self._stages[name] = lambda: elapsed
 
     def timings(self) -> dict[str, float]:
-        """All stages so far and the total. Waits for the device."""
-        if self._cuda is not None:
-            self._cuda.synchronize(self._device)
+        """All stages so far and the total. Waits for the last of them, and not for the whole device:
+        others may be at work there, and a graph that another thread captures would fail."""
+        if self._last is not None:
+            self._last.synchronize()
         total = 1000 * (time.perf_counter() - self._started)
         return {name: round(stage(), 3) for name, stage in self._stages.items()} | {
             "total": round(total, 3)

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from csrc_triton import fused
 from csrc_triton.checks import NETWORK_DTYPES, check_tensors, listed
-from csrc_triton.group_norm_silu.reference import group_norm_silu_reference
+from csrc_triton.group_norm_silu.reference import (
+    add_group_norm_reference,
+    group_norm_silu_reference,
+)
 
-__all__ = ["group_norm_silu"]
+__all__ = ["add_group_norm", "group_norm_silu"]
 
 
 def group_norm_silu(
@@ -23,6 +26,7 @@ def group_norm_silu(
     *,
     skip: Tensor | None = None,
     silu: bool = True,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """SiLU of the GroupNorm of [x, skip]: [B, C, H, W] in x's dtype, where C = C1 + C2.
 
@@ -35,6 +39,8 @@ def group_norm_silu(
     x: [B, C1, H, W]; skip: [B, C2, H, W] or None; one dtype of float32, float16 and bfloat16, any
     strides.
     weight, bias: [C], float32 or x's dtype. groups divides C.
+    shift: [B, C] in x's dtype or None, added to all pixels first: a convolution's bias, a time step's
+        share. The kernel adds it in float32, the reference in x's dtype. Not with a skip.
 
     The kernel (CUDA, gradients off) reads both maps where they lie, fastest channels-last, and
     returns a channels-last map. The reference keeps x's memory format: channels-last for
@@ -43,13 +49,54 @@ def group_norm_silu(
     Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is,
     wherever gradients are on.
     """
-    _check(x, weight, bias, groups, skip)
+    _check(x, weight, bias, groups, skip, shift)
     if fused(x):
-        return torch.ops.icd.group_norm_silu(x, weight, bias, groups, eps, skip, silu)
-    return group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu)
+        return torch.ops.icd.group_norm_silu(x, weight, bias, groups, eps, skip, silu, shift)
+    return group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu, shift)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | None) -> None:
+def add_group_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    shift: Tensor | None = None,
+    carry: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The residual sum before a GroupNorm, and that of it, without SiLU: (sum, normed), both [B, C, H,
+    W] in x's dtype.
+
+    sum = x + residual + shift, added in float32 and rounded once; normed is its `group_norm_silu`. The
+    sum that is returned has carry more: the bias of a product that will be added to it.
+
+    x, residual: [B, C, H, W] of one dtype. shift: [B, C], carry: [C], in that dtype, or None. weight,
+    bias, groups, eps, and the layout of results: see `group_norm_silu`.
+
+    Raises ValueError or TypeError, naming the argument. Differentiable wherever gradients are on.
+    """
+    _check(x, weight, bias, groups, None, shift)
+    expected = {
+        "x": (x, x.shape, (x.dtype,)),
+        "residual": (residual, x.shape, (x.dtype,)),
+        "carry": (carry, x.shape[1:2], (x.dtype,)),
+    }
+    check_tensors(expected)
+    if fused(x):
+        return torch.ops.icd.add_group_norm(x, residual, weight, bias, groups, eps, shift, carry)
+    return add_group_norm_reference(x, residual, weight, bias, groups, eps, shift, carry)
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    skip: Tensor | None,
+    shift: Tensor | None,
+) -> None:
     if x.ndim != 4:
         raise ValueError(f"x must be [B, C, H, W], got {list(x.shape)}")
     if x.dtype not in NETWORK_DTYPES:
@@ -63,10 +110,13 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, skip: Tensor | 
     channels = x.shape[1] + (0 if skip is None else skip.shape[1])
     if groups < 1 or channels < 1 or channels % groups:
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
+    if skip is not None and shift is not None:
+        raise ValueError("shift is not taken with a skip")
     parameters = (torch.float32, x.dtype)
     expected = {
         "x": (x, x.shape, (x.dtype,)),
         "skip": (skip, () if skip is None else skip.shape, (x.dtype,)),
+        "shift": (shift, x.shape[:2], (x.dtype,)),
         "weight": (weight, (channels,), parameters),
         "bias": (bias, (channels,), parameters),
     }
@@ -82,8 +132,9 @@ def _op(
     eps: float,
     skip: Tensor | None,
     silu: bool,
+    shift: Tensor | None = None,
 ) -> Tensor:
-    y = group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu)
+    y = group_norm_silu_reference(x, weight, bias, groups, eps, skip, silu, shift)
     # The operator has one memory format on every device
     return y.contiguous(memory_format=torch.channels_last)
 
@@ -99,3 +150,32 @@ def _cuda(*arguments: Any) -> Tensor:
 def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     shape = (x.shape[0], weight.shape[0], *x.shape[2:])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("icd::add_group_norm", mutates_args=(), device_types="cpu")
+def _add(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    shift: Tensor | None = None,
+    carry: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    both = add_group_norm_reference(x, residual, weight, bias, groups, eps, shift, carry)
+    total, normed = (own.contiguous(memory_format=torch.channels_last) for own in both)
+    return total, normed
+
+
+@_add.register_kernel("cuda")
+def _add_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from csrc_triton.group_norm_silu.kernel import launch_sum
+
+    return launch_sum(*arguments)
+
+
+@_add.register_fake
+def _add_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    made = [torch.empty_like(x, memory_format=torch.channels_last) for _ in range(2)]
+    return made[0], made[1]

@@ -14,9 +14,12 @@ itself and in one order: no atomics, and each run gives the same bits.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false
 # (Triton's launch syntax, kernel[grid](...), has no types.)
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -28,7 +31,10 @@ from csrc_triton.group_norm_silu.tiles import (
     group_moments,
     load_tile,
     merged_chunks,
+    moments_of_tile,
+    of_channels,
     share_of_program,
+    store_sum,
     tile_mean,
 )
 
@@ -37,17 +43,16 @@ DEEPEST = 8192
 
 @triton.jit
 def statistics_kernel(
-    x, skip, means, squares, pixels, width,
-    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x,
+    x, skip, residual, added, means, squares, pixels, width,
+    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x, added_row,
     CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Program p takes the moments of TILES tiles of PIXELS x WIDTH elements of a row: [B, chunks,
-    groups].
+    """Program p takes the moments of TILES tiles of PIXELS x WIDTH of a row: [B, chunks, groups].
 
     Channels are the fast axis of the grid. CHANNELS are C, SPLIT of them x's, DEPTH a group's;
     BLOCK and BLOCK_GROUPS are the powers of 2 that hold WIDTH and its groups. The names after width
-    are strides, in elements.
+    are strides, in elements. added may be None: what each channel of a row has more than x.
     """
     block, row, first, stop = share_of_program(pixels, TILES * PIXELS, CHANNELS, WIDTH)
     column = tl.arange(0, BLOCK)[None, :]
@@ -56,10 +61,15 @@ def statistics_kernel(
     x += row * x_row + channel.to(tl.int64) * x_channel
     if skip is not None:
         skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
+    if residual is not None:
+        residual += row * x_row + channel.to(tl.int64) * x_channel
+    more = of_channels(added, row * added_row + channel, present, BLOCK)
 
     pixel = first + tl.arange(0, PIXELS)[:, None]
     inside = (pixel < stop) & present
-    tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
+    tile = load_tile(
+        x, skip, residual, more, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT
+    )
     # Deviations are taken from the first tile's mean. Their squares exceed the chunk's own by its
     # mean's distance from that, so with n tiles they cost at most a factor n of precision, however
     # far from zero the mean lies, and none where tiles are alike.
@@ -68,11 +78,11 @@ def statistics_kernel(
     square = tl.zeros([PIXELS, BLOCK], tl.float32)
     for i in range(TILES):
         pixel = first + i * PIXELS + tl.arange(0, PIXELS)[:, None]
-        ahead_pixel = pixel + PIXELS
-        ahead_inside = (ahead_pixel < stop) & present
+        later = pixel + PIXELS
         ahead = load_tile(
-            x, skip, ahead_pixel, channel, ahead_inside, width, x_y, x_x, skip_y, skip_x, SPLIT
-        )
+            x, skip, residual, more, later, channel, (later < stop) & present, width, x_y, x_x,
+            skip_y, skip_x, SPLIT,
+        )  # fmt: skip
         deviation = tl.where((pixel < stop) & present, tile.to(tl.float32) - shift, 0.0)
         total += deviation
         square += deviation * deviation
@@ -82,6 +92,8 @@ def statistics_kernel(
     member = (column // DEPTH == lane) & present
     total = tl.sum(total, axis=0, keep_dims=True)
     square = tl.sum(square, axis=0, keep_dims=True)
+    if residual is None:  # what is added moves a channel's mean, and no deviation from it
+        shift += more
     mean, M2 = group_moments(shift, total, square, (stop - first) * 1.0, member)
 
     group = block * (WIDTH // DEPTH) + lane
@@ -94,16 +106,15 @@ def statistics_kernel(
 
 @triton.jit
 def norm_kernel(
-    x, skip, weight, bias, means, squares, out, pixels, chunk, width, eps,
-    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x,
+    x, skip, residual, added, carry, weight, bias, means, squares, total_out, out, pixels, chunk, width, eps,
+    x_row, x_channel, x_y, x_x, skip_row, skip_channel, skip_y, skip_x, added_row,
     CHANNELS: tl.constexpr, SPLIT: tl.constexpr, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_GROUPS: tl.constexpr, PIXELS: tl.constexpr, TILES: tl.constexpr,
     CHUNKS: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """Program p norms TILES tiles of a row, names as above; out is [B, H, W, C].
-
-    means and squares have the moments of chunks of `chunk` pixels; CHUNKS is the power of 2 that
-    holds a row's. Both may be None: then a map is one tile, which gives its own moments.
+    """Program p norms TILES tiles of a row, names as above; out is [B, H, W, C], and so is total_out: x,
+    residual, which lies as x does, and carry. means and squares have the moments of chunks of `chunk`
+    pixels, CHUNKS the power of 2 that holds a row's; None: a map is one tile, with its own moments.
     """
     block, row, first, stop = share_of_program(pixels, TILES * PIXELS, CHANNELS, WIDTH)
     column = tl.arange(0, BLOCK)[None, :]
@@ -112,46 +123,47 @@ def norm_kernel(
     x += row * x_row + channel.to(tl.int64) * x_channel
     if skip is not None:
         skip += row * skip_row + (channel - SPLIT).to(tl.int64) * skip_channel
-    out += row * pixels * CHANNELS + channel
-
+    if residual is not None:
+        residual += row * x_row + channel.to(tl.int64) * x_channel
     # Loaded before the barriers of the sums below: no load could be moved above them.
+    more = of_channels(added, row * added_row + channel, present, BLOCK)
     pixel = first + tl.arange(0, PIXELS)[:, None]
     inside = (pixel < stop) & present
-    tile = load_tile(x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT)
-    gamma = tl.load(weight + channel, mask=present, other=0.0).to(tl.float32)
-    beta = tl.load(bias + channel, mask=present, other=0.0).to(tl.float32)
+    tile = load_tile(
+        x, skip, residual, more, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT
+    )
+    gamma = of_channels(weight, channel, present, BLOCK)
+    beta = of_channels(bias, channel, present, BLOCK)
+    carried = of_channels(carry, channel, present, BLOCK)
+    apart = more if residual is None else 0.0  # else tiles have it
 
     lane = tl.arange(0, BLOCK_GROUPS)[:, None]
     member = (column // DEPTH == lane) & present
     if means is None:
-        shift = tile_mean(tile, inside, pixels * 1.0)
-        deviation = tl.where(inside, tile.to(tl.float32) - shift, 0.0)
-        total = tl.sum(deviation, axis=0, keep_dims=True)
-        square = tl.sum(deviation * deviation, axis=0, keep_dims=True)
-        mean, M2 = group_moments(shift, total, square, pixels * 1.0, member)
+        mean, M2 = moments_of_tile(tile, inside, apart, pixels, member)
     else:
-        group = block * (WIDTH // DEPTH) + lane
-        known = (lane < WIDTH // DEPTH) & (group < CHANNELS // DEPTH)
         mean, M2 = merged_chunks(
-            means, squares, row, group, known, pixels, chunk, CHANNELS // DEPTH, DEPTH, CHUNKS
-        )
+            means, squares, row, block, lane, pixels, chunk, CHANNELS // DEPTH, DEPTH, WIDTH // DEPTH, CHUNKS
+        )  # fmt: skip
     scale = tl.rsqrt(M2 / (pixels * (1.0 * DEPTH)) + eps)
     # Each channel takes what its group has
-    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True)
+    mean = tl.sum(tl.where(member, mean, 0.0), axis=0, keep_dims=True) - apart
     gain = gamma * tl.sum(tl.where(member, scale, 0.0), axis=0, keep_dims=True)
 
     for i in range(TILES):
         pixel = first + i * PIXELS + tl.arange(0, PIXELS)[:, None]
-        ahead_pixel = pixel + PIXELS
-        ahead_inside = (ahead_pixel < stop) & present
+        later = pixel + PIXELS
         ahead = load_tile(
-            x, skip, ahead_pixel, channel, ahead_inside, width, x_y, x_x, skip_y, skip_x, SPLIT
-        )
+            x, skip, residual, more, later, channel, (later < stop) & present, width, x_y, x_x,
+            skip_y, skip_x, SPLIT,
+        )  # fmt: skip
         y = (tile.to(tl.float32) - mean) * gain + beta
         if SILU:
             y = y / (1.0 + tl.exp(-y))
         inside = (pixel < stop) & present
-        tl.store(out + pixel.to(tl.int64) * CHANNELS, y.to(out.dtype.element_ty), mask=inside)
+        place = (row * pixels + pixel.to(tl.int64)) * CHANNELS + channel
+        store_sum(total_out, place, tile, carried, inside)
+        tl.store(out + place, y.to(out.dtype.element_ty), mask=inside)
         tile = ahead
 
 
@@ -163,35 +175,40 @@ def launch(
     eps: float,
     skip: Tensor | None = None,
     silu: bool = True,
+    shift: Tensor | None = None,
     *,
+    residual: Tensor | None = None,
+    carry: Tensor | None = None,
     planned: Plan | None = None,
-) -> Tensor:
+) -> Any:
     """Run the kernels; arguments as `group_norm_silu`, already checked. CPU tensors need Triton's
-    interpreter.
+    interpreter. With a residual as `add_group_norm`: (sum, normed).
 
     `planned` replaces the plan: for tests and measurements.
     """
+    if residual is not None:
+        x, residual = (own.contiguous(memory_format=torch.channels_last) for own in (x, residual))
     rows, split, height, width = x.shape
     channels = len(weight)
     pixels = height * width
     depth = channels // groups
-    if depth > DEEPEST:
-        raise ValueError(
-            f"groups have {depth} channels: the kernel's tiles hold whole groups of at most {DEEPEST}"
-        )
-    if pixels > 2**28:
-        raise ValueError(f"x has {pixels} pixels: positions inside a map are 32-bit")
+    _check_size(depth, pixels)
     shape = (rows, channels, height, width)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    total = None if residual is None else torch.empty_like(out)
+    result = out if total is None else (total, out)
     if not out.numel():
-        return out
+        return result
 
-    p = planned or plan(rows, channels, groups, pixels, x.element_size(), skip is not None)
+    joined = skip is not None or residual is not None
+    size = x.element_size() * (1 if residual is None else 2)  # in flight for an element of the map
+    p = planned or plan(rows, channels, groups, pixels, size, joined)
     strides = *_strides(x), *((0, 0, None, 0) if skip is None else _strides(skip))
+    shift = None if shift is None else shift if shift.stride(1) == 1 else shift.contiguous()
+    added_row = 0 if shift is None else shift.stride(0)
     constants = _constants(p, channels, split, depth)
     means = squares = None
-    chunk = p.chunk * p.tile
-    share = p.share * p.tile
+    chunk, share = p.chunk * p.tile, p.share * p.tile
     chunks = 1
     beside = rows * triton.cdiv(channels, p.width)
     with torch.cuda.device_of(x):  # Triton launches on the current device
@@ -201,13 +218,39 @@ def launch(
                 (2, rows, chunks, groups), dtype=torch.float32, device=x.device
             )
             statistics_kernel[beside * chunks,](
-                x, skip, means, squares, pixels, width, *strides, TILES=p.chunk, **constants
-            )
+                x, skip, residual, shift, means, squares, pixels, width, *strides, added_row,
+                TILES=p.chunk, **constants,
+            )  # fmt: skip
         norm_kernel[beside * triton.cdiv(pixels, share),](
-            x, skip, weight.contiguous(), bias.contiguous(), means, squares, out, pixels, chunk, width, eps, *strides,
-            TILES=p.share, CHUNKS=triton.next_power_of_2(chunks), SILU=silu, **constants,
+            x, skip, residual, shift, None if carry is None else carry.contiguous(), weight.contiguous(),
+            bias.contiguous(), means, squares, total, out, pixels, chunk, width, eps,
+            *strides, added_row, TILES=p.share, CHUNKS=triton.next_power_of_2(chunks), SILU=silu, **constants,
         )  # fmt: skip
-    return out
+    return result
+
+
+def _check_size(depth: int, pixels: int) -> None:
+    if depth > DEEPEST:
+        raise ValueError(
+            f"groups have {depth} channels: the kernel's tiles hold whole groups of at most {DEEPEST}"
+        )
+    if pixels > 2**28:
+        raise ValueError(f"x has {pixels} pixels: positions inside a map are 32-bit")
+
+
+def launch_sum(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    shift: Tensor | None = None,
+    carry: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same for `add_group_norm`."""
+    added = {"shift": shift, "residual": residual, "carry": carry}
+    return launch(x, weight, bias, groups, eps, silu=False, **added)
 
 
 def _constants(p: Plan, channels: int, split: int, depth: int) -> dict[str, int | bool]:

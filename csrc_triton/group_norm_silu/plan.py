@@ -7,8 +7,8 @@ from math import lcm
 from typing import NamedTuple
 
 SMS = 132  # of an H200
-# Elements that a program normalises without a second reading: 32 a thread with 16 warps
-WHOLE = 16384
+# Elements that a program normalises without a second reading: 64 a thread with 16 warps
+WHOLE = 32768
 # a program has one tile in flight; two programs an SM then cover the memory's latency
 TILE_BYTES = 16384
 MOST_CHUNKS = 128  # every norm program reads the moments of all chunks of its groups
@@ -38,7 +38,8 @@ def plan(rows: int, channels: int, groups: int, pixels: int, itemsize: int, join
     depth = channels // groups
     block = max(_power_of_2(depth), 32)
     tile = _power_of_2(pixels)
-    if tile * block <= WHOLE:
+    # Of two tensors the addresses alone take a thread's registers
+    if tile * block <= (WHOLE // 2 if joined else WHOLE):
         return Plan(min(block // depth * depth, channels), block, tile, 0, 1, _warps(tile * block))
 
     # 8 elements of 2 bytes; where Triton chooses between two addresses it proves half of their

@@ -11,17 +11,40 @@ import triton.language as tl
 
 @triton.jit
 def load_tile(
-    x, skip, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x, SPLIT: tl.constexpr
-):
+    x, skip, residual, more, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x,
+    SPLIT: tl.constexpr,
+):  # fmt: skip
     """The elements of [x, skip] at pixel [P, 1] and channel [1, C]; x and skip point at the first
-    pixel of a channel.
+    pixel of a channel. With a residual, which lies as x does: x + residual + more, rounded.
 
     A map whose pixels are evenly spaced has None for its stride between lines.
     """
-    tile = x + _pixel_offset(pixel, width, x_y, x_x)
+    offset = _pixel_offset(pixel, width, x_y, x_x)
+    tile = x + offset
     if skip is not None:  # chosen by address: each element is one load
         tile = tl.where(channel < SPLIT, tile, skip + _pixel_offset(pixel, width, skip_y, skip_x))
-    return tl.load(tile, mask=inside, other=0.0)
+    value = tl.load(tile, mask=inside, other=0.0)
+    if residual is not None:
+        addend = tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
+        value = (value.to(tl.float32) + addend + more).to(value.dtype)
+    return value
+
+
+@triton.jit
+def of_channels(values, place, present, BLOCK: tl.constexpr):
+    """The values [1, C] at these places in float32; 0 where there are none (None)."""
+    if values is None:
+        found = tl.zeros([1, BLOCK], tl.float32)
+    else:
+        found = tl.load(values + place, mask=present, other=0.0).to(tl.float32)
+    return found
+
+
+@triton.jit
+def store_sum(total, place, tile, carried, inside):
+    """The tile and what is carried, rounded, where a sum is wanted."""
+    if total is not None:
+        tl.store(total + place, (tile.to(tl.float32) + carried).to(tile.dtype), mask=inside)
 
 
 @triton.jit
@@ -37,6 +60,16 @@ def _pixel_offset(pixel, width, y_stride, x_stride):
 def tile_mean(tile, inside, count):
     """The mean [1, C] of each channel's `count` pixels inside."""
     return tl.sum(tl.where(inside, tile.to(tl.float32), 0.0), axis=0, keep_dims=True) / count
+
+
+@triton.jit
+def moments_of_tile(tile, inside, more, pixels, member):
+    """(mean, M2) [G, 1] of groups whose map one tile holds, `more` added to each channel."""
+    shift = tile_mean(tile, inside, pixels * 1.0)
+    deviation = tl.where(inside, tile.to(tl.float32) - shift, 0.0)
+    total = tl.sum(deviation, axis=0, keep_dims=True)
+    square = tl.sum(deviation * deviation, axis=0, keep_dims=True)
+    return group_moments(shift + more, total, square, pixels * 1.0, member)
 
 
 @triton.jit
@@ -80,10 +113,13 @@ def share_of_program(pixels, SHARE: tl.constexpr, CHANNELS: tl.constexpr, WIDTH:
 
 @triton.jit
 def merged_chunks(
-    means, squares, row, group, known, pixels, chunk,
-    GROUPS: tl.constexpr, DEPTH: tl.constexpr, CHUNKS: tl.constexpr,
+    means, squares, row, block, lane, pixels, chunk,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr, BESIDE: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """Mean and sum of squared deviations of whole groups, from those of a row's chunks."""
+    """Mean and sum of squared deviations of a program's groups, BESIDE of them, from those of a row's
+    chunks."""
+    group = block * BESIDE + lane
+    known = (lane < BESIDE) & (group < GROUPS)
     part = tl.arange(0, CHUNKS)[None, :]
     count = tl.where(known, tl.minimum(pixels - part * chunk, chunk), 0)
     offset = (row * tl.cdiv(pixels, chunk) + part) * GROUPS + group

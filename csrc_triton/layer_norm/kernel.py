@@ -24,6 +24,7 @@ def layer_norm_kernel(
     residual,
     weight,
     bias,
+    carry,
     total,
     normed,
     rows,
@@ -37,7 +38,7 @@ def layer_norm_kernel(
     """Program p handles ROWS whole rows; BLOCK is the power of 2 that holds their CHANNELS.
 
     x_row and residual_row are strides, in elements; channels are adjacent, total and normed
-    contiguous. residual and total may both be None, which compiles the sum away.
+    contiguous. residual and total may both be None, which compiles the sum away, and carry may be.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     channel = tl.arange(0, BLOCK)[None, :]
@@ -53,8 +54,11 @@ def layer_norm_kernel(
     if residual is not None:
         addend = tl.load(residual + row * residual_row + channel, mask=inside, other=0.0)
         rounded = (s + addend.to(tl.float32)).to(total.dtype.element_ty)
+        s = rounded.to(tl.float32)  # the statistics are those of the rounded sum
+        if carry is not None:
+            more = tl.load(carry + channel, mask=present, other=0.0).to(tl.float32)
+            rounded = (s + more).to(total.dtype.element_ty)
         tl.store(total + offset, rounded, mask=inside)
-        s = rounded.to(tl.float32)  # the statistics are those of what the next block will read
 
     # Two passes, in registers: the mean of squares less the squared mean loses its digits where the
     # mean is large.
@@ -81,7 +85,13 @@ def tile(channels: int) -> dict[str, int]:
 
 
 def launch(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, residual: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    carry: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the kernel; arguments as `layer_norm`, already checked.
 
@@ -101,7 +111,8 @@ def launch(
         constants = tile(channels)
         with torch.cuda.device_of(x):  # Triton launches on the current device
             layer_norm_kernel[triton.cdiv(rows, constants["ROWS"]),](
-                x_rows, residual_rows, weight.contiguous(), bias.contiguous(), total, normed, rows, x_rows.stride(0),
+                x_rows, residual_rows, weight.contiguous(), bias.contiguous(),
+                None if carry is None else carry.contiguous(), total, normed, rows, x_rows.stride(0),
                 0 if residual_rows is None else residual_rows.stride(0), eps, **constants,
                 enable_fp_fusion=True,  # said aloud because Triton 3.10 changes the default
             )  # fmt: skip

@@ -3,12 +3,16 @@ maps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from csrc_triton import fused
+from csrc_triton.add_product import add_product
 from csrc_triton.edited_attention import edited_attention
 from csrc_triton.layer_norm import layer_norm
 from icd_engine.editing.plan import EditStep
@@ -27,7 +31,9 @@ class PassState(NamedTuple):
     from the end."""
 
     shifts: list[Tensor]  # of every residual block: [B, C_out], from time step and guidance
-    prompt: list[Tensor]  # of every transformer block: K and V of its text attention, [R, n, 2 C]
+    # Of every transformer block's text attention: K and V [R, n, C], and under an edit S V and d V of
+    # the target rows [T, n, C]
+    prompt: list[tuple[Tensor, ...]]
     edit: EditStep | None
     columns: Tensor | None  # word_columns(edit)
     source: list[Tensor] | None  # left by an earlier pass: the batch holds target rows alone
@@ -41,6 +47,21 @@ class PassState(NamedTuple):
         for name, tensors in left.items():
             if tensors:
                 raise RuntimeError(f"a pass ended with {len(tensors)} of its {name} not taken")
+
+
+def prompt_tables(
+    prompt: Tensor, widths: Sequence[int], edit: EditStep | None
+) -> list[tuple[Tensor, ...]]:
+    """UNet.prompt_values [R, n, D] as each block takes it: see `PassState`. The edit's products are
+    those of all blocks at once."""
+    tables = list(prompt.chunk(2, dim=-1))
+    if edit is not None:
+        own = tables[1][prompt.shape[0] - edit.source_row.shape[0] :]
+        # d V as a product with diag(d), which is as exact, so that one product gives both
+        one = torch.eye(own.shape[1], device=own.device)
+        both = torch.cat([edit.source_mix, edit.target_gain[:, None] * one], dim=1)
+        tables += (both.to(own.dtype) @ own).chunk(2, dim=1)
+    return list(zip(*(table.split(list(widths), dim=-1) for table in tables), strict=True))
 
 
 def word_columns(edit: EditStep | None) -> Tensor | None:
@@ -64,6 +85,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention; keys and values come from a context, by default the input itself."""
 
+    joined: Tensor | None
+
     def __init__(self, channels: int, heads: int, context_channels: int | None = None):
         super().__init__()
         self.heads = heads
@@ -71,6 +94,8 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_channels or channels, channels, bias=False)
         self.to_v = nn.Linear(context_channels or channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        # The weights of self-attention's Q, K and V, whose parts to_q, to_k and to_v then are
+        self.register_buffer("joined", None, persistent=False)
 
     def split(self, x: Tensor) -> Tensor:
         return split_heads(x, self.heads)
@@ -78,37 +103,47 @@ class Attention(nn.Module):
     def out(self, x: Tensor) -> Tensor:
         return self.to_out[0](merge_heads(x))
 
-    def project_context(self, context: Tensor) -> Tensor:
-        """Context [B, n, C'] -> its keys and values [B, n, 2 C]."""
-        return torch.cat([self.to_k(context), self.to_v(context)], dim=-1)
-
     def to_self(self, x: Tensor, state: PassState, shared: bool) -> Tensor:
         """Self-attention of x [B, N, C]; where `shared`, rows that share take Q and K from their
         source row."""
-        q = self.split(self.to_q(x))
-        k = self.split(self.to_k(x))
-        v = self.split(self.to_v(x))
-        if not shared or state.edit is None:
-            return self.out(attend(q, k, v))
-        row = state.edit.source_row
-        share = state.edit.share_self[:, None, None, None]
-        sources = q.shape[0] - row.shape[0]  # not len(): exporters would take it for a constant
+        *own, v = self.projected(x)
+        if shared and state.edit is not None:
+            own = self._shared(own, state, state.edit)
+        q, k = own if len(own) == 2 else own[0].chunk(2, dim=-1)
+        return self.out(attend(self.split(q), self.split(k), self.split(v)))
+
+    def projected(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Q, K and V of x [B, N, C]; Q and K as one tensor [B, N, 2 C] where they are one product."""
+        layers = (self.to_q, self.to_k, self.to_v)
+        if self.joined is None or any(map(is_parametrized, layers)):
+            return self.to_q(x), self.to_k(x), self.to_v(x)
+        channels = x.shape[-1]
+        return F.linear(x, self.joined).split([2 * channels, channels], dim=-1)
+
+    def _shared(self, own: list[Tensor], state: PassState, edit: EditStep) -> list[Tensor]:
+        """Q and K of all rows, those of rows that share their source's."""
+        sources = (
+            own[0].shape[0] - edit.source_row.shape[0]
+        )  # not len(): exporters take it for a constant
+        given = None
         if state.source is not None:
-            source_q = state.source.pop()
-            source_k = state.source.pop()
+            given = [merge_heads(state.source.pop()), merge_heads(state.source.pop())]
+        if len(own) == 2:
+            theirs = given or [part[:sources] for part in own]
+            mixed = [
+                _mixed(part, their, sources, edit) for part, their in zip(own, theirs, strict=True)
+            ]
         else:
-            source_q = q[:sources]
-            source_k = k[:sources]
+            both = own[0].unflatten(-1, (2, -1)).movedim(-2, 0)  # [2, R, N, C]
+            their = both[:, :sources] if given is None else torch.stack(given)
+            whole = _mixed(both, their, sources, edit)
+            # By strides: inductor then makes both in one launch, and would make slices in one each
+            size, stride = whole.shape[1:], whole.stride()[1:]
+            mixed = [whole.as_strided(size, stride, k * whole.stride(0)) for k in (0, 1)]
         if state.kept is not None:
-            state.kept.extend((source_q, source_k))
-        targets = [
-            torch.where(share, theirs[row], own[sources:])
-            for theirs, own in ((source_q, q), (source_k, k))
-        ]
-        q, k = (
-            torch.cat([own[:sources], target]) for own, target in zip((q, k), targets, strict=True)
-        )
-        return self.out(attend(q, k, v))
+            kept = given or [part[:sources] for part in mixed]
+            state.kept.extend(self.split(part) for part in kept)
+        return mixed
 
     def to_prompt(
         self, x: Tensor, state: PassState, with_maps: bool
@@ -116,10 +151,10 @@ class Attention(nn.Module):
         """Attention of x [B, N, C] to the prompt, under the edit; maps [2, T, N] of the blend words
         where asked for."""
         q = self.split(self.to_q(x))
-        k, v = (self.split(part) for part in state.prompt.pop().chunk(2, dim=-1))
+        k, v, *edited = (self.split(part) for part in state.prompt.pop())
         if state.edit is None:
             return self.out(attend(q, k, v)), None
-        edit = state.edit
+        mixed, gained = edited
         sources = k.shape[0] - state.edit.source_row.shape[0]
         if state.source is not None:
             source_q = state.source.pop()
@@ -130,26 +165,35 @@ class Attention(nn.Module):
             source_v = v[:sources]
         if state.kept is not None:
             state.kept.append(source_q)
-        values = v[sources:]
         out, maps = edited_attention(
             q,
             k[sources:],
-            edit.target_gain.to(v.dtype)[:, None, :, None] * values,
+            gained,
             source_q,
             k[:sources],
-            edit.source_mix.to(v.dtype)[:, None] @ values,
-            edit.source_row,
+            mixed,
+            state.edit.source_row,
             source_v=source_v,
             columns=state.columns if with_maps else None,
         )
         return self.out(out), maps
 
 
-class LayerNorm(nn.LayerNorm):
-    """x + residual, and its normalised form: [..., C] both."""
+def _mixed(own: Tensor, their: Tensor, sources: int, edit: EditStep) -> Tensor:
+    """[..., R, N, C]: the rows as they are, but those that share as the source row they share with."""
+    mine, targets = own[..., :sources, :, :], own[..., sources:, :, :]
+    share = edit.share_self[:, None, None]
+    shared = torch.where(share, their[..., edit.source_row, :, :], targets)
+    return torch.cat([mine, shared], dim=-3)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return layer_norm(x, self.weight, self.bias, self.eps, residual=residual)
+
+class LayerNorm(nn.LayerNorm):
+    """x + residual (+ carry [C]), and the normalised form of x + residual: [..., C] both."""
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, carry: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return layer_norm(x, self.weight, self.bias, self.eps, residual=residual, carry=carry)
 
 
 class TransformerBlock(nn.Module):
@@ -171,8 +215,12 @@ class TransformerBlock(nn.Module):
         x, h = self.norm1(x)
         x, h = self.norm2(self.attn1.to_self(h, state, shares_self), x)
         prompted, maps = self.attn2.to_prompt(h, state, with_maps)
-        x, h = self.norm3(prompted, x)
-        return x + self.ff(h), maps
+        if not fused(prompted):
+            x, h = self.norm3(prompted, x)
+            return x + self.ff(h), maps
+        last = self.ff.last
+        x, h = self.norm3(prompted, x, last.bias)
+        return add_product(x, self.ff.hidden(h), last.weight), maps
 
 
 class SpatialTransformer(nn.Module):
@@ -201,13 +249,33 @@ class SpatialTransformer(nn.Module):
         )
 
     def forward(self, x: Tensor, state: PassState, shares_self: bool, feeds_blend: bool) -> Tensor:
-        height, width = x.shape[-2:]
-        tokens = project(self.proj_in, to_tokens(self.norm(x)))
+        tokens = self._transformed(self.norm(x), state, shares_self, feeds_blend)
+        return x + to_map(project(self.proj_out, tokens), *x.shape[-2:])
+
+    def of_sum(
+        self,
+        parts: tuple[Tensor, Tensor, Tensor],
+        state: PassState,
+        shares_self: bool,
+        feeds_blend: bool,
+    ) -> Tensor:
+        """`forward` of a sum of two maps and [C], which the norm adds; and the last product adds into
+        it."""
+        last = self.proj_out
+        x, normed = self.norm.of_sum(*parts, carry=last.bias)
+        tokens = self._transformed(normed, state, shares_self, feeds_blend)
+        total = add_product(to_tokens(x), tokens, last.weight.flatten(1))
+        return to_map(total, *x.shape[-2:])
+
+    def _transformed(
+        self, normed: Tensor, state: PassState, shares_self: bool, feeds_blend: bool
+    ) -> Tensor:
+        tokens = project(self.proj_in, to_tokens(normed))
         for block in self.transformer_blocks:
             tokens, maps = block(tokens, state, shares_self, feeds_blend)
             if maps is not None:
-                state.maps.append(maps.unflatten(-1, (height, width)))
-        return x + to_map(project(self.proj_out, tokens), height, width)
+                state.maps.append(maps.unflatten(-1, tuple(normed.shape[-2:])))
+        return tokens
 
 
 def project(layer: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csrc_triton import fused
+from csrc_triton.add_product import add_product
 from csrc_triton.geglu import geglu
-from csrc_triton.group_norm_silu import group_norm_silu
+from csrc_triton.group_norm_silu import add_group_norm, group_norm_silu
 
 
 class GroupNorm(nn.GroupNorm):
@@ -18,9 +21,32 @@ class GroupNorm(nn.GroupNorm):
 
     silu = False
 
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """shift: [B, C], added to x first."""
         return group_norm_silu(
-            x, self.weight, self.bias, self.num_groups, self.eps, skip=skip, silu=self.silu
+            x,
+            self.weight,
+            self.bias,
+            self.num_groups,
+            self.eps,
+            skip=skip,
+            silu=self.silu,
+            shift=shift,
+        )
+
+    def of_sum(
+        self, x: Tensor, residual: Tensor, shift: Tensor, carry: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + residual + shift [C] (+ carry [C]), and the norm without SiLU of the sum without it."""
+        return add_group_norm(
+            x,
+            residual,
+            self.weight,
+            self.bias,
+            self.num_groups,
+            self.eps,
+            shift=shift.expand(x.shape[0], -1),
+            carry=carry,
         )
 
 
@@ -56,18 +82,43 @@ class ResidualBlock(nn.Module):
         self.has_shortcut = in_channels != out_channels
 
     def forward(self, x: Tensor, skip: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """`skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is
-        `time_emb_proj`'s output."""
-        h = self.conv1(self.norm1(x, skip))
-        if shift is not None:
-            h = h + shift[:, :, None, None]
-        return self.shortcut(x, skip) + self.conv2(self.norm2(h))
+        """`skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is what
+        `time_shift` gives.
+
+        The norm adds the shift, and with it conv1's bias: alone, either would be a pass over the map.
+        """
+        return self.shortcut(x, skip) + self.conv2(self._middle(x, skip, shift))
+
+    def parts(
+        self, x: Tensor, skip: Tensor | None, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Two maps and [C_out] whose sum `forward` is: for a norm that adds them by itself."""
+        assert self.conv2.bias is not None
+        h = F.conv2d(self._middle(x, skip, shift), self.conv2.weight, padding=1)
+        return self.shortcut(x, skip), h, self.conv2.bias
+
+    def _middle(self, x: Tensor, skip: Tensor | None, shift: Tensor | None) -> Tensor:
+        h = self.norm1(x, skip)
+        if shift is None and fused(x):
+            assert self.conv1.bias is not None
+            shift = self.conv1.bias.expand(x.shape[0], -1)
+        h = self.conv1(h) if shift is None else F.conv2d(h, self.conv1.weight, padding=1)
+        return self.norm2(h, shift=shift)
+
+    def time_shift(self, features: Tensor) -> Tensor:
+        """What time features [B, C] and conv1's bias add before the second norm: [B, C_out]."""
+        return self.time_emb_proj(features) + self.conv1.bias
 
     def shortcut(self, x: Tensor, skip: Tensor | None) -> Tensor:
         if skip is None:
             return self.conv_shortcut(x) if self.has_shortcut else x
         # A 1x1 convolution of a concatenation is the sum of two: nothing is copied.
         own, kept = self.conv_shortcut.weight.split([x.shape[1], skip.shape[1]], dim=1)
+        if fused(x):  # the second as a product into the first
+            # Not `to_tokens`: inductor would write x once more, channels first
+            mine, theirs = (part.permute(0, 2, 3, 1).flatten(1, 2) for part in (x, skip))
+            first = F.linear(theirs, kept.flatten(1), self.conv_shortcut.bias)
+            return to_map(add_product(first, mine, own.flatten(1)), *x.shape[2:])
         return F.conv2d(x, own, self.conv_shortcut.bias) + F.conv2d(skip, kept)
 
 
@@ -116,8 +167,29 @@ class FeedForward(nn.Module):
             GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
         )
 
+    @property
+    def last(self) -> nn.Linear:
+        """The product back to the width it began with."""
+        last = self.net[2]
+        assert isinstance(last, nn.Linear)
+        return last
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What goes into it."""
+        return self.net[0](x)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+def join_weights(layers: Sequence[nn.Linear]) -> Tensor:
+    """The weights [out, in] of layers of one input as one tensor, one after the other. They become
+    parts of it, so what is written into either is in both."""
+    joined = torch.cat([layer.weight.detach() for layer in layers])
+    parts = joined.split([layer.out_features for layer in layers])
+    for layer, part in zip(layers, parts, strict=True):
+        layer.weight = nn.Parameter(part, requires_grad=False)
+    return joined
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

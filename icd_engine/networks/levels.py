@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from csrc_triton import fused
 from icd_engine.networks.attention import PassState, SpatialTransformer
 from icd_engine.networks.blocks import ResidualBlock
 
@@ -34,10 +35,30 @@ class UNetLevel(nn.Module):
         self.feeds_blend = False
 
     def layer(self, i: int, x: Tensor, skip: Tensor | None, state: PassState) -> Tensor:
-        x = self.resnets[i](x, skip, state.shifts.pop())
-        if hasattr(self, "attentions"):
-            x = self.attentions[i](x, state, self.shares_self, self.feeds_blend)
-        return x
+        if not hasattr(self, "attentions"):
+            return self.resnets[i](x, skip, state.shifts.pop())
+        how = (self.shares_self, self.feeds_blend)
+        return both(self.resnets[i], self.attentions[i], x, skip, state, *how)
+
+
+def both(
+    residual: nn.Module,
+    transformer: nn.Module,
+    x: Tensor,
+    skip: Tensor | None,
+    state: PassState,
+    shares_self: bool,
+    feeds_blend: bool,
+) -> Tensor:
+    """A residual block, then a transformer; where operations are fused, its norm adds the block's
+    two branches."""
+    assert isinstance(residual, ResidualBlock)
+    assert isinstance(transformer, SpatialTransformer)
+    if not fused(x):
+        x = residual(x, skip, state.shifts.pop())
+        return transformer(x, state, shares_self, feeds_blend)
+    parts = residual.parts(x, skip, state.shifts.pop())
+    return transformer.of_sum(parts, state, shares_self, feeds_blend)
 
 
 class DownLevel(UNetLevel):
@@ -83,8 +104,7 @@ class MidLevel(nn.Module):
         self.shares_self = False
 
     def forward(self, x: Tensor, state: PassState) -> Tensor:
-        x = self.resnets[0](x, None, state.shifts.pop())
-        x = self.attentions[0](x, state, self.shares_self, False)
+        x = both(self.resnets[0], self.attentions[0], x, None, state, self.shares_self, False)
         return self.resnets[1](x, None, state.shifts.pop())
 
 

@@ -12,8 +12,20 @@ from torch import Tensor, nn
 
 from icd_engine.bundles.fields import UNET_FIXED, check_fields
 from icd_engine.editing.plan import EditStep
-from icd_engine.networks.attention import PassState, TransformerBlock, word_columns
-from icd_engine.networks.blocks import Downsample, GroupNormSiLU, ResidualBlock, Upsample, sinusoid
+from icd_engine.networks.attention import (
+    PassState,
+    TransformerBlock,
+    prompt_tables,
+    word_columns,
+)
+from icd_engine.networks.blocks import (
+    Downsample,
+    GroupNormSiLU,
+    ResidualBlock,
+    Upsample,
+    join_weights,
+    sinusoid,
+)
 from icd_engine.networks.levels import (
     DownLevel,
     MidLevel,
@@ -66,6 +78,8 @@ class UNet(nn.Module):
     cover.
     """
 
+    joined: Tensor | None
+
     def __init__(
         self, config: Mapping[str, Any], *, blend_downscale: int = 4, share_downscale: int = 2
     ):
@@ -88,8 +102,15 @@ class UNet(nn.Module):
         self.conv_norm_out = GroupNormSiLU(groups, widths[0], config["norm_eps"])
         self.conv_out = nn.Conv2d(widths[0], config["out_channels"], 3, padding=1)
         self._mark_levels(blend_downscale, share_downscale)
-        self._shift_widths = [block.out_channels for block in self.residual_blocks()]
-        self._value_widths = [2 * block.channels for block in self.transformer_blocks()]
+        # Tuples: modules in them are not registered a second time
+        self._residual = tuple(m for m in self.modules() if isinstance(m, ResidualBlock))
+        self._transformers = tuple(m for m in self.modules() if isinstance(m, TransformerBlock))
+        attentions = [block.attn2 for block in self._transformers]
+        self._prompt_layers = (*(a.to_k for a in attentions), *(a.to_v for a in attentions))
+        self._shift_widths = [block.out_channels for block in self._residual]
+        self._value_widths = [block.channels for block in self._transformers]
+        # The weights of all keys, then values of text attention, whose parts to_k and to_v then are
+        self.register_buffer("joined", None, persistent=False)
 
     def _add_levels(self, config: Mapping[str, Any], widths: list[int]) -> None:
         levels = len(widths)
@@ -137,19 +158,28 @@ class UNet(nn.Module):
                 block.feeds_blend = 2**level == blend_downscale
         self.mid_block.shares_self = 2 ** (levels - 1) >= share_downscale
 
-    def residual_blocks(self) -> list[ResidualBlock]:
+    def residual_blocks(self) -> Sequence[ResidualBlock]:
         """In the order they run in."""
-        return [module for module in self.modules() if isinstance(module, ResidualBlock)]
+        return self._residual
 
-    def transformer_blocks(self) -> list[TransformerBlock]:
+    def transformer_blocks(self) -> Sequence[TransformerBlock]:
         """In the order they run in."""
-        return [module for module in self.modules() if isinstance(module, TransformerBlock)]
+        return self._transformers
+
+    def join_weights(self) -> None:
+        """Fewer and larger products, for devices where each is a launch: layers that take one input
+        keep their weights in one tensor. To be called once the weights are where they stay, and again
+        for a copy: moving and copying take parameters one by one."""
+        self.joined = join_weights(self._prompt_layers)
+        for block in self._transformers:
+            own = block.attn1
+            own.joined = join_weights([own.to_q, own.to_k, own.to_v])
 
     def time_shifts(
         self, t: Tensor, guidance: Tensor | None = None, added: AddedConditions | None = None
     ) -> Tensor:
         """What the residual blocks add for time step t [B], guidance embedding [B, G] and SDXL's
-        conditions: [B, D].
+        conditions, the bias of each one's first convolution included: [B, D].
 
         D is the sum of their widths. It depends on nothing else, so it can be kept for every (t, w)
         in use.
@@ -162,16 +192,15 @@ class UNet(nn.Module):
             both = torch.cat([added.text_embeds, sizes.to(added.text_embeds.dtype)], dim=-1)
             features = features + self.add_embedding(both.to(dtype))
         features = F.silu(features)
-        return torch.cat(
-            [block.time_emb_proj(features) for block in self.residual_blocks()], dim=-1
-        )
+        return torch.cat([block.time_shift(features) for block in self._residual], dim=-1)
 
     def prompt_values(self, prompt: Tensor) -> Tensor:
-        """Prompt features [B, n, C] -> keys and values of every text attention, [B, n, D]; kept for
-        each prompt."""
-        return torch.cat(
-            [block.attn2.project_context(prompt) for block in self.transformer_blocks()], dim=-1
-        )
+        """Prompt features [B, n, C] -> keys, then values, of every text attention, [B, n, D]; kept
+        for each prompt."""
+        layers = self._prompt_layers
+        if self.joined is not None and all(type(layer) is nn.Linear for layer in layers):
+            return F.linear(prompt, self.joined)
+        return torch.cat([layer(prompt) for layer in layers], dim=-1)
 
     def forward(
         self,
@@ -208,7 +237,7 @@ class UNet(nn.Module):
         """
         state = PassState(
             shifts=list(reversed(shifts.split(self._shift_widths, dim=-1))),
-            prompt=list(reversed(prompt.split(self._value_widths, dim=-1))),
+            prompt=list(reversed(prompt_tables(prompt, self._value_widths, edit))),
             edit=edit,
             columns=word_columns(edit),
             source=None if source is None else list(reversed(source)),

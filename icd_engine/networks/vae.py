@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csrc_triton import fused
 from icd_engine.networks.blocks import (
     Downsample,
     GroupNorm,
@@ -24,6 +25,7 @@ from icd_engine.networks.blocks import (
 )
 
 EPS = 1e-6
+MOST_POSITIONS = 4096  # whose attention map is kept, 67 MB in float32: a picture of 512x512
 
 
 class SpatialAttention(nn.Module):
@@ -39,9 +41,23 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = to_tokens(self.group_norm(x))
-        q, k, v = (split_heads(project(tokens), 1) for project in (self.to_q, self.to_k, self.to_v))
-        out = self.to_out[0](merge_heads(F.scaled_dot_product_attention(q, k, v)))
-        return x + to_map(out, *x.shape[-2:])
+        q, k, v = (project(tokens) for project in (self.to_q, self.to_k, self.to_v))
+        if fused(x) and tokens.shape[1] <= MOST_POSITIONS:
+            out = attend_by_products(q, k, v)
+        else:
+            q, k, v = (split_heads(own, 1) for own in (q, k, v))
+            out = merge_heads(F.scaled_dot_product_attention(q, k, v))
+        return x + to_map(self.to_out[0](out), *x.shape[-2:])
+
+
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(C)) V for [B, N, C], its map in memory. Heads as wide as these, 512, fit no
+    fast attention kernel; products are as fast as any. The map is float32, as it is in those kernels."""
+    if q.dtype in (torch.float16, torch.bfloat16) and q.is_cuda:
+        scores = torch.bmm(q, k.transpose(1, 2), out_dtype=torch.float32)
+    else:
+        scores = torch.bmm(q, k.transpose(1, 2))
+    return torch.bmm((scores * q.shape[-1] ** -0.5).softmax(dim=-1).to(v.dtype), v)
 
 
 class PhaseUpsample(Upsample):
@@ -53,12 +69,29 @@ class PhaseUpsample(Upsample):
     with many channels the sums cost more.
     """
 
+    filters: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        # Of the four sets together, where they are made once
+        self.register_buffer("filters", None, persistent=False)
+        self.register_buffer("bias", None, persistent=False)
+
+    def join_weights(self) -> None:
+        """Makes the filters now, and not in every pass."""
+        assert self.conv.bias is not None
+        joined = phase_filters(self.conv.weight.detach())
+        self.filters = joined.to(memory_format=torch.channels_last) if joined.is_cuda else joined
+        self.bias = self.conv.bias.detach().repeat(4)
+
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
-        phases = F.conv2d(x, phase_filters(self.conv.weight), bias, padding=1).unflatten(
-            1, (2, 2, -1)
-        )
+        filters = phase_filters(self.conv.weight) if self.filters is None else self.filters
+        bias = self.bias
+        if bias is None and self.conv.bias is not None:
+            bias = self.conv.bias.repeat(4)
+        phases = F.conv2d(x, filters, bias, padding=1).unflatten(1, (2, 2, -1))
         # Interleaved with channels last, one write in memory's order: reading phases of
         # channels-first maps pixel by pixel took half of a compiled decode's time on the CPU.
         rows = []
@@ -211,6 +244,12 @@ class VAE(nn.Module):
             if config.get("use_post_quant_conv", True)
             else nn.Identity()
         )
+
+    def join_weights(self) -> None:
+        """What passes would make of the weights each time, made once: see `UNet.join_weights`."""
+        for module in self.modules():
+            if isinstance(module, PhaseUpsample):
+                module.join_weights()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,9 +5,10 @@ It defines what every other runner must answer; they wrap its stages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from icd_engine.networks.text_encoder import DualTextEncoder, PromptFeatures, Te
 from icd_engine.networks.unet import AddedConditions, UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.placement import PLAIN, Placement
+from icd_engine.runners import captures
 from icd_engine.runners.contract import TIME_IDS, Decoded, DecodeInputs, Prompts, StepCallback
 from icd_engine.runners.hops import DecodeTensors, Opening, SecondPrediction
-from icd_engine.runners.memory import Residence
+from icd_engine.runners.memory import Kept, Residence
 from icd_engine.runners.pictures import PictureCoder
 from icd_engine.runners.stages import Stages, TorchNetworks, plain_stages
 from icd_engine.sampling.guidance import guidance_embedding
@@ -53,9 +55,14 @@ class EagerRunner:
         self.pictures = PictureCoder(self.vae, self.stages, placement.vae_tiling, self._resident)
         # One prompt, one (network, t, w) at a time: what is kept cannot depend on the batch it
         # first came in.
-        self._features = lru_cache(KEPT_PROMPTS)(self._prompt_features)
-        self._values = lru_cache(KEPT_PROMPT_VALUES)(self._prompt_values)
-        self._shifts = lru_cache(KEPT_TIME_SHIFTS)(self._time_shifts)
+        self._features = self._kept(KEPT_PROMPTS, self._prompt_features)
+        self._values = self._kept(KEPT_PROMPT_VALUES, self._prompt_values)
+        self._shifts = self._kept(KEPT_TIME_SHIFTS, self._time_shifts)
+
+    def _kept(self, most: int, compute: Callable[..., Any]) -> Any:
+        if self.device.type == "cuda":
+            return Kept(most, compute, self.device)
+        return lru_cache(most)(compute)
 
     def _make_stages(self, networks: TorchNetworks) -> Stages:
         """What other runners wrap."""
@@ -94,7 +101,10 @@ class EagerRunner:
         return self.networks.decode_network
 
     def tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
+        own = torch.from_numpy(values)
+        if self.device.type == "cuda":  # else the copy would wait for all that runs there
+            own = own.pin_memory()
+        return own.to(self.device, non_blocking=True)
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(tensors))
@@ -109,7 +119,7 @@ class EagerRunner:
         for kept in (self._features, self._values, self._shifts):
             kept.cache_clear()
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            captures.hand_back_memory()
 
     @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
@@ -171,7 +181,7 @@ class EagerRunner:
         if inputs.source is not None or inputs.ahead:  # target rows alone
             first = sources
         if inputs.ahead:
-            opening = self._opening(inputs, hops, latents[:sources], values[0])
+            opening = self._opening(inputs, hops, latents[:sources])
             latents = latents[sources:]
         shifts = []
         for hop, row, count in zip(hops, inputs.guidance, targets, strict=True):
@@ -189,34 +199,22 @@ class EagerRunner:
             inputs.parents,
         )
 
-    def _opening(
-        self, inputs: DecodeInputs, hops: Sequence[Hop], start: Tensor, prompt: Tensor
-    ) -> Opening:
-        """The source rows of all hops, from their latents before the first; prompt [S + T, n, D]:
-        UNet.prompt_values of the first hop."""
-        anchor = inputs.anchor
-        assert anchor is not None
+    def _opening(self, inputs: DecodeInputs, hops: Sequence[Hop], start: Tensor) -> Opening:
+        """The source rows of all hops, from their latents before the first."""
         sources = len(start)
-        ids = inputs.prompts.ids[: len(prompt)]
-        guidance = inputs.guidance[0]
+        ids = inputs.prompts.ids[: sources + inputs.targets(len(hops))[0]]
         network = self.decode_network
-        shifts = [self._row_shifts(network, hop.t, [0.0] * sources, ids[:sources]) for hop in hops]
-        shifts.append(self._row_shifts(network, hops[0].t, guidance[sources:], ids[sources:]))
-        constants = torch.tensor([[hop.A, hop.B] for hop in hops], device=self.device)
-        A, B = constants.repeat_interleave(sources, dim=0).T.contiguous()
-        return Opening(
-            torch.cat([start, *anchor.boundaries[:-1]]),
-            A,
-            B,
-            torch.cat([prompt[:sources]] * len(hops) + [prompt[sources:]]),
-            torch.cat(shifts),
-        )
+        unguided = [0.0] * sources
+        shifts = [self._row_shifts(network, hop.t, unguided, ids[:sources]) for hop in hops]
+        guidance = inputs.guidance[0][sources:]
+        shifts.append(self._row_shifts(network, hops[0].t, guidance, ids[sources:]))
+        return Opening(start, shifts, tuple(hops))
 
     def _prompt_features(self, ids: tuple[int, ...], decode: bool) -> PromptFeatures:
         """decode: by the decode network's own text encoder."""
         stage = self.stages.decode_features if decode else self.stages.prompt_features
         with self._resident(self._encoders):
-            return stage(torch.tensor([ids], device=self.device))
+            return stage(self.tensor(np.array([ids], dtype=np.int64)))
 
     def _features_for(self, network: UNet, ids: tuple[int, ...]) -> PromptFeatures:
         own = self.networks.decode_text_encoder is not None and network is self.decode_network
@@ -238,12 +236,11 @@ class EagerRunner:
         guidance = None
         added = None
         if network.guidance_channels is not None:
-            embedding = guidance_embedding([w], network.guidance_channels)
-            guidance = torch.from_numpy(embedding).to(self.device)
+            guidance = self.tensor(guidance_embedding([w], network.guidance_channels))
         if ids is not None:
             pooled = self._features_for(network, ids).pooled
             assert pooled is not None  # encoders and networks of one family: see loading
-            added = AddedConditions(pooled, torch.tensor([TIME_IDS], device=self.device))
+            added = AddedConditions(pooled, self.tensor(np.array([TIME_IDS], dtype=np.float32)))
         return network.time_shifts(torch.full((1,), float(t), device=self.device), guidance, added)
 
     def _second_prediction(self, inputs: DecodeInputs) -> SecondPrediction:

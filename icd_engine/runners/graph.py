@@ -14,10 +14,12 @@ from torch import Tensor
 from icd_engine.errors import RunnerError
 from icd_engine.networks.unet import UNetOutput
 from icd_engine.placement import PLAIN, Placement
+from icd_engine.runners import captures
 from icd_engine.runners.compiled import CompiledRunner
-from icd_engine.runners.contract import Decoded, StepCallback
+from icd_engine.runners.contract import Decoded, Prompts, StepCallback
 from icd_engine.runners.hops import DecodeTensors, SecondPrediction
-from icd_engine.runners.nested import layout, leaves, map_tensors
+from icd_engine.runners.nested import layout
+from icd_engine.runners.packing import Packing
 from icd_engine.runners.stages import Stages, TorchNetworks
 from icd_engine.sampling.schedule import Hop
 
@@ -29,8 +31,8 @@ class Captured(NamedTuple):
     replay."""
 
     graph: torch.cuda.CUDAGraph
-    inputs: list[Any]
-    outputs: Any
+    inputs: Packing
+    outputs: Packing
 
 
 class Graphs:
@@ -38,7 +40,8 @@ class Graphs:
     recently used go.
 
     All share one memory pool and one stream, and run one at a time, so no two of them are ever
-    alive in the pool at once. Results are copies: the next replay does not touch them.
+    alive in the pool at once. Results are copies, made in one piece: the next replay does not touch
+    them. Where a capture fails, functions are called as they are from then on.
     """
 
     def __init__(self, device: torch.device, most: int = MOST_GRAPHS):
@@ -52,51 +55,75 @@ class Graphs:
 
     def clear(self) -> None:
         with self._lock:
-            self._graphs.clear()
+            self._clear()
+
+    def _clear(self) -> None:
+        self._stream.synchronize()
+        self._graphs.clear()
+        # torch 2.11 takes no new graphs into a pool whose graphs are all gone
+        self._pool = torch.cuda.graph_pool_handle()
 
     def replay(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments), from a graph. Arguments and results are tensors, in any nesting;
         `name` stands for the function, whatever else it depends on included."""
         key = (name, layout(arguments, strides=False))
-        caller = torch.cuda.current_stream(self._device)
         with self._lock, torch.cuda.device(self._device):
-            self._stream.wait_stream(caller)
-            with torch.cuda.stream(self._stream):
-                captured = self._graphs.get(key)
-                if captured is None:
-                    captured = self._graphs[key] = self._capture(function, arguments)
-                    if len(self._graphs) > self._most:
-                        self._graphs.popitem(last=False)
+            captured = self._graphs.get(key) or self._captured(key, function, arguments)
+            if captured is not None:
                 self._graphs.move_to_end(key)
-                for held, new in zip(captured.inputs, leaves(arguments), strict=True):
-                    if isinstance(held, Tensor):
-                        held.copy_(new, non_blocking=True)
-                captured.graph.replay()
-                results = map_tensors(torch.clone, captured.outputs)
-            caller.wait_stream(self._stream)
-        for result in leaves(results):
-            if isinstance(result, Tensor):
-                result.record_stream(caller)  # made on our stream, used and freed on the caller's
-        return results
+                return self._replayed(captured, arguments)
+        return function(*arguments)
 
-    def _capture(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Captured:
-        held = map_tensors(_contiguous_copy, arguments)
-        for _ in range(2):  # compile, tune, and let libraries allocate what they keep
-            function(*held)
-        self._stream.synchronize()
+    def _replayed(self, captured: Captured, arguments: tuple[Any, ...]) -> Any:
+        caller = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(caller)
+        with torch.cuda.stream(self._stream):
+            captured.inputs.write(arguments)
+            captured.graph.replay()
+            results = [flat.clone() for flat in captured.outputs.flats]
+        caller.wait_stream(self._stream)
+        for result in results:
+            result.record_stream(caller)  # made on our stream, used and freed on the caller's
+        return captured.outputs.read(results)
+
+    def _captured(
+        self, key: Hashable, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Captured | None:
+        """The graph of a function, captured now; None where graphs cannot be captured."""
+        if captures.FAILED.cause:
+            return None
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with captures.LOCK, torch.cuda.stream(self._stream):
+            inputs = Packing(arguments)
+            inputs.write(arguments)
+            held = inputs.read(inputs.flats)
+            # Twice: compile, tune, and let libraries allocate what they keep
+            outputs = Packing(function(*held))
+            outputs.write(function(*held))
+            self._stream.synchronize()
+            try:
+                graph = self._record(lambda: outputs.write(function(*held)))
+                captured = self._graphs[key] = Captured(graph, inputs, outputs)
+            except Exception as error:
+                captures.FAILED.note(error)
+                captured = None
+        if captured is None:
+            self._clear()
+            captures.hand_back_memory()
+        elif len(self._graphs) > self._most:
+            self._graphs.popitem(last=False)
+        return captured
+
+    def _record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        # thread_local: what other threads do on the device meanwhile is none of the capture's
+        # thread_local: what other threads launch on the device meanwhile is none of the capture's
         # business.
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):
-            outputs = function(*held)
+            work()
         self.captures += 1
-        return Captured(graph, leaves(held), outputs)
-
-
-def _contiguous_copy(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format)
+        return graph
 
 
 def graphed_stages(stages: Stages, graphs: Graphs) -> Stages:
@@ -178,6 +205,14 @@ class GraphRunner(CompiledRunner):
 
     def _make_stages(self, networks: TorchNetworks) -> Stages:
         return graphed_stages(super()._make_stages(networks), self.graphs)
+
+    def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
+        """And what the decode network makes of them, while the device has nothing else to do yet."""
+        prompts = super().encode_prompts(ids)
+        with torch.no_grad():
+            for own in prompts.ids:
+                self._values(self.decode_network, own)
+        return prompts
 
     def free_memory(self) -> None:
         self.graphs.clear()

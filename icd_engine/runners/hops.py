@@ -21,11 +21,9 @@ class Opening(NamedTuple):
     """The source rows of all K hops, hop by hop, which an anchored decoding runs in its first call
     with the targets."""
 
-    latents: Tensor  # [K S, 4, h, w]: on the encode trajectory
-    A: Tensor  # [K S] float32, of each row's hop
-    B: Tensor
-    prompt: Tensor  # [K S + T, n, D]: UNet.prompt_values
-    shifts: Tensor  # [K S + T, D']: UNet.time_shifts
+    start: Tensor  # [S, 4, h, w]: before the first hop; before others, on the encode trajectory
+    shifts: list[Tensor]  # of [S, D'] for each hop, then [T, D'] of the targets': UNet.time_shifts
+    hops: Sequence[Hop]
 
 
 class DecodeTensors(NamedTuple):
@@ -157,11 +155,23 @@ def _opened(
     anchor = inputs.anchor
     edits = inputs.edits
     assert opening is not None and anchor is not None and edits is not None
-    rows = torch.cat([opening.latents, x])
-    out = _called(predict, rows, opening.shifts, opening.prompt, edits[0], None, True)
-    count = len(opening.latents)
-    reached = boundary_step(opening.latents, out.eps[:count], opening.A, opening.B)
-    hops = len(anchor.boundaries)
+    begun = torch.cat([opening.start, *anchor.boundaries[:-1]])
+    sources = len(opening.start)
+    prompt = inputs.prompt[0]
+    out = _called(
+        predict,
+        torch.cat([begun, x]),
+        torch.cat(opening.shifts),
+        torch.cat([prompt[:sources]] * len(opening.hops) + [prompt[sources:]]),
+        edits[0],
+        None,
+        True,
+    )
+    constants = zip(*(_constants(hop, opening.start) for hop in opening.hops), strict=True)
+    A, B = (torch.cat(own) for own in constants)
+    count = len(begun)
+    reached = boundary_step(begun, out.eps[:count], A, B)
+    hops = len(opening.hops)
     residuals = [
         boundary - own for boundary, own in zip(anchor.boundaries, reached.chunk(hops), strict=True)
     ]

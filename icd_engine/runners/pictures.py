@@ -81,7 +81,8 @@ class PictureCoder:
         ImageError if both do.
         """
         result = compute(self._stages, x)
-        if self.vae.dtype != torch.float32 and not result.isfinite().all():
+        finite = bool(result.isfinite().all())  # waits for the device, once
+        if self.vae.dtype != torch.float32 and not finite:
             with self._lock:
                 self.retries += 1
                 if self._exact is None:
@@ -89,9 +90,11 @@ class PictureCoder:
                         "the VAE overflowed in half precision: repeated in float32", stacklevel=5
                     )
                     exact = copy.deepcopy(self.vae).to(x.device, torch.float32)
+                    exact.join_weights()
                     self._exact = PictureStages(exact)
             result = compute(self._exact, x)
-        return checked(result, result.isfinite().all())
+            finite = bool(result.isfinite().all())
+        return checked(result, finite)
 
 
 def wants_tiles(size: Sequence[int], tile: int, tiling: bool | None) -> bool:
@@ -102,7 +105,7 @@ def wants_tiles(size: Sequence[int], tile: int, tiling: bool | None) -> bool:
     return larger and (height * width > AUTO_TILING * tile * tile if tiling is None else tiling)
 
 
-def checked(values: Tensor, finite: Tensor) -> Tensor:
+def checked(values: Tensor, finite: Tensor | bool) -> Tensor:
     """The values. ImageError unless the pictures they were made of were finite."""
     if not finite:
         raise ImageError("the picture holds NaN or infinite values")

@@ -75,16 +75,20 @@ def hop(eps: str, *, guided: bool, anchored: bool = False) -> Build:
     return Build("boundary_step.kernel:boundary_step_kernel", types, {"BLOCK": 512, **absent})
 
 
-def norm(dtype: str, channels: int, *, residual: bool, weight: str | None = None) -> Build:
+def norm(
+    dtype: str, channels: int, *, residual: bool, weight: str | None = None, carry: bool = False
+) -> Build:
     """Row strides are constants here: that they are multiples of 16 is what launching tells the
     compiler."""
     added = f"*{dtype}" if residual else "-"
-    types = f"*{dtype} {added} 2x*{weight or dtype} {added} *{dtype} i32 2x- fp32 3x-"
+    more = f"*{dtype}" if carry else "-"
+    types = f"*{dtype} {added} 2x*{weight or dtype} {more} {added} *{dtype} i32 2x- fp32 3x-"
     constants = layer_norm_tile(channels) | {
         "x_row": channels,
         "residual_row": channels if residual else 0,
     }
     absent = {} if residual else {"residual": None, "total": None}
+    absent |= {} if carry else {"carry": None}
     num_warps = constants.pop("num_warps")
     return Build(
         "layer_norm.kernel:layer_norm_kernel", types, constants | absent, num_warps=num_warps
@@ -153,11 +157,14 @@ def group_norm(
     groups=32,
     silu=True,
     dense=True,
+    shift=False,
+    residual=False,
 ) -> Build:
     """One row of channels-last maps, their strides constants as in `norm`; not dense: x has gaps
     between its lines."""
-    pixels, depth, added = side * side, (channels + skip) // groups, f"*{dtype}" if skip else "-"
-    p = group_norm_plan(1, channels + skip, groups, pixels, 4 if dtype == "fp32" else 2, bool(skip))
+    pixels, depth, second = side * side, (channels + skip) // groups, f"*{dtype}" if skip else "-"
+    size = (4 if dtype == "fp32" else 2) * (1 + residual)
+    p = group_norm_plan(1, channels + skip, groups, pixels, size, bool(skip or residual))
     constants = (
         {"x_row": pixels * channels, "x_channel": 1, "x_y": None, "x_x": channels} if dense else {}
     )
@@ -176,15 +183,21 @@ def group_norm(
     }
     constants |= {"BLOCK_GROUPS": triton.next_power_of_2(p.width // depth), "PIXELS": p.tile}
     constants |= {} if skip else {"skip": None}
-    strides = f"{'4x-' if dense else '4xi32'} 4x-"
+    constants |= {"added_row": channels} | ({} if shift else {"added": None})
+    constants |= {} if residual else {"residual": None}
+    strides = f"{'4x-' if dense else '4xi32'} 5x-"
+    third, moved = (f"*{dtype}" if given else "-" for given in (residual, shift))
+    maps = f"*{dtype} {second} {third} {moved}"
     if kernel == "statistics":
-        types = f"*{dtype} {added} 2x*fp32 2xi32 {strides} 8x-"
+        types = f"{maps} 2x*fp32 2xi32 {strides} 8x-"
         constants |= {"TILES": p.chunk}
     else:
         chunks = triton.cdiv(pixels, p.chunk * p.tile) if p.chunk else 1
-        types = f"*{dtype} {added} 2x*{dtype} {'2x*fp32' if p.chunk else '2x-'} *{dtype} 3xi32 fp32 {strides} 10x-"
+        moments = "2x*fp32" if p.chunk else "2x-"
+        types = f"{maps} {third} 2x*{dtype} {moments} {third} *{dtype} 3xi32 fp32 {strides} 10x-"
         constants |= {"TILES": p.share, "CHUNKS": triton.next_power_of_2(chunks), "SILU": silu}
         constants |= {} if p.chunk else {"means": None, "squares": None}
+        constants |= {} if residual else {"carry": None, "total_out": None}
     return Build(f"group_norm_silu.kernel:{kernel}_kernel", types, constants, num_warps=p.warps)
 
 
@@ -201,6 +214,8 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "layer_norm-fp32-320": norm("fp32", 320, residual=True),
     "layer_norm-fp16-320": norm("fp16", 320, residual=True),
     "layer_norm-bf16-320": norm("bf16", 320, residual=True),
+    "layer_norm-bf16-320-carry": norm("bf16", 320, residual=True, carry=True),
+    "layer_norm-bf16-1280-carry": norm("bf16", 1280, residual=True, carry=True),
     "layer_norm-bf16-320-alone": norm("bf16", 320, residual=False),
     "layer_norm-bf16-640": norm("bf16", 640, residual=True),
     "layer_norm-bf16-1280": norm("bf16", 1280, residual=True),
@@ -216,6 +231,11 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "geglu-fp16": gated("fp16", 1280),
     "geglu-bf16": gated("bf16", 5120),
     "group_norm-statistics-bf16-64x64x320": group_norm("statistics", "bf16", 64, 320),
+    "group_norm-statistics-bf16-64x64x320-shift": group_norm(
+        "statistics", "bf16", 64, 320, shift=True
+    ),
+    "group_norm-bf16-64x64x320-shift": group_norm("norm", "bf16", 64, 320, shift=True),
+    "group_norm-bf16-16x16x1280-shift-one-launch": group_norm("norm", "bf16", 16, 1280, shift=True),
     "group_norm-statistics-bf16-64x64x320-gaps": group_norm(
         "statistics", "bf16", 64, 320, dense=False
     ),
@@ -228,6 +248,17 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "group_norm-bf16-64x64x640+320": group_norm("norm", "bf16", 64, 640, 320),
     "group_norm-bf16-16x16x1280+1280": group_norm("norm", "bf16", 16, 1280, 1280),
     "group_norm-bf16-16x16x1280+640-one-launch": group_norm("norm", "bf16", 16, 1280, 640),
+    "add_group_norm-statistics-bf16-64x64x320": group_norm(
+        "statistics", "bf16", 64, 320, shift=True, residual=True
+    ),
+    **{
+        f"add_group_norm-bf16-{side}x{side}x{channels}": group_norm(
+            "norm", "bf16", side, channels, silu=False, shift=True, residual=True
+        )
+        for side, channels in ((64, 320), (32, 640), (16, 1280), (8, 1280))
+    },
+    "group_norm-bf16-32x32x640-one-launch": group_norm("norm", "bf16", 32, 640),
+    "group_norm-bf16-32x32x640-shift-one-launch": group_norm("norm", "bf16", 32, 640, shift=True),
     "group_norm-fp16-8x8x1280-one-launch-gaps": group_norm("norm", "fp16", 8, 1280, dense=False),
     "group_norm-fp16-8x8x1280+1280-one-launch": group_norm("norm", "fp16", 8, 1280, 1280),
     "group_norm-bf16-512x512x256": group_norm("norm", "bf16", 512, 256),

@@ -79,6 +79,15 @@ def test_every_framework_is_understood(ask):
     assert is_short(error.value)
 
 
+def test_it_is_understood_where_another_error_hides_it():
+    with pytest.raises(RuntimeError, match="previous error") as error:
+        try:
+            ask_cuda()
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+    assert is_short(error.value)
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("shapes differ"), RunnerError("no CUDA"), ValueError("memory")], ids=str
 )

@@ -223,3 +223,17 @@ def test_the_kernel_refuses_groups_that_fit_no_tile(interpret):
 
     with pytest.raises(ValueError, match=r"^groups have 8193 channels"):
         interpret(launch, *make_maps((1, 8193, 0, 1, 2, 1))[:5])
+
+
+def test_a_shift_is_checked_and_goes_without_a_skip():
+    x, weight, bias, *_, skip = make_maps((2, 36, 24, 3, 5, 6))
+    with pytest.raises(ValueError, match="shift is not taken with a skip"):
+        group_norm_silu(x, weight, bias, 6, 1e-5, skip=skip, shift=torch.zeros(2, 36))
+    with pytest.raises(ValueError, match=r"^shift must be"):
+        group_norm_silu(x, weight[:36], bias[:36], 6, 1e-5, shift=torch.zeros(36))
+
+
+def test_the_operator_with_a_shift_is_registered_soundly():
+    x, weight, bias, groups, eps, _ = make_maps(SHAPES["10-deep"], torch.bfloat16)
+    shift = torch.ones(x.shape[:2], dtype=x.dtype)
+    torch.library.opcheck(OPERATOR, (x, weight, bias, groups, eps, None, True, shift))

@@ -27,8 +27,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def norm(implementation: Callable) -> Callable[..., Tensor]:
     """The call in one of three ways; skip=None leaves it out."""
     op = implementation(group_norm_silu, KERNEL)
-    return lambda x, weight, bias, groups, eps, skip=None, silu=True: op(
-        x, weight, bias, groups, eps, skip=skip, silu=silu
+    return lambda x, weight, bias, groups, eps, skip=None, silu=True, shift=None: op(
+        x, weight, bias, groups, eps, skip=skip, silu=silu, shift=shift
     )
 
 
@@ -48,8 +48,8 @@ def planned(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
     run = (
         on_gpu if request.param == "cuda" else partial(request.getfixturevalue("interpret"), launch)
     )
-    return lambda plan, x, weight, bias, groups, eps, skip=None: run(
-        x, weight, bias, groups, eps, skip=skip, planned=plan
+    return lambda plan, x, weight, bias, groups, eps, skip=None, **more: run(
+        x, weight, bias, groups, eps, skip=skip, planned=plan, **more
     )
 
 

@@ -186,3 +186,17 @@ def test_the_kernel_refuses_rows_that_fit_no_registers(interpret):
 
     with pytest.raises(ValueError, match=r"^x has 8193 channels"):
         interpret(launch, *make_rows((1, 8193))[:4])
+
+
+def test_a_carry_is_checked_and_needs_a_residual():
+    x, weight, bias, eps, residual = make_rows((2, 5, 8))
+    with pytest.raises(ValueError, match="carry is not taken without a residual"):
+        layer_norm(x, weight, bias, eps, carry=bias)
+    with pytest.raises(ValueError, match=r"^carry must be"):
+        layer_norm(x, weight, bias, eps, residual=residual, carry=bias[1:])
+
+
+def test_the_operator_with_a_carry_is_registered_soundly():
+    x, weight, bias, eps, residual = make_rows((2, 5, 8))
+    operator = torch.ops.icd.add_layer_norm.default
+    torch.library.opcheck(operator, (x, residual, weight, bias, eps, bias))

@@ -32,7 +32,9 @@ def columns(x: Tensor) -> Tensor:
 def norm(implementation: Callable) -> Callable[..., tuple[Tensor, Tensor]]:
     """The call in one of three ways; residual=None leaves it out."""
     op = implementation(layer_norm, "csrc_triton.layer_norm.kernel")
-    return lambda x, weight, bias, eps, residual=None: op(x, weight, bias, eps, residual=residual)
+    return lambda x, weight, bias, eps, residual=None, **more: op(
+        x, weight, bias, eps, residual=residual, **more
+    )
 
 
 @pytest.fixture
@@ -97,6 +99,19 @@ def assert_within_rounding(outputs, arguments, roundoff):
     assert (
         (normed.double() - expected).abs() <= bound + rounding(expected, x.dtype, roundoff)
     ).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("shape", ["77", "320"])
+def test_what_is_carried_is_in_the_sum_and_not_in_the_norm(norm, roundoff, shape, dtype):
+    arguments = make_rows(SHAPES[shape], dtype, contiguous)
+    carry = torch.linspace(-2, 2, SHAPES[shape][-1]).to(dtype)
+    plain, normed = norm(*arguments)
+    total, same = norm(*arguments, carry=carry)
+    assert torch.equal(same, normed)
+    exact = plain.double() + carry.double()
+    bound = rounding(exact, dtype, roundoff) + 2.0**-24 * exact.abs()
+    assert ((total.double() - exact).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("given", ["alone", "residual"])

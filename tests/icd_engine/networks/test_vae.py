@@ -1,5 +1,7 @@
 """The VAE equals diffusers' AutoencoderKL on its own weights."""
 
+import copy
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ pytest.importorskip("diffusers")
 from diffusers import AutoencoderKL
 
 from icd_engine.networks.blocks import Upsample
-from icd_engine.networks.vae import VAE, PhaseUpsample
+from icd_engine.networks.vae import VAE, PhaseUpsample, attend_by_products
 
 SD = {
     "block_out_channels": [8, 16, 16, 16],
@@ -58,3 +60,20 @@ def test_phases_equal_doubling_and_convolving(size):
     phases.load_state_dict(plain.state_dict())
     x = torch.randn(2, 6, *size, dtype=torch.float64)
     torch.testing.assert_close(phases(x), plain(x), rtol=0, atol=1e-6)  # sums are taken in float32
+
+
+def test_filters_made_once_are_those_of_every_pass():
+    torch.manual_seed(0)
+    plain = VAE(CONFIGS["sd15"] | {"in_channels": 3, "out_channels": 3}).eval()
+    made = copy.deepcopy(plain)
+    made.join_weights()
+    assert list(made.state_dict()) == list(plain.state_dict())
+    latents = torch.randn(1, 4, 8, 6)
+    with torch.no_grad():
+        assert torch.equal(made.to_image(latents), plain.to_image(latents))
+
+
+def test_attention_by_products_is_attention():
+    q, k, v = torch.randn(3, 2, 48, 16, dtype=torch.float64).unbind()
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attend_by_products(q, k, v), expected, rtol=0, atol=1e-12)

@@ -8,7 +8,6 @@ inductor and on a GPU: tests marked long and gpu.
 
 import copy
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -24,9 +23,9 @@ from icd_engine.results import EditRequest
 from icd_engine.runners import compiled, inductor
 from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.eager import EagerRunner
-from icd_engine.runners.graph import Captured, GraphRunner, Graphs
-from icd_engine.runners.nested import leaves, map_tensors
+from icd_engine.runners.graph import GraphRunner, Graphs
 from icd_engine.runners.stages import TorchNetworks
+from tests.icd_engine.runners.fake_cuda import FakeCuda
 
 SOURCE = "a cat sits on the mat"
 TARGETS = ["a dog sits on the mat", "a red bird sits on the mat", "a cat sits on the chair"]
@@ -57,32 +56,15 @@ def networks(engine: Engine) -> TorchNetworks:
 
 
 class CalledAgain(Graphs):
-    """Graphs whose replay calls the function on the held inputs and writes into the held
-    outputs."""
+    """Graphs whose replay does the work that was captured again."""
 
     def __init__(self, monkeypatch):
-        stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-        monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-        monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-        monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
+        FakeCuda(monkeypatch)
         super().__init__(torch.device("cpu"))
 
-    def _capture(self, function, arguments):
-        held = map_tensors(
-            lambda tensor: tensor.clone(memory_format=torch.contiguous_format), arguments
-        )
-        outputs = map_tensors(torch.zeros_like, function(*held))
-
-        def replay() -> None:
-            for old, new in zip(leaves(outputs), leaves(function(*held)), strict=True):
-                if isinstance(old, Tensor):
-                    old.copy_(new)
-
+    def _record(self, work):
         self.captures += 1
-        return Captured(SimpleNamespace(replay=replay), leaves(held), outputs)
+        return SimpleNamespace(replay=work)
 
 
 class GraphRunnerOnCpu(GraphRunner):

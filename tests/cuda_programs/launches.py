@@ -1,0 +1,159 @@
+"""`python -m tests.cuda_programs.launches unet_encode`: the launches of one pass of SD1.5 at 512 in
+bfloat16, by kind, as JSON. Stages: unet_encode (1 row), unet_decode (2 rows of a first edit),
+vae_encode, vae_decode.
+
+Counted are inductor's kernels, calls of libraries, and operations of ours by what they launch. Needs a
+CUDA build of torch and no GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._inductor.graph import GraphLowering
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.architectures import ARCHITECTURES
+from csrc_triton.group_norm_silu.plan import plan
+from icd_engine.editing.plan import EditStep
+from icd_engine.networks.unet import UNet
+from icd_engine.networks.vae import VAE
+from icd_engine.runners.stages import PictureStages
+from tests.cuda_programs.pretended import pretend
+
+DTYPE = torch.bfloat16
+TOKENS = 77
+CALLS = re.compile(r"(triton_\w+\.run|extern_kernels\.\w+|torch\.ops\.[\w.]+|\.copy_)\(")
+
+
+class Written(Exception):
+    """A program is there, and cannot be run."""
+
+
+def program(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+    """What inductor writes for function(*arguments)."""
+    found = []
+
+    def stop(lowering: GraphLowering) -> None:
+        code = lowering.codegen()[0]
+        found.append(getattr(code, "value", code))
+        raise Written
+
+    GraphLowering.compile_to_module = stop
+    options = {"conv_1x1_as_mm": True, "shape_padding": False, "fx_graph_cache": False}
+    try:
+        torch.compile(function, fullgraph=True, dynamic=False, options=options)(*arguments)
+    except Exception:
+        if not found:
+            raise
+    return found[0]
+
+
+class OwnLaunches(TorchDispatchMode):
+    """Launches of operations of ours, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "icd":
+            self.found[func.overloadpacket.__name__] += launches(func.overloadpacket.__name__, args)
+        return func(*args, **(kwargs or {}))
+
+
+def launches(name: str, arguments: tuple[Any, ...]) -> int:
+    """Of one call of an operation of ours: group norms of large maps take two, and word maps are
+    averaged over heads in one more."""
+    if name == "group_norm_silu":
+        x, weight, _, groups, _, skip = arguments[:6]
+        pixels = x.shape[2] * x.shape[3]
+        planned = plan(len(x), len(weight), groups, pixels, x.element_size(), skip is not None)
+        return 2 if planned.chunk else 1
+    if name == "add_group_norm":
+        x, _, weight, _, groups = arguments[:5]
+        pixels = x.shape[2] * x.shape[3]
+        planned = plan(len(x), len(weight), groups, pixels, 2 * x.element_size(), True)
+        return 2 if planned.chunk else 1
+    if name == "edited_attention":
+        return 2 if len(arguments) > 8 and arguments[8] is not None else 1
+    return 1
+
+
+def counted(stage: str) -> dict[str, int]:
+    """Launches by kind."""
+    pretend()
+    with FakeTensorMode(), torch.no_grad():
+        function, arguments = STAGES[stage]()
+        own = OwnLaunches()
+        with own:
+            function(*arguments)
+        text = program(function, arguments)
+    found = Counter(
+        "triton" if name.startswith("triton_") else name.removesuffix(".default").rpartition(".")[2]
+        for name in CALLS.findall(text[text.rindex("def call(") :])
+    )
+    return {**found, **own.found}
+
+
+def on_device(make: Callable[[], nn.Module]) -> Any:
+    """A network as loading leaves it on CUDA."""
+    torch.set_default_dtype(DTYPE)
+    with torch.device("cuda"):
+        network = make().eval().requires_grad_(False)
+    torch.set_default_dtype(torch.float32)
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.ndim == 4:
+                last = weight.detach().contiguous(memory_format=torch.channels_last)
+                setattr(module, name, nn.Parameter(last, requires_grad=False))
+    if isinstance(network, UNet | VAE):
+        network.join_weights()
+    return network
+
+
+def empty(*shape: int, dtype: torch.dtype = DTYPE) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="cuda")
+
+
+def unet_pass(rows: int, edit: EditStep | None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    config = ARCHITECTURES["sd15"]["unet"]
+    network = on_device(lambda: UNet(config, blend_downscale=4, share_downscale=2))
+    shifts = network.time_shifts(empty(rows, dtype=torch.float32), empty(rows, 512))
+    prompt = network.prompt_values(empty(rows, TOKENS, 768))
+    return network.predict, (empty(rows, 4, 64, 64), shifts, prompt, edit, None, edit is not None)
+
+
+def unet_decode() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    row = torch.zeros(1, dtype=torch.int64, device="cuda")
+    mix, *columns = (
+        empty(1, *shape, dtype=torch.float32) for shape in ((TOKENS, TOKENS), *[(TOKENS,)] * 3)
+    )
+    return unet_pass(2, EditStep(row, mix, columns[0], row.bool(), *columns[1:]))
+
+
+def vae_stage(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    stages = PictureStages(on_device(lambda: VAE(ARCHITECTURES["sd15"]["vae"])))
+    if name == "to_moments":
+        return stages.to_moments, (empty(1, 512, 512, 3, dtype=torch.uint8),)
+    return stages.to_pixels, (empty(1, 4, 64, 64, dtype=torch.float32),)
+
+
+STAGES = {
+    "unet_encode": lambda: unet_pass(1, None),
+    "unet_decode": unet_decode,
+    "vae_encode": lambda: vae_stage("to_moments"),
+    "vae_decode": lambda: vae_stage("to_pixels"),
+}
+
+
+if __name__ == "__main__":
+    print(json.dumps(counted(sys.argv[1])))
