@@ -60,9 +60,10 @@ def conv3x3_kernel(
         channel = step % blocks * INNER + tl.arange(0, INNER)
         at_y = y + tap // 3 - 1
         at_x = x_ + tap % 3 - 1
-        inside = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width) & (pixel < pixels)
-        read = inside[:, None] & (tap < 9)
-        known = (into < outer)[:, None] & (tap < 9)
+        lines = tl.where(tap < 9, height, 0)
+        inside = (pixel < pixels) & (at_y >= 0) & (at_y < lines) & (at_x >= 0) & (at_x < width)
+        read = inside[:, None]
+        known = (into < tl.where(tap < 9, outer, 0))[:, None]
         if not EVEN:
             read = read & (channel < channels)[None, :]
             known = known & (channel < channels)[None, :]
