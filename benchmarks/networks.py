@@ -18,7 +18,7 @@ from benchmarks.counting import Work, flops, unet_work, vae_decoder_work, vae_en
 from benchmarks.record import note
 from benchmarks.roofline import peak
 from benchmarks.timing import measure, peak_memory_mib, reset_peak_memory
-from icd_engine.loading import choose_device, choose_dtype
+from icd_engine.loading import choose_device, choose_dtype, placed
 from icd_engine.networks.unet import AddedConditions, UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.inductor import LEVELS
@@ -200,9 +200,7 @@ def _made(network: Callable[[], nn.Module], device: torch.device, dtype: torch.d
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(0)
         made = network()
-    if device.type == "cuda":
-        made.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return made.to(dtype).eval().requires_grad_(False)
+    return placed(made, device, dtype)
 
 
 def _unet_pieces(

@@ -141,6 +141,11 @@ def load_network(
             f"{bundle.path / part / 'config.json'}: no network can be made of it: {error}"
         ) from None
     load_weights(bundle, part, network, precision)
+    return placed(network, place, precision)
+
+
+def placed(network: Network, place: torch.device, precision: torch.dtype) -> Network:
+    """The network where it runs, in the layout that it has there."""
     # On the CPU, PyTorch's channels-last GroupNorm takes variances in one pass and loses digits an
     # inversion needs.
     if place.type != "cpu":

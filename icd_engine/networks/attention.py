@@ -122,9 +122,8 @@ class Attention(nn.Module):
 
     def _shared(self, own: list[Tensor], state: PassState, edit: EditStep) -> list[Tensor]:
         """Q and K of all rows, those of rows that share their source's."""
-        sources = (
-            own[0].shape[0] - edit.source_row.shape[0]
-        )  # not len(): exporters take it for a constant
+        # not len(): exporters take it for a constant
+        sources = own[0].shape[0] - edit.source_row.shape[0]
         given = None
         if state.source is not None:
             given = [merge_heads(state.source.pop()), merge_heads(state.source.pop())]

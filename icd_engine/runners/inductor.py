@@ -17,6 +17,7 @@ import torch
 import torch._inductor.config
 from torch.compiler import skip_guard_on_all_nn_modules_unsafe, skip_guard_on_globals_unsafe
 
+from icd_engine.runners import captures
 from icd_engine.runners.nested import layout
 
 TESTED = ("2.11", "2.13")  # the first and the last release of torch; pyproject.toml has them too
@@ -96,6 +97,8 @@ def compile_stage(
         if wanted in seen:
             return program(*arguments)
         with (
+            # Tuning waits for the device, which ends a capture by another thread
+            captures.LOCK if device.type == "cuda" else nullcontext(),
             _patched(dynamo_config, LIMITS),
             _patched(torch._inductor.config, freezing),
             _cudnn_searches(device.type == "cuda" and level != "cheap"),
