@@ -8,6 +8,7 @@ it.
 
 import tomllib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from icd_engine.editing.plan import EditStep
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.placement import COMPILE
-from icd_engine.runners import inductor
+from icd_engine.runners import captures, inductor
 from icd_engine.runners.compiled import CompiledRunner, can_compile
 from icd_engine.runners.contract import Blend, Decoded, DecodeInputs
 from icd_engine.runners.eager import EagerRunner
@@ -122,6 +123,27 @@ def test_levels_are_for_cuda_and_cudnn_searches_in_first_calls(level, monkeypatc
     assert set(on_cpu) == {"cpp_wrapper", "guard_filter_fn"}
     first = level != "cheap"
     assert searched == [first, False, first, False, False, False]
+
+
+def test_code_for_cuda_is_compiled_while_nobody_captures(monkeypatch):
+    free = []
+
+    def compile_nothing(stage, **options):
+        return lambda x: free.append(taken_by_another_thread())
+
+    def taken_by_another_thread() -> bool:
+        with ThreadPoolExecutor(1) as other:
+            got = other.submit(captures.LOCK.acquire, blocking=False).result()
+            if got:
+                other.submit(captures.LOCK.release).result()
+            return got
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    for device in ("cuda", "cpu"):
+        program = inductor.compile_stage(Affine(2.0).predict, torch.device(device), shortcut=True)
+        for _ in range(2):
+            program(torch.ones(2, 3))
+    assert free == [False, True, True, True]
 
 
 def test_placement_knows_the_levels():
