@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 
 from csrc_triton.conv3x3 import TILINGS as CONVOLUTIONS
 from csrc_triton.self_attention import TILINGS as ATTENTIONS
-from tests.csrc_triton.test_cross_compile import SHARED_MEMORY, Build, check
+from tests.csrc_triton.builds import SHARED_MEMORY, Build, check
 
 CAPABILITIES = [capability for capability in SHARED_MEMORY if capability >= 80]
 
