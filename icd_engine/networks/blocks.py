@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from csrc_triton import fused
 from csrc_triton.add_product import add_product
+from csrc_triton.conv3x3 import conv3x3
 from csrc_triton.geglu import geglu
 from csrc_triton.group_norm_silu import add_group_norm, group_norm_silu
 
@@ -94,7 +95,7 @@ class ResidualBlock(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Two maps and [C_out] whose sum `forward` is: for a norm that adds them by itself."""
         assert self.conv2.bias is not None
-        h = F.conv2d(self._middle(x, skip, shift), self.conv2.weight, padding=1)
+        h = convolved(self._middle(x, skip, shift), self.conv2.weight)
         return self.shortcut(x, skip), h, self.conv2.bias
 
     def _middle(self, x: Tensor, skip: Tensor | None, shift: Tensor | None) -> Tensor:
@@ -102,7 +103,7 @@ class ResidualBlock(nn.Module):
         if shift is None and fused(x):
             assert self.conv1.bias is not None
             shift = self.conv1.bias.expand(x.shape[0], -1)
-        h = self.conv1(h) if shift is None else F.conv2d(h, self.conv1.weight, padding=1)
+        h = self.conv1(h) if shift is None else convolved(h, self.conv1.weight)
         return self.norm2(h, shift=shift)
 
     def time_shift(self, features: Tensor) -> Tensor:
@@ -180,6 +181,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+def convolved(x: Tensor, weight: Tensor) -> Tensor:
+    """The 3x3 convolution without its bias; ours where it was measured to be faster."""
+    return conv3x3(x, weight) if fused(x) else F.conv2d(x, weight, padding=1)
 
 
 def join_weights(layers: Sequence[nn.Linear]) -> Tensor:

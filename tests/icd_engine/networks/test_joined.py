@@ -4,6 +4,7 @@ and what is written into a layer is in the product."""
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from icd_engine.networks.difference import share_weights
 from icd_engine.networks.unet import UNet, UNetOutput
 from tests.conftest import UNET, VAE
 
+# The packages' names are those of their functions
+conv3x3, self_attention = map(import_module, ("csrc_triton.conv3x3", "csrc_triton.self_attention"))
 ROUNDING = 1e-5  # relative: products of other shapes add up in another order
 TOKENS = 11
 
@@ -136,3 +139,20 @@ def test_layers_with_updates_count_by_themselves(pair):
         changed.append(edit(other).eps)
     assert_close(changed[1], changed[0])
     assert not torch.allclose(changed[0], edit(pair[0]).eps, rtol=0.01)
+
+
+def test_measured_kernels_are_taken_where_the_table_has_them(pair, on_cuda, monkeypatch):
+    """Every shape has an entry here, and each operation says that it ran."""
+    ran = []
+
+    def as_measured(op, *_):
+        ran.append(op)
+        return (64, 64, 4, 3)
+
+    for module in (conv3x3, self_attention):
+        monkeypatch.setattr(module, "fused", lambda x: True)
+        monkeypatch.setattr(module, "measured_tiling", as_measured)
+    ours = edit(pair[1])
+    monkeypatch.undo()
+    assert set(ran) == {"conv3x3", "self_attention"}
+    assert_close(ours.eps, edit(pair[0]).eps)
