@@ -155,6 +155,23 @@ def geglu(shapes: Shapes, side: int, channels: int) -> Call:
     )
 
 
+def add_product(shapes: Shapes, side: int, channels: int, inner: int) -> Call:
+    """With a copy of what is added to, so that repeats add to the same, as `addmm` has."""
+    op, reference = parts("add_product", "add_product", "add_product_reference")
+    n = shapes.side(side) ** 2
+    total, x = (shapes.normal(ROWS, n, width) for width in (channels, inner))
+    weight = shapes.normal(channels, inner) * inner**-0.5
+
+    def copied(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return op(total.clone(), x, weight)
+
+    def eager(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.addmm(total.flatten(0, 1), x.flatten(0, 1), weight.T).view_as(total)
+
+    flops = 2 * ROWS * n * channels * inner
+    return Call(copied, reference, [total, x, weight], flops, eager)
+
+
 def edited_attention(shapes: Shapes, side: int, size: int, words: bool = False) -> Call:
     op, reference = parts("edited_attention", "edited_attention", "edited_attention_reference")
     n = shapes.side(side) ** 2
@@ -244,6 +261,8 @@ CASES = [
     OpCase("layer_norm", "2x256x1280 + residual", lambda s: layer_norm(s, 16, 1280)),
     OpCase("geglu", "2x4096x2560", lambda s: geglu(s, 64, 320)),
     OpCase("geglu", "2x256x10240", lambda s: geglu(s, 16, 1280)),
+    OpCase("add_product", "2x4096x1280 to 320", lambda s: add_product(s, 64, 320, 1280)),
+    OpCase("add_product", "2x256x5120 to 1280", lambda s: add_product(s, 16, 1280, 5120)),
     OpCase("edited_attention", "4096x77, 8 heads of 40", lambda s: edited_attention(s, 64, 40)),
     OpCase("edited_attention", "1024x77, 8 heads of 80", lambda s: edited_attention(s, 32, 80)),
     OpCase(

@@ -213,6 +213,7 @@ def test_ctrl_c_is_a_ctrl_c_after_engines_have_gone(exported_for_openvino):
 import gc, signal
 import numpy as np
 from icd_engine import Engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 picture = np.full((64, 64, 3), 90, np.uint8)
 engines = [Engine.from_pretrained({str(exported_for_openvino)!r}) for _ in range(2)]
 for engine in engines:
