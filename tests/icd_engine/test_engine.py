@@ -104,7 +104,9 @@ def test_detail_asked_for_late_is_that_of_a_new_edit(small_engine):
     assert plain.inversion.decoded is None
     first = small_engine.edit(picture(), SOURCE, TARGET, anchor=0.0, detail=1.0)
     assert np.array_equal(plain.inversion.reconstruction, first.inversion.reconstruction)
-    assert np.array_equal(plain.inversion.edit(TARGET, anchor=0.0, detail=1.0).image, first.image)
+    late = plain.inversion.edit(TARGET, anchor=0.0, detail=1.0).image
+    # Without the source rows beside it, which may round a value the other way
+    assert np.abs(np.asarray(late).astype(int) - np.asarray(first.image)).max() <= 1
 
 
 def test_control_changes_the_edit(inversion):
