@@ -68,10 +68,10 @@ class Engine(Styled):
         """Loads the embedded model "tiny", a published one ("icd-sd15") or a model folder.
 
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (bfloat16 on
-        CUDA and where OpenVINO can, else float32), "float32", "float16", "bfloat16". runner: "eager", "compiled"
-        (torch.compile), "graph" (CUDA graphs of compiled code), "openvino" (on CPUs; weights are
-        converted once and kept) or "auto": "graph" on CUDA where it can be, "openvino" where weights
-        are converted already, else "eager"; `engine.runner.name` says which. compile: see Placement.
+        CUDA and where OpenVINO can, else float32), "float32", "float16", "bfloat16". runner: "eager",
+        "compiled", "graph" (CUDA graphs of compiled code), "openvino" (on CPUs; weights are converted
+        once and kept) or "auto": "graph" on CUDA where it can be, "openvino" where weights are
+        converted already, else "eager". compile: see Placement.
 
         Less memory: weights "switch" holds the encode network as low-rank updates of the decode
         network, added as each layer runs ("fused": two whole networks). offload: text encoders and
