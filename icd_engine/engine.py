@@ -69,18 +69,18 @@ class Engine(Styled):
 
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (bfloat16 on
         CUDA and where OpenVINO can, else float32), "float32", "float16", "bfloat16". runner: "eager",
-        "compiled", "graph" (CUDA graphs of compiled code), "openvino" (on CPUs; weights are converted
-        once and kept) or "auto": "graph" on CUDA where it can be, "openvino" where weights are
-        converted already, else "eager". compile: see Placement.
+        "compiled", "graph" (CUDA graphs of compiled code), "openvino" (on CPUs) or "auto": "graph" on
+        CUDA where it can be, "openvino" where weights are converted already, else "eager". For compile
+        see Placement.
 
         Less memory: weights "switch" holds the encode network as low-rank updates of the decode
         network, added as each layer runs ("fused": two whole networks). offload: text encoders and
         VAE wait in host memory between uses; not with "graph", no effect on the CPU. vae_tiling: the
         VAE in overlapping tiles of the size it was trained at; None: above four times its pixels.
 
-        An exported folder runs without torch, by OpenVINO ("openvino") or, in its own precision, by
-        onnxruntime ("onnx", "onnx-graph"); tensors are numpy arrays then. Raises RunnerError for what
-        cannot run, BundleError for a missing or damaged folder.
+        An exported folder runs without torch, by OpenVINO or, in its own precision, by onnxruntime
+        ("onnx", "onnx-graph"), on numpy arrays. Raises RunnerError for what cannot run, BundleError for
+        a missing or damaged folder.
         """
         placement = Placement(
             device=device,
