@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,16 +189,23 @@ def two_pass_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`small_bundle` exported in float32 at opset 20 and checked: a minute.
+    """`small_bundle` exported in float32 at opset 20 and checked: minutes, so once for all processes
+    of a run.
 
     Copy it before changing files.
     """
     pytest.importorskip("onnxscript")
+    from filelock import FileLock
+
     from export.folder import export_bundle
     from icd_engine.bundles.bundle import read_bundle
 
-    out = tmp_path_factory.mktemp("exported") / "small"
-    export_bundle(read_bundle(small_bundle), out)
+    own = tmp_path_factory.getbasetemp()
+    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    out = common / "exported"
+    with FileLock(common / "exported.lock"):
+        if not out.is_dir():  # written whole or not at all
+            export_bundle(read_bundle(small_bundle), out)
     return out
 
 

@@ -48,9 +48,15 @@ def test_diffusers_loads_what_is_converted(converted, part):
     t = torch.tensor([259.0, 999.0])
     w = torch.from_numpy(guidance_embedding([0.0, 7.0], theirs.config.time_cond_proj_dim))
     with torch.no_grad():
-        expected = theirs(x, t, prompt, timestep_cond=w).sample
         got = ours(x, t, prompt, w).eps
-    assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+        single = theirs(x, t, prompt, timestep_cond=w).sample
+        double = [given.double() for given in (x, t, prompt, w)]
+        exact = theirs.double()(*double[:3], timestep_cond=double[3]).sample
+    # These weights magnify roundings a hundred times and more: ours may not do worse than theirs,
+    # but for the order of the roundings
+    rounding = float((single - exact).abs().max())
+    assert rounding <= 1e-3 * float(exact.abs().max())
+    assert float((got - exact).abs().max()) <= 3 * rounding
 
 
 @pytest.mark.parametrize(
