@@ -25,6 +25,7 @@ from benchmarks.roofline import peak
 from benchmarks.timing import quantile, timed
 from csrc_triton.measured import PATH, shape_key
 from icd_engine.loading import choose_device, choose_dtype
+from icd_engine.runners.inductor import cudnn_searches
 
 # Side, channels in and out of SD1.5's 3x3 convolutions below 64x64: what a library that does not
 # split K leaves most of a large device idle at.
@@ -123,12 +124,8 @@ def _convolution(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _searched(x: Tensor, weight: Tensor) -> Tensor:
-    before = torch.backends.cudnn.benchmark
-    try:
-        torch.backends.cudnn.benchmark = True
+    with cudnn_searches(True):
         return _convolution(x, weight)
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _ours(tiling: tuple[int, ...], x: Tensor, weight: Tensor) -> Tensor:

@@ -7,7 +7,8 @@
 #
 # FOLDER (default: benchmarks/results) takes records (<device>.jsonl), gpu_run_<n>.log, profiles with traces, and
 # compiled code, in files of at most 16 MiB. What 2 compiled 3 need not compile again: on another machine bring
-# FOLDER/compiled along. 1 also writes FOLDER/measured.json: as csrc_triton/measured.json it chooses our kernels. What of the repository must travel: see benchmarks/README.md.
+# FOLDER/compiled along. 1 also writes FOLDER/measured.json: as csrc_triton/measured.json it chooses our kernels. What of
+# the repository must travel: see benchmarks/README.md.
 #
 # Needs no network, and no more than torch, triton, numpy, pillow, safetensors, transformers and tokenizers; tests run
 # where pytest is there, baselines where diffusers is. Every part has its own time limit, and the whole has one: what

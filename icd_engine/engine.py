@@ -70,7 +70,7 @@ class Engine(Styled):
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (bfloat16 on
         CUDA and where OpenVINO can, else float32), "float32", "float16", "bfloat16". runner: "eager",
         "compiled", "graph" (CUDA graphs of compiled code), "openvino" (on CPUs) or "auto": "graph" on
-        CUDA where it can be, "openvino" where weights are converted, else "eager". compile: Placement's.
+        CUDA where it can be, "openvino" where weights are converted, else "eager". compile: see Placement.
 
         Less memory: weights "switch" holds the encode network as low-rank updates of the decode
         network, added as each layer runs ("fused": two whole networks). offload: text encoders and

@@ -195,29 +195,29 @@ def exported(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     Copy it before changing files.
     """
     pytest.importorskip("onnxscript")
+    return _exported_once(tmp_path_factory, small_bundle, "optimum")
+
+
+@pytest.fixture(scope="session")
+def exported_for_openvino(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for OpenVINO: some seconds."""
+    pytest.importorskip("openvino")
+    return _exported_once(tmp_path_factory, small_bundle, "openvino")
+
+
+def _exported_once(factory: pytest.TempPathFactory, model: Path, layout: Any) -> Path:
+    """The model exported in a layout by the process of this run that asks first."""
     from filelock import FileLock
 
     from export.folder import export_bundle
     from icd_engine.bundles.bundle import read_bundle
 
-    own = tmp_path_factory.getbasetemp()
+    own = factory.getbasetemp()
     common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    out = common / "exported"
-    with FileLock(common / "exported.lock"):
+    out = common / f"exported-{layout}"
+    with FileLock(f"{out}.lock"):
         if not out.is_dir():  # written whole or not at all
-            export_bundle(read_bundle(small_bundle), out)
-    return out
-
-
-@pytest.fixture(scope="session")
-def exported_for_openvino(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`small_bundle` exported for OpenVINO and checked: some seconds. Copy it before changing files."""
-    pytest.importorskip("openvino")
-    from export.folder import export_bundle
-    from icd_engine.bundles.bundle import read_bundle
-
-    out = tmp_path_factory.mktemp("exported") / "openvino"
-    export_bundle(read_bundle(small_bundle), out, layout="openvino")
+            export_bundle(read_bundle(model), out, layout=layout)
     return out
 
 

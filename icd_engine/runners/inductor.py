@@ -101,7 +101,7 @@ def compile_stage(
             captures.LOCK if device.type == "cuda" else nullcontext(),
             _patched(dynamo_config, LIMITS),
             _patched(torch._inductor.config, freezing),
-            _cudnn_searches(device.type == "cuda" and level != "cheap"),
+            cudnn_searches(device.type == "cuda" and level != "cheap"),
         ):
             result = program(*arguments)
         seen.add(wanted)
@@ -117,7 +117,7 @@ def _patched(config: ModuleType, settings: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def _cudnn_searches(wanted: bool) -> Iterator[None]:
+def cudnn_searches(wanted: bool) -> Iterator[None]:
     """cuDNN times its kernels for every convolution that is new to it, inside; what it found it
     keeps afterwards, for calls of the same thread."""
     before = torch.backends.cudnn.benchmark
