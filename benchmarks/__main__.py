@@ -85,6 +85,13 @@ def _edit(options: argparse.Namespace) -> Results:
     return [edit.measure_edit(**chosen, **_shared(options))]
 
 
+def _first(options: argparse.Namespace) -> Results:
+    from benchmarks import first
+
+    names = ("model", "architecture", "size", "runner", "device", "dtype", "repeats")
+    return [first.measure_first(**{name: getattr(options, name) for name in names})]
+
+
 def _throughput(options: argparse.Namespace) -> Results:
     from benchmarks import throughput
 
@@ -186,6 +193,7 @@ def _eight_bit(options: argparse.Namespace) -> Results:
 
 RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
     "edit": _edit,
+    "first": _first,
     "throughput": _throughput,
     "onnx": _onnx,
     "export": _export,
@@ -205,6 +213,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], Results]] = {
 
 SINGLE = (
     "edit",
+    "first",
     "onnx",
     "export",
     "load",

@@ -240,7 +240,7 @@ def base_files(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         with torch.device("meta"):
             encoder = TEXT_ENCODERS[part](parts[part])
         yield f"{part}/config.json", parts[part]
-        yield f"{part}/model.safetensors", random_weights(encoder.model, seed=1 + 10 * i)
+        yield f"{part}/model.safetensors", random_weights(encoder, seed=1 + 10 * i)
     with torch.device("meta"):
         vae = VAE(parts["vae"])
     yield "vae/config.json", parts["vae"]

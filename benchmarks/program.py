@@ -16,15 +16,15 @@ SOURCE = "a small red circle on a plain blue background"
 TARGET = "a small green circle on a plain blue background"
 
 
-def start(*arguments: str, **options: Any) -> psutil.Popen:
+def start(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> psutil.Popen:
     """Runs `icd` with these arguments. What it prints goes to stderr: stdout is the result's, and
     Ray prints, too.
 
-    options: of Popen.
+    env: beside this process's environment. options: of Popen.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = os.environ | {"PYTHONPATH": path}
-    return psutil.Popen([sys.executable, "-c", CODE, *arguments], env=env, stdout=STDERR, **options)
+    own = os.environ | {"PYTHONPATH": path} | (env or {})
+    return psutil.Popen([sys.executable, "-c", CODE, *arguments], env=own, stdout=STDERR, **options)
 
 
 def flags(options: dict[str, Any]) -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 PATH = Path(__file__).with_name("measured.json")
+TABLE: Mapping[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
 
 
 def shape_key(dtype: torch.dtype, *sizes: int) -> str:
@@ -19,13 +19,16 @@ def shape_key(dtype: torch.dtype, *sizes: int) -> str:
     return " ".join([str(dtype).removeprefix("torch."), *map(str, sizes)])
 
 
-@torch.compiler.assume_constant_result
 def measured_tiling(op: str, device: int | None, key: str) -> tuple[int, ...] | None:
     """The tiling by which `op` is fastest at this shape on the CUDA device of that index; None where
-    PyTorch is, or where nobody has measured. A constant to torch.compile."""
-    if not table():
+    PyTorch is, or where nobody has measured.
+
+    torch.compile reads through this and takes a device's properties for constants. To mark the whole
+    as one (torch.compiler.assume_constant_result) would import its tracer here, for a second.
+    """
+    if not TABLE:
         return None
-    return tiling_in(table(), torch.cuda.get_device_name(device), op, key)
+    return tiling_in(TABLE, torch.cuda.get_device_properties(device).name, op, key)
 
 
 def tiling_in(
@@ -34,8 +37,3 @@ def tiling_in(
     """From {device name: {op: {shape: tiling}}}."""
     found: Sequence[int] | None = kept.get(device_name, {}).get(op, {}).get(key)
     return None if found is None else tuple(found)
-
-
-@cache
-def table() -> Mapping[str, Any]:
-    return json.loads(PATH.read_text(encoding="utf-8"))

@@ -104,11 +104,12 @@ class TextStates(PortModule):
         self.encoder = encoder
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        out = self.encoder.model(input_ids, output_hidden_states=True)
+        states = self.encoder.states(input_ids)
+        last = self.encoder.final_layer_norm(states[-1])
         pooled = []
         if isinstance(self.encoder, PooledTextEncoder):
-            pooled = [self.encoder.pooled(input_ids, out.last_hidden_state)]
-        return *pooled, out.last_hidden_state, *out.hidden_states
+            pooled = [self.encoder.pooled(input_ids, last)]
+        return *pooled, last, *states
 
 
 class Posterior(PortModule):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +12,7 @@ from torch import nn
 
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.family import DIFFERENCE
-from icd_engine.bundles.files import check_finite, read_shapes, read_weights
+from icd_engine.bundles.files import check_finite, read_weights
 from icd_engine.editing.words import PromptTokenizer
 from icd_engine.errors import BundleError, IcdError, RunnerError
 from icd_engine.networks.difference import share_weights
@@ -128,12 +127,6 @@ def load_network(
     try:
         with torch.device("meta"):  # every weight is loaded: none is worth initialising
             network = make(config)
-        if part.startswith("text_encoder"):
-            _check_size(bundle, part, network)
-            # transformers keeps constants out of its weights, and initialises the rest: not from
-            # the user's dice.
-            with torch.random.fork_rng(devices=[]):
-                network = make(config)
     except Exception as error:  # whatever the fields together do to a constructor
         if isinstance(error, IcdError) or is_short(error):
             raise
@@ -154,20 +147,6 @@ def placed(network: Network, place: torch.device, precision: torch.dtype) -> Net
     if place.type == "cuda" and isinstance(network, UNet | VAE):
         network.join_weights()
     return network
-
-
-def _check_size(bundle: Bundle, part: str, network: nn.Module) -> None:
-    """BundleError where config.json speaks of far more weights than there are, before memory is
-    taken for them.
-
-    A few that are missing are named when the others are loaded.
-    """
-    wanted = sum(weight.numel() for weight in network.parameters())
-    held = sum(math.prod(shape) for shape in read_shapes(bundle.weights(part)).values())
-    if wanted > 2 * held:
-        raise BundleError(
-            f"{bundle.weights(part)} does not fit its config.json: {held} weights for {wanted}"
-        )
 
 
 def load_weights(bundle: Bundle, part: str, network: nn.Module, precision: torch.dtype) -> None:

@@ -43,7 +43,7 @@ def _loader(bundle: Bundle, placement: Placement) -> Callable[[Bundle, Placement
         from icd_engine.loading import load_runner
     except ModuleNotFoundError as error:
         raise RunnerError(
-            f"a folder of weights needs torch and transformers ({error}); without them, edit with "
+            f"a folder of weights needs torch ({error}); without it, edit with "
             "a folder that `icd export` made elsewhere"
         ) from None
     return load_runner

@@ -110,6 +110,8 @@ GAINS = {
     "cond_proj": 6.0,
     "encoder.conv_out": 20.0,
     "conv_out": 2.0,
+    "token_embedding": 0.02,  # CLIP's own
+    "position_embedding": 0.02,
 }
 
 
@@ -143,7 +145,7 @@ def write_small_bundle(out: Path, *, seed: int = 0, guidance_embedded: bool = Tr
             "tokenizer/tokenizer.json": TOKENIZER / "tokenizer.json",
             "tokenizer/tokenizer_config.json": TOKENIZER / "tokenizer_config.json",
             "text_encoder/config.json": TEXT_ENCODER,
-            "text_encoder/model.safetensors": dict(TextEncoder(TEXT_ENCODER).model.state_dict()),
+            "text_encoder/model.safetensors": _weights(TextEncoder(TEXT_ENCODER)),
             "vae/config.json": VAE,
             "vae/diffusion_pytorch_model.safetensors": _weights(VAEModule(VAE)),
         }

@@ -282,3 +282,19 @@ def test_import_icd_engine_loads_no_heavy_module():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert HEAVY.isdisjoint(run.stdout.split())
+
+
+def test_an_eager_edit_loads_no_compiler():
+    """Importing torch's takes a second, transformers' models two: most of a first edit."""
+    program = (
+        "import sys\nfrom icd_engine import Engine\n"
+        "engine = Engine.from_pretrained('tiny', device='cpu', runner='eager')\n"
+        "words = ['a large purple heart on a plain orange background'] * 2\n"
+        "engine.edit('icd_engine/bundles/tiny/demo.png', *words)\n"
+        "slow = ('torch._dynamo', 'torch._inductor', 'transformers', 'diffusers')\n"
+        "print(*(name for name in slow if name in sys.modules))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == []

@@ -20,8 +20,16 @@ from icd_engine.cli.terminal import print_error, print_line
 from icd_engine.errors import BundleError, IcdError
 
 NEEDED = ("tokenizers", "numpy", "pillow", "typer", "rich")
-FOR_WEIGHTS = ("torch", "transformers", "safetensors")  # an exported folder does without
-OPTIONAL = ("diffusers", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino")
+FOR_WEIGHTS = ("torch", "safetensors")  # an exported folder does without
+OPTIONAL = (
+    "transformers",
+    "diffusers",
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+)
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")  # of which an exported folder needs one
 CHECKED_BELOW = 10**9  # bytes on disk: an edit of a larger model takes minutes on a CPU
 Finding = tuple[str, str, bool]  # name, text, whether it is sound

@@ -14,7 +14,6 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch.compiler import skip_guard_on_all_nn_modules_unsafe, skip_guard_on_globals_unsafe
 
 from icd_engine.runners import captures
@@ -75,17 +74,19 @@ def compile_stage(
 
     A method; the network behind it must not change once it has run. level: one of LEVELS, for CUDA.
     """
+    # Here, because importing them takes a second, which eager edits do without
+    from torch._dynamo import config as dynamo_config
+    from torch._inductor import config as inductor_config
+
     chosen: dict[str, Any] = dict(OPTIONS[device.type])
     options = dict(chosen.get("options", {})) | (LEVELS[level] if device.type == "cuda" else {})
     if shortcut:
         options["guard_filter_fn"] = on_arguments
         stage = with_own_code(stage)
     else:
-        options = {name: options[name] for name in options if hasattr(torch._inductor.config, name)}
+        options = {name: options[name] for name in options if hasattr(inductor_config, name)}
     chosen["options"] = options
     program = torch.compile(stage, fullgraph=True, dynamic=False, **chosen)
-    from torch._dynamo import config as dynamo_config  # torch.compile has imported it; seconds
-
     # On the CPU weights become constants of the program, laid out for its convolutions. An option
     # of torch.compile would come too late: tracing already has to know.
     freezing = {"freezing": device.type == "cpu"}
@@ -100,7 +101,7 @@ def compile_stage(
             # Tuning waits for the device, which ends a capture by another thread
             captures.LOCK if device.type == "cuda" else nullcontext(),
             _patched(dynamo_config, LIMITS),
-            _patched(torch._inductor.config, freezing),
+            _patched(inductor_config, freezing),
             cudnn_searches(device.type == "cuda" and level != "cheap"),
         ):
             result = program(*arguments)

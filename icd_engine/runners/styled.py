@@ -50,14 +50,14 @@ def restyled(
         _write(encode, bundle, "unet_forward", _on_both(before), _on_both(after))
     parts = [part for part in bundle.configs if part.startswith("text_encoder")]
     for part, encoder in zip(parts, _encoders(networks.text_encoder), strict=True):
-        _write(encoder.model, bundle, part, _on_both(before), _on_both(after))
+        _write(encoder, bundle, part, _on_both(before), _on_both(after))
         if any(style.style.tokens for style in (*before, *after)):
-            _write_vectors(encoder.model, bundle, part, after, ids)
+            _write_vectors(encoder, bundle, part, after, ids)
     own = None
     if any(_updates(alone, part) for part in parts):
         own = _sharing_copy(networks.text_encoder)
         for part, encoder in zip(parts, _encoders(own), strict=True):
-            _add_while_running(encoder.model, _updates(alone, part))
+            _add_while_running(encoder, _updates(alone, part))
     return networks._replace(decode_text_encoder=own)
 
 

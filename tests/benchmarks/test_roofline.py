@@ -21,7 +21,10 @@ def test_any_other_is_probed(monkeypatch):
     peak = roofline.peak(torch.device("cpu"), torch.float32)
     roofline.peak.cache_clear()
     assert peak.flops > 1e8 and peak.bandwidth > 1e7
-    assert peak.as_dict()["source"] == "probed in this run: one matrix product, one copy"
+    assert (
+        peak.as_dict()["source"]
+        == "probed in this run: one matrix product, one convolution, one copy"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,10 @@ from csrc_triton.measured import measured_tiling, shape_key, tiling_in
 KEPT = {"NVIDIA H200": {"conv3x3": {"bfloat16 2 16 3 4 32": [64, 64, 64, 4, 8, 4]}}}
 
 
+class H200:
+    name = "NVIDIA H200"
+
+
 def test_a_shape_is_found_under_its_device_and_operation():
     key = shape_key(torch.bfloat16, 2, 16, 3, 4, 32)
     assert tiling_in(KEPT, "NVIDIA H200", "conv3x3", key) == (64, 64, 64, 4, 8, 4)
@@ -34,8 +38,8 @@ def test_the_table_of_the_package_has_tilings_that_were_measured():
 
 @pytest.fixture
 def on_an_h200(monkeypatch):
-    monkeypatch.setattr(measured, "table", lambda: KEPT)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(measured, "TABLE", KEPT)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: H200)
 
 
 def test_the_device_is_asked_for_its_name(on_an_h200):
@@ -44,7 +48,7 @@ def test_the_device_is_asked_for_its_name(on_an_h200):
 
 
 def test_without_entries_no_device_is_asked(monkeypatch):
-    monkeypatch.setattr(measured, "table", dict)
+    monkeypatch.setattr(measured, "TABLE", {})
     assert measured_tiling("conv3x3", 0, "bfloat16 2 16 3 4 32") is None
 
 

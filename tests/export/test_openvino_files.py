@@ -112,7 +112,7 @@ def test_a_graph_that_is_wrong_is_not_exported(small_bundle, tmp_path, monkeypat
     def wrong(graph, precision):
         model = to_openvino(graph, precision)
         if graph.name == "text_encoder":
-            weight = graph.module.encoder.model.get_input_embeddings().weight
+            weight = graph.module.encoder.embeddings.token_embedding.weight
             weight.data = 1.01 * weight.data  # not in place: OpenVINO holds the very tensor
         return model
 

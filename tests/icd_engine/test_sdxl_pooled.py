@@ -69,8 +69,8 @@ def test_the_pooled_vector_is_the_end_tokens(bundle, told, padding):
     ends = [t.length - 1 for t in prompts]
     assert ids[[0, 1, 2], ends].tolist() == [tokenizer.end] * 3
     with torch.no_grad():
-        last = encoder.second.model(ids).last_hidden_state[[0, 1, 2], ends]
-        expected = encoder.second.model.text_projection(last)
+        last = encoder.second.final_layer_norm(encoder.second.states(ids)[-1])[[0, 1, 2], ends]
+        expected = encoder.second.text_projection(last)
         assert torch.equal(encoder.second(ids)[1], expected)
         assert torch.equal(encoder.encode(torch.cat([ids, ids], dim=1)).pooled, expected)
         assert torch.equal(TextStates(encoder.second)(ids)[0], expected)

@@ -86,7 +86,7 @@ def write_base(folder: Path, vae: VAE, scale: float, teacher: Teacher) -> None:
         "vae/config.json": VAE_CONFIG | {"scaling_factor": scale},
         f"vae/{WEIGHTS}": vae.state_dict(),
         "text_encoder/config.json": text.config(),
-        "text_encoder/model.safetensors": teacher.text.model.state_dict(),
+        "text_encoder/model.safetensors": teacher.text.state_dict(),
         "unet/config.json": UNET_CONFIG,
         f"unet/{WEIGHTS}": teacher.unet.state_dict(),
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from icd_engine.editing.words import PromptTokenizer
-from icd_engine.networks.text_encoder import TextEncoder
+from icd_engine.networks.text_encoder import TextEncoder, TextLayer
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.sampling.schedule import NoiseSchedule
@@ -115,8 +115,32 @@ class Teacher(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = TextEncoder(text.config())
+        self.text = _initialised(TextEncoder(text.config()))
         self.unet = UNet(CONFIG)
+
+
+@torch.no_grad()
+def _initialised(encoder: TextEncoder) -> TextEncoder:
+    """The encoder with weights as CLIP's training begins with (Radford et al., 2021, section 2.4)."""
+    table = encoder.embeddings.token_embedding.weight
+    layers = [module for module in encoder.modules() if isinstance(module, TextLayer)]
+    usual = table.shape[1] ** -0.5
+    into_residual = usual * (2 * len(layers)) ** -0.5
+    nn.init.normal_(table, std=0.02)
+    nn.init.normal_(encoder.embeddings.position_embedding.weight, std=0.02)
+    for layer in layers:
+        attention = layer.self_attn
+        for linear, std in (
+            (attention.q_proj, into_residual),
+            (attention.k_proj, into_residual),
+            (attention.v_proj, into_residual),
+            (attention.out_proj, usual),
+            (layer.mlp.fc1, usual * 2**-0.5),
+            (layer.mlp.fc2, into_residual),
+        ):
+            nn.init.normal_(linear.weight, std=std)
+            nn.init.zeros_(linear.bias)
+    return encoder
 
 
 def time_steps(rng: np.random.Generator, count: int, steps: int) -> Tensor:
