@@ -37,7 +37,7 @@ def runtime_folder() -> Path:
     if own:
         return Path(own)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "icd_engine" / f"onnxruntime-web-{VERSION}"
+    return cache / "icd-engine" / f"onnxruntime-web-{VERSION}"
 
 
 def has_runtime(folder: Path) -> bool:
