@@ -69,10 +69,11 @@ def export_bundle(
     `Engine.from_pretrained` runs it. "triton": a model repository of NVIDIA's inference server in
     out/models. "openvino": models of OpenVINO, written in seconds and run by it alone; ONNX and its
     opset have no part in it. unrolled adds graphs of whole loops. precision "fp16" halves UNets and
-    text encoder; of layout "openvino" it rounds the weights alone, and "int8" stores those of UNets
-    and text encoder in 8 bits. verify runs every graph against torch. Raises SettingsError,
-    RunnerError where packages are missing, or BundleError where the
-    bundle cannot be exported, a graph is wrong or `out` cannot be written; then nothing is left there.
+    text encoder; of layout "openvino" it rounds the weights alone, "int8" stores those of UNets
+    and text encoder in 8 bits, and "bf16" has all networks compute in it, which takes half the
+    memory. verify runs every graph against torch. Raises SettingsError, RunnerError where packages
+    are missing, or BundleError where the bundle cannot be exported, a graph is wrong or `out` cannot
+    be written; then nothing is left there.
     """
     _check_choices(opset, precision, layout)
     if bundle.exported is not None:
@@ -84,7 +85,7 @@ def export_bundle(
     write = _writer(layout, opset, precision, verify)
     out = Path(out)
     with new_folder(out, overwrite) as new:
-        own = "fp32" if layout == "openvino" else precision
+        own = "fp32" if layout == "openvino" and precision != "bf16" else precision
         graphs = _graphs(ExportNetworks.load(bundle, own), layout, unrolled)
         manifest = {
             "format": FORMAT,

@@ -267,10 +267,9 @@ def _kept_ports(decode: DecodeHop, inputs: dict[str, Port], sizes: Sizes) -> dic
     with torch.no_grad():
         examples = {name: port.example(sizes, generator) for name, port in inputs.items()}
         _, _, _, _, *kept = decode(**decode.arguments(examples))
+    dtype = inputs["encoder_hidden_states"].dtype
     axis = {size: name for name, size in sizes.items() if name.startswith("positions_")}
     return {
-        f"kept_{i}": Port(
-            ("sources", value.shape[1], axis[value.shape[2]], value.shape[3]), value.dtype
-        )
+        f"kept_{i}": Port(("sources", value.shape[1], axis[value.shape[2]], value.shape[3]), dtype)
         for i, value in enumerate(kept)
     }

@@ -120,7 +120,7 @@ class Posterior(PortModule):
         self.vae = vae
 
     def forward(self, sample: Tensor) -> Tensor:
-        return self.vae.moments(sample)
+        return self.vae.moments(sample.to(self.vae.dtype))
 
 
 class VaePictures(PortModule):
@@ -131,7 +131,8 @@ class VaePictures(PortModule):
         self.vae = vae
 
     def forward(self, latent_sample: Tensor) -> Tensor:
-        return self.vae.decoder(self.vae.post_quant_conv(latent_sample))
+        latents = latent_sample.to(self.vae.dtype)
+        return self.vae.decoder(self.vae.post_quant_conv(latents))
 
 
 class UNetModule(PortModule):
@@ -223,6 +224,7 @@ class DecodeHop(UNetModule):
         if source_latents is None or kept is None:
             return self.step(HopRow.of(row), HopEdit(*edit), HopAnchor(*held))
         own = HopEdit(*edit)
+        kept = [value.to(self.dtype) for value in kept]
         out = self.predict(HopRow.of(row), EditStep(*own[: len(EditStep._fields)]), kept, False)
         x = _stepped(HopRow.of(row), out.eps)
         residual, anchor = held

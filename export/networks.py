@@ -15,10 +15,11 @@ from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+COMPUTED = PRECISIONS | {"bf16": torch.bfloat16}  # by layout "openvino" in the last, too
 
 
 class ExportNetworks(NamedTuple):
-    """A bundle's networks on the CPU, the UNets and the text encoder in `precision`."""
+    """A bundle's networks on the CPU, and the precision of what UNets and text encoder take and give."""
 
     bundle: Bundle
     precision: torch.dtype
@@ -29,9 +30,10 @@ class ExportNetworks(NamedTuple):
 
     @classmethod
     def load(cls, bundle: Bundle, precision: str) -> ExportNetworks:
-        """Raises BundleError."""
+        """UNets and text encoder in `precision`. Raises BundleError."""
         cpu = torch.device("cpu")
-        dtype = PRECISIONS[precision]
+        dtype = COMPUTED[precision]
+        brain = dtype == torch.bfloat16
         levels = {
             "blend_downscale": bundle.blend_downscale,
             "share_downscale": bundle.share_downscale,
@@ -39,10 +41,10 @@ class ExportNetworks(NamedTuple):
         unet = partial(UNet, **levels)
         return cls(
             bundle,
-            dtype,
+            torch.float32 if brain else dtype,  # numpy has no bfloat16
             load_text_encoder(bundle, cpu, dtype),
-            # Stable Diffusion's VAE overflows in half precision.
-            load_network(bundle, "vae", VAE, cpu, torch.float32),
+            # Stable Diffusion's VAE overflows in float16
+            load_network(bundle, "vae", VAE, cpu, dtype if brain else torch.float32),
             load_network(bundle, "unet_forward", unet, cpu, dtype),
             load_network(bundle, "unet", unet, cpu, dtype),
         )

@@ -37,7 +37,8 @@ def to_openvino(graph: GraphSpec, precision: str) -> Any:
     otherwise.
 
     precision: of stored weights. "fp32": in half precision where that holds them exactly. "fp16":
-    rounded to it. "int8": those of UNets and text encoders in 8 bits with a scale for each row.
+    rounded to it. "int8": those of UNets and text encoders in 8 bits with a scale for each row. "bf16":
+    as the graph's networks have them, which compute in bfloat16 then; ports are float32.
     """
     example = tuple(graph.example(graph.sizes[0]).values())
     with torch.no_grad(), quiet():
@@ -76,9 +77,15 @@ class ByPorts(nn.Module):
         self._graph = graph
 
     def forward(self, *values: Tensor) -> Any:
-        return self.module(
-            **self._graph.arguments(dict(zip(self._graph.inputs, values, strict=True)))
-        )
+        by_port = dict(zip(self._graph.inputs, values, strict=True))
+        out = self.module(**self._graph.arguments(by_port))
+        if isinstance(out, Tensor):
+            return _single(out)
+        return tuple(map(_single, out))
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 def _in_half(values: np.ndarray, rounded: bool) -> Any:

@@ -16,11 +16,7 @@ MANIFEST = "manifest.json"
 FORMAT = 2  # 1 had no ports for anchored decoding
 LAYOUTS = ("optimum", "triton", "openvino")
 RUN = ("optimum", "openvino")  # by this engine; the others are for servers
-STORED = (
-    "fp32",
-    "fp16",
-    "int8",
-)  # precisions of UNets' weights; the last of layout "openvino" alone
+STORED = ("fp32", "fp16", "bf16", "int8")  # precisions; the last two of layout "openvino" alone
 NEEDED = ("vae_encoder", "vae_decoder", "unet", "encode_hop", "decode_hop", "further_hop")
 
 

@@ -19,15 +19,20 @@ from icd_engine.bundles.home import home
 from icd_engine.bundles.target import RECORD
 from icd_engine.version import __version__
 
+PRECISIONS = ("bf16", "fp32")  # of conversions
 MOST_COMPILED = 2**30  # bytes of compiled graphs; the oldest go first
 # Code that graphs are made of: another version of it makes others
 ROOT = Path(__file__).resolve().parents[2]
 MAKERS = ("export", "csrc_triton", "icd_engine/networks")
 
 
-def converted_folder(bundle: Bundle) -> Path:
-    """Where a folder of weights is kept as OpenVINO's graphs, whether they are there or not."""
+def converted_folder(bundle: Bundle, precision: str) -> Path:
+    """Where a folder of weights is kept as OpenVINO's graphs, whether they are there or not.
+
+    precision: of the export, one of PRECISIONS.
+    """
     about = [
+        precision,
         bundle.fingerprint,
         [] if bundle.sha256 else [*_stamps(bundle.path)],
         bundle.blend_downscale,
@@ -40,8 +45,9 @@ def converted_folder(bundle: Bundle) -> Path:
     return home() / "converted" / f"{bundle.path.resolve().name}-{_key(about)}"
 
 
-def is_converted(bundle: Bundle) -> bool:
-    return (converted_folder(bundle) / RECORD).is_file()
+def is_converted(bundle: Bundle, *precisions: str) -> bool:
+    """In one of the precisions, whichever."""
+    return any((converted_folder(bundle, one) / RECORD).is_file() for one in precisions)
 
 
 def compiled_folder(bundle: Bundle, options: Mapping[str, Any]) -> Path | None:

@@ -13,7 +13,7 @@ import typer
 
 from icd_engine import __version__
 from icd_engine.bundles.bundle import Bundle, read_bundle
-from icd_engine.bundles.kept_graphs import is_converted
+from icd_engine.bundles.kept_graphs import PRECISIONS, is_converted
 from icd_engine.cli import options
 from icd_engine.cli.report import describe, in_units, size_on_disk
 from icd_engine.cli.terminal import print_error, print_line
@@ -156,7 +156,7 @@ def _converted(bundle: Bundle) -> Iterator[Finding]:
     if bundle.exported is None and bundle.guidance_embedded and _version("openvino"):
         kept = (
             "converted: CPUs take it"
-            if is_converted(bundle)
+            if is_converted(bundle, *PRECISIONS)
             else "--runner openvino converts it once"
         )
         yield "for openvino", kept, True

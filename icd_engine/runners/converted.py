@@ -13,13 +13,20 @@ from typing import Any
 import numpy as np
 
 from icd_engine.bundles.bundle import Bundle, read_bundle
-from icd_engine.bundles.kept_graphs import converted_folder, is_converted
+from icd_engine.bundles.kept_graphs import PRECISIONS, converted_folder, is_converted
 from icd_engine.bundles.target import RECORD
 from icd_engine.errors import RunnerError
 from icd_engine.placement import Placement
 from icd_engine.processes import of_module
 from icd_engine.runners.exported import check_whole
-from icd_engine.runners.openvino import WITHOUT, OpenVinoRunner, is_installed
+from icd_engine.runners.openvino import (
+    WITHOUT,
+    OpenVinoRunner,
+    abilities,
+    is_installed,
+    openvino_core,
+    takes_bfloat16,
+)
 
 DRIVERS = {"win32": "nvcuda.dll", "linux": "libcuda.so.1"}  # CUDA's, by platform
 
@@ -42,7 +49,11 @@ def runs_converted(bundle: Bundle, placement: Placement) -> bool:
         return placement.runner == "openvino"
     plain = placement.weights == "fused" and not placement.offload and not placement.vae_tiling
     on_cpu = placement.device == "cpu" or (placement.device == "auto" and not _has_cuda())
-    return plain and on_cpu and is_installed() and bundle.guidance_embedded and is_converted(bundle)
+    able = plain and on_cpu and is_installed() and bundle.guidance_embedded
+    if not (able and is_converted(bundle, *PRECISIONS)):
+        return False
+    computed = ("auto", "float32", *abilities(openvino_core(), "CPU"))
+    return placement.dtype in computed and is_converted(bundle, _precision(placement))
 
 
 def load_converted_runner(bundle: Bundle, placement: Placement) -> ConvertedRunner:
@@ -54,15 +65,22 @@ def load_converted_runner(bundle: Bundle, placement: Placement) -> ConvertedRunn
             f"runner 'openvino' runs guidance-distilled networks: {bundle.path} has no time_cond_proj_dim"
         )
     check_whole(placement)
-    folder = converted_folder(bundle)
-    if not is_converted(bundle):
-        _convert(bundle, folder)
+    precision = _precision(placement)
+    folder = converted_folder(bundle, precision)
+    if not is_converted(bundle, precision):
+        _convert(bundle, folder, precision)
     graphs = read_bundle(folder)
     assert graphs.exported is not None
     return ConvertedRunner(graphs, graphs.exported, placement.device, placement.dtype)
 
 
-def _convert(bundle: Bundle, folder: Path) -> None:
+def _precision(placement: Placement) -> str:
+    """That of the conversion: graphs that were exported in bfloat16 hold their weights once in memory,
+    all others in float32 beside it."""
+    return "bf16" if takes_bfloat16(placement.device, placement.dtype) else "fp32"
+
+
+def _convert(bundle: Bundle, folder: Path, precision: str) -> None:
     """Waits where another process is at it."""
     from filelock import FileLock
 
@@ -75,17 +93,18 @@ def _convert(bundle: Bundle, folder: Path) -> None:
                 f"{bundle.path.name} is converted for OpenVINO now, once; it is kept in {folder}",
                 stacklevel=2,
             )
-            _export(bundle, folder)
+            _export(bundle, folder, precision)
     except OSError as error:
         raise RunnerError(
             f"{folder} cannot be written: {error.strerror or error} (ICD_HOME names another folder)"
         ) from None
 
 
-def _export(bundle: Bundle, folder: Path) -> None:
+def _export(bundle: Bundle, folder: Path, precision: str) -> None:
     """In a process of its own: what torch and the conversion have taken is given back with it, and
     exporting lies above this floor. RunnerError where it fails."""
     arguments = [str(bundle.path), "--out", str(folder), "--layout", "openvino", "--quiet"]
+    arguments += ["--precision", precision]
     done = subprocess.run(
         **of_module("export", arguments),
         stdin=subprocess.DEVNULL,

@@ -39,11 +39,8 @@ from icd_engine.sampling.trajectory import run_trajectory
 
 KEPT_PROMPTS = 256
 MOST_FIXED = 4  # sizes of GraphedOnnxRunner, each with its own copy of a network's weights
-DTYPES = {
-    "fp32": "float32",
-    "fp16": "float16",
-    "int8": "float32",
-}  # of weights: what is computed in
+# Of an export's precision: what is computed in
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
 # Read when the engine is made, so that a folder or a provider that does not work is known then.
 AT_ONCE = ("vae_encoder", "vae_decoder", "encode_hop", "decode_hop")
 # Outputs of the text encoders

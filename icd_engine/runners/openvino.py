@@ -42,6 +42,8 @@ class OpenVinoRunner(OnnxRunner):
         core = openvino_core()
         place = _checked_device(core, device)
         hint = _checked_precision(core, place, dtype)
+        if exported.precision == "bf16" and dtype not in ("auto", "bfloat16"):
+            raise RunnerError(f"this folder was exported in bfloat16 and cannot run in {dtype!r}")
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[hint]}
         if place == "CPU":
             options["INFERENCE_NUM_THREADS"] = compute_threads()
@@ -205,6 +207,13 @@ def _checked_precision(core: Any, device: str, dtype: str) -> str:
             f"this device computes in {', '.join(sorted(able))} by OpenVINO, not in {dtype!r}"
         )
     return dtype
+
+
+def takes_bfloat16(device: str, dtype: str) -> bool:
+    """Whether networks compute in bfloat16 there: by that name, or by "auto" where the device does.
+    RunnerError for a device that is not there, and for what it does not compute in."""
+    core = openvino_core()
+    return _checked_precision(core, _checked_device(core, device), dtype) == "bfloat16"
 
 
 def abilities(core: Any, device: str) -> set[str]:

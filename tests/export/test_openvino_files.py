@@ -132,6 +132,29 @@ def test_an_interrupted_export_leaves_nothing(small_bundle, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_in_bfloat16_no_weight_is_held_in_float32(small_bundle, tmp_path):
+    """OpenVINO makes float32 of stored half precision and keeps that beside what it computes with."""
+    from icd_engine import Engine
+
+    export_bundle(read_bundle(small_bundle), tmp_path / "out", layout="openvino", precision="bf16")
+    exported = read_manifest(tmp_path / "out")
+    assert exported is not None and exported.precision == "bf16"
+    core = openvino.Core()
+    for graph in exported.graphs.values():
+        assert graph.data is not None and graph.error is not None
+        model = core.read_model(tmp_path / "out" / graph.file, tmp_path / "out" / graph.data)
+        wide = [
+            node.get_friendly_name()
+            for node in model.get_ops()
+            if node.get_type_name() == "Constant"
+            and node.get_element_type().to_string() in ("f32", "f16")
+            and node.get_byte_size() > 4096
+        ]
+        assert not wide
+    with pytest.raises(RunnerError, match="exported in bfloat16 and cannot run in 'float32'"):
+        Engine.from_pretrained(tmp_path / "out", dtype="float32")
+
+
 def test_other_runners_are_refused(exported_for_openvino: Path):
     from icd_engine import Engine
 

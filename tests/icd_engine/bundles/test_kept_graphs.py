@@ -24,30 +24,32 @@ def home(tmp_path, monkeypatch):
 
 def test_a_conversion_belongs_to_weights_code_and_version(home, small_bundle, monkeypatch):
     bundle = read_bundle(small_bundle)
-    folder = converted_folder(bundle)
+    folder = converted_folder(bundle, "fp32")
     assert folder.parent == home / "converted" and folder.name.startswith(f"{small_bundle.name}-")
-    assert folder == converted_folder(read_bundle(small_bundle)) and not is_converted(bundle)
+    assert folder == converted_folder(read_bundle(small_bundle), "fp32")
+    assert not is_converted(bundle, "fp32", "bf16")
     name = next(iter(bundle.sha256))
     others = [
         replace(bundle, sha256=bundle.sha256 | {"unet/more": "0" * 64}),
         replace(bundle, blend_downscale=2),
     ]
-    found = {folder, *map(converted_folder, others)}
+    found = {folder, converted_folder(bundle, "bf16")}
+    found |= {converted_folder(other, "fp32") for other in others}
     for attribute, value in (("__version__", "0"), ("FORMAT", 0), ("_code", lambda: "other")):
         with monkeypatch.context() as patch:
             patch.setattr(kept_graphs, attribute, value)
-            found.add(converted_folder(bundle))
-    assert len(found) == 6 and name in bundle.sha256
+            found.add(converted_folder(bundle, "fp32"))
+    assert len(found) == 7 and name in bundle.sha256
 
 
 def test_a_model_without_digests_is_known_by_its_files(home, small_bundle, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(small_bundle, copy)
     bundle = replace(read_bundle(copy), sha256={})
-    folder = converted_folder(bundle)
-    assert converted_folder(replace(bundle)) == folder
+    folder = converted_folder(bundle, "fp32")
+    assert converted_folder(replace(bundle), "fp32") == folder
     os.utime(copy / "unet" / "config.json", (1, 1))
-    assert converted_folder(replace(bundle)) != folder
+    assert converted_folder(replace(bundle), "fp32") != folder
 
 
 def test_code_that_makes_graphs_is_part_of_the_name(monkeypatch, tmp_path):

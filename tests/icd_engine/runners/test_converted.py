@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ pytest.importorskip("openvino")
 pytest.importorskip("onnx")  # for the cases of its tests
 pytest.importorskip("onnxruntime")
 
+import icd_engine
 from icd_engine import Engine
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.kept_graphs import converted_folder
@@ -21,7 +23,13 @@ from icd_engine.errors import BundleError, RunnerError
 from icd_engine.placement import Placement
 from icd_engine.runners import converted as room
 from icd_engine.runners.converted import runs_converted
+from icd_engine.runners.openvino import abilities, openvino_core
 from tests.icd_engine.runners.test_onnx import EDITS, SOURCE, TARGET, check_edit, check_re_edit
+
+DEMO = Path(icd_engine.__file__).parent / "bundles" / "tiny" / "demo.png"
+needs_bfloat16 = pytest.mark.skipif(
+    "bfloat16" not in abilities(openvino_core(), "CPU"), reason="no bfloat16 on this processor"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,23 +83,51 @@ def test_it_is_converted_once_and_then_taken_by_itself(engine, small_bundle, mon
 )
 def test_what_asks_for_torch_gets_it(engine, small_bundle, placement):
     bundle = read_bundle(small_bundle)
-    assert runs_converted(bundle, Placement(device="cpu"))
-    assert not runs_converted(bundle, placement)
+    assert runs_converted(bundle, Placement(device="cpu", dtype="float32"))
+    assert not runs_converted(bundle, replace(placement, dtype="float32"))
+
+
+@needs_bfloat16
+def test_each_precision_has_a_conversion_of_its_own(engine, small_bundle):
+    """ "auto" takes the one that it would have converted, and no other."""
+    bundle = read_bundle(small_bundle)
+    assert not runs_converted(bundle, Placement(device="cpu"))
+    assert not runs_converted(bundle, Placement(device="cpu", dtype="float16"))
+    own = Engine.from_pretrained(small_bundle, runner="openvino")
+    assert own.runner.dtype == "bfloat16" and runs_converted(bundle, Placement(device="cpu"))
+    assert runs_converted(bundle, Placement(device="cpu", dtype="float32"))
+
+
+@needs_bfloat16
+def test_edits_in_bfloat16_are_the_eager_runners(home_of_its_own):
+    """By the embedded model: one of random weights makes noise of its roundings."""
+    engines = [
+        Engine.from_pretrained("tiny", device="cpu", runner=name) for name in ("openvino", "eager")
+    ]
+    prompts = [
+        f"a large {colour} heart on a plain orange background" for colour in ("purple", "blue")
+    ]
+    for settings in ({}, {"control": "replace", "anchor": 0.0}, {"control": "none"}):
+        options = {"auto": False} | settings
+        images = [e.edit(DEMO, *prompts, **options).image for e in engines]
+        error = np.subtract(*(np.asarray(image, float) for image in images))
+        assert 10 * np.log10(255**2 / np.square(error).mean()) >= 40
 
 
 def test_cuda_goes_before_it(engine, small_bundle, monkeypatch):
     bundle = read_bundle(small_bundle)
     for there in (True, False):
         monkeypatch.setattr(room, "_has_cuda", lambda there=there: there)
-        assert runs_converted(bundle, Placement()) is not there
+        assert runs_converted(bundle, Placement(dtype="float32")) is not there
 
 
 def test_loading_and_editing_need_no_torch(engine, small_bundle, tmp_path):
     code = f"""
 import sys
 import numpy as np
+import icd_engine
 from icd_engine import Engine
-engine = Engine.from_pretrained({str(small_bundle)!r}, device="cpu")
+engine = Engine.from_pretrained({str(small_bundle)!r}, device="cpu", dtype="float32")
 picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 engine.edit(picture, {SOURCE!r}, {TARGET!r}).save({str(tmp_path / "edit.png")!r})
 print(engine.runner.name, sorted({{"torch", "onnxruntime", "onnx", "diffusers"}} & set(sys.modules)))
@@ -159,12 +195,12 @@ def test_a_folder_that_cannot_be_written_is_named(small_bundle, tmp_path, monkey
 
 
 def test_graphs_that_were_changed_are_told(engine, small_bundle):
-    path = converted_folder(read_bundle(small_bundle)) / "unet" / "decode_hop.xml"
+    path = converted_folder(read_bundle(small_bundle), "fp32") / "unet" / "decode_hop.xml"
     text = path.read_bytes()
     try:
         path.write_bytes(text + b" ")
         with pytest.raises(BundleError, match="was changed or damaged"):
-            Engine.from_pretrained(small_bundle, runner="openvino")
+            Engine.from_pretrained(small_bundle, runner="openvino", dtype="float32")
     finally:
         path.write_bytes(text)
 
