@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import torch
 
 from benchmarks import program
@@ -20,6 +21,8 @@ from benchmarks.workload import make_cases
 from icd_engine.bundles.bundle import read_bundle
 from icd_engine.bundles.pull import located
 from icd_engine.loading import choose_device
+
+BETWEEN = 0.02  # seconds from one look at the memory to the next
 
 
 def measure_first(
@@ -42,27 +45,16 @@ def measure_first(
     named = architecture is None
     bundle = read_bundle(located(model)) if named else architecture_bundle(architecture, size)
     side = (size, size) if size else bundle.size
-    home = Path(mkdtemp(prefix="icd-first-"))
     options = {"model": bundle.path, "runner": runner, "device": device, "dtype": dtype}
+    home = Path(mkdtemp(prefix="icd-first-"))
     try:
-        case = make_cases(1, side)[0]
-        case.picture.save(home / "picture.png")
-        told = [
-            "--source",
-            case.source,
-            "--target",
-            case.target,
-            "--size",
-            "x".join(map(str, side)),
-        ]
-        command = ["edit", str(home / "picture.png"), *told, *program.flags(options)]
-        command += ["--out", str(home / "edited.png")]
-        once_s, _ = _run(command, home)
+        command = _command(home, side, options)
+        once_s = _run(command, home).s
         note(f"the first process took {once_s:.1f} s")
         runs = [_run(command, home) for _ in range(repeats)]
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    seconds = [taken for taken, _ in runs]
+    seconds = [run.s for run in runs]
     return {
         "model": model if named else f"{architecture} (random weights)",
         "size": list(side),
@@ -73,17 +65,40 @@ def measure_first(
         "once_s": round(once_s, 2),
         "first_s": round(quantile(seconds, 0.5), 2),
         "first_longest_s": round(max(seconds), 2),
-        "peak_memory_mib": max(memory for _, memory in runs),
+        "peak_memory_mib": max(run.peak_mib for run in runs),
+        "own_memory_mib": max(run.own_mib for run in runs),
         "repeats": repeats,
     }
 
 
-def _run(command: list[str], home: Path) -> tuple[float, float]:
-    """(seconds, the process's most resident memory in MiB)."""
+def _command(folder: Path, size: tuple[int, int], options: dict[str, Any]) -> list[str]:
+    """Of `icd`: an edit of a picture of this size in the folder."""
+    case = make_cases(1, size)[0]
+    case.picture.save(folder / "picture.png")
+    told = {"source": case.source, "target": case.target, "size": "x".join(map(str, size))}
+    out = {"out": folder / "edited.png"}
+    return ["edit", str(folder / "picture.png"), *program.flags(told | options | out)]
+
+
+class _Run(NamedTuple):
+    """A process's seconds, its most resident memory, and its most without the files that it has mapped,
+    which the system takes back as it likes, in MiB."""
+
+    s: float
+    peak_mib: float
+    own_mib: float
+
+
+def _run(command: list[str], home: Path) -> _Run:
     started = time.perf_counter()
     process = program.start(*command, env={"ICD_HOME": str(home)})
-    _, status, used = os.wait4(process.pid, 0)
+    whole = own = 0
+    while process.poll() is None:
+        with suppress(psutil.Error):  # it may end between the two
+            used = process.memory_info()
+            whole, own = max(whole, used.rss), max(own, used.rss - getattr(used, "shared", 0))
+        time.sleep(BETWEEN)
     taken = time.perf_counter() - started
-    if status:
-        raise Refused(f"icd edit ended with {os.waitstatus_to_exitcode(status)}")
-    return taken, round(used.ru_maxrss / 1024, 1)
+    if process.returncode:
+        raise Refused(f"icd edit ended with {process.returncode}")
+    return _Run(taken, round(whole / 2**20, 1), round(own / 2**20, 1))

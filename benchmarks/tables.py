@@ -35,7 +35,10 @@ def _first_row(result: Record) -> dict[str, str]:
         "first edit of a process": f"{result['model']}, {_size(result)}, {result['runner']}, {result['dtype']}",
         "from its start, s": f"{result['first_s']:.1f}",
         "the very first, s": f"{result['once_s']:.1f}",
-        "peak memory, MiB": f"{result['peak_memory_mib']:.0f}",
+        "most memory, MiB": f"{result['peak_memory_mib']:.0f}",
+        "without mapped files, MiB": f"{result['own_memory_mib']:.0f}"
+        if "own_memory_mib" in result
+        else "",
     }
 
 

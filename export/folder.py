@@ -104,11 +104,8 @@ def export_bundle(
             write_config(graph, new / graph.file)
         write_file(new, MANIFEST, manifest)
         files = sorted(path for path in new.rglob("*") if path.is_file())
-        write_record(
-            new,
-            _record(bundle),
-            {path.relative_to(new).as_posix(): file_digest(path) for path in files},
-        )
+        digests = {path.relative_to(new).as_posix(): file_digest(path) for path in files}
+        write_record(new, _record(bundle), digests)
         if layout in RUN:
             read_bundle(new, verify=False)  # every digest was taken a moment ago
     return manifest
