@@ -79,9 +79,10 @@ def launches(name: str, arguments: tuple[Any, ...]) -> int:
         planned = plan(len(x), len(weight), groups, pixels, x.element_size(), skip is not None)
         return 2 if planned.chunk else 1
     if name == "add_group_norm":
-        x, _, weight, _, groups = arguments[:5]
+        x, residual, weight, _, groups = arguments[:5]
         pixels = x.shape[2] * x.shape[3]
-        planned = plan(len(x), len(weight), groups, pixels, 2 * x.element_size(), True)
+        size = x.element_size() * (1 if residual is None else 2)
+        planned = plan(len(x), len(weight), groups, pixels, size, True)
         return 2 if planned.chunk else 1
     if name == "edited_attention":
         return 2 if len(arguments) > 8 and arguments[8] is not None else 1
