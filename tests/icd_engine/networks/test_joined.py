@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from icd_engine.editing.plan import EditStep
-from icd_engine.networks import attention, blocks, levels, vae
+from icd_engine.networks import attention, blocks, sums, vae
 from icd_engine.networks.difference import share_weights
 from icd_engine.networks.unet import UNet, UNetOutput
 from tests.conftest import UNET, VAE
@@ -74,7 +74,7 @@ def test_joined_networks_answer_alike(pair):
 @pytest.fixture
 def on_cuda(monkeypatch) -> None:
     """Networks take the way they take there; operations are their references."""
-    for module in (attention, blocks, levels, vae):
+    for module in (attention, blocks, sums, vae):
         monkeypatch.setattr(module, "fused", lambda x: True)
 
 
