@@ -130,7 +130,8 @@ def unet_pass(rows: int, edit: EditStep | None) -> tuple[Callable[..., Any], tup
     network = on_device(lambda: UNet(config, blend_downscale=4, share_downscale=2))
     shifts = network.time_shifts(empty(rows, dtype=torch.float32), empty(rows, 512))
     prompt = network.prompt_values(empty(rows, TOKENS, 768))
-    return network.predict, (empty(rows, 4, 64, 64), shifts, prompt, edit, None, edit is not None)
+    latents = empty(rows, 4, 64, 64).contiguous(memory_format=torch.channels_last)
+    return network.predict, (latents, shifts, prompt, edit, None, edit is not None)
 
 
 def unet_decode() -> tuple[Callable[..., Any], tuple[Any, ...]]:

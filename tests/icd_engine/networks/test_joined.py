@@ -88,6 +88,21 @@ def test_fused_networks_answer_alike(pair, on_cuda, monkeypatch):
     assert_close(again.eps, theirs.eps[2:])
 
 
+@pytest.mark.parametrize("bare", [0, 1], ids=["highest", "lowest"])
+def test_levels_without_attention_answer_alike(on_cuda, monkeypatch, bare):
+    """Their sums go to norms beside skips, to changes of size and to the last norm."""
+    down = ["CrossAttnDownBlock2D"] * 2
+    up = ["CrossAttnUpBlock2D"] * 2
+    down[bare], up[1 - bare] = "DownBlock2D", "UpBlock2D"
+    config = UNET | {"down_block_types": down, "up_block_types": up, "layers_per_block": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet(config).eval().requires_grad_(False)
+    ours = edit(network).eps
+    monkeypatch.undo()
+    assert_close(ours, edit(network).eps)
+
+
 def test_a_fused_vae_answers_alike(on_cuda, monkeypatch):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
