@@ -252,7 +252,7 @@ class SpatialTransformer(nn.Module):
         )
 
     def forward(self, x: Map, state: PassState, shares_self: bool, feeds_blend: bool) -> Tensor:
-        """Of a sum, which the norm takes, [B, C, H, W]: the last product then adds into it."""
+        """[B, C, H, W] -> the same. A sum is taken by the norm, and the last product adds into it."""
         how = (state, shares_self, feeds_blend)
         last = self.proj_out
         if isinstance(x, Tensor):

@@ -92,8 +92,8 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Map, skip: Tensor | None = None, shift: Tensor | None = None
     ) -> tuple[Tensor, Map]:
-        """(x, the block of it): x as what it is the sum of is added up, the block's own sum is left to
-        the norm after it.
+        """(x added up, the block of it), [B, C, H, W] and [B, C_out, H, W]. The block's own sum is left
+        to the norm after it where operations are fused.
 
         `skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is what
         `time_shift` gives. The second norm adds it, and with it conv1's bias: alone, either would be a
