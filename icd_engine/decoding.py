@@ -72,7 +72,9 @@ def decode_inputs(
     anchor = draft.anchor
     if anchor is not None:
         passed = [inversion.boundaries or [] for inversion in inversions]
-        boundaries = [runner.join(own) for own in zip(*passed, strict=True)]
+        boundaries = [
+            own[0] if len(own) == 1 else runner.join(own) for own in zip(*passed, strict=True)
+        ]
         anchor = anchor._replace(boundaries=boundaries)
     return replace(
         draft,

@@ -49,6 +49,8 @@ def group_norm_silu(
     Raises ValueError or TypeError, naming the argument. Differentiable, as plain PyTorch is,
     wherever gradients are on.
     """
+    if skip is not None and shift is not None:
+        raise ValueError("shift is not taken with a skip")
     _check(x, weight, bias, groups, skip, shift)
     if fused(x):
         return torch.ops.icd.group_norm_silu(x, weight, bias, groups, eps, skip, silu, shift)
@@ -57,7 +59,7 @@ def group_norm_silu(
 
 def add_group_norm(
     x: Tensor,
-    residual: Tensor,
+    residual: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     groups: int,
@@ -65,28 +67,30 @@ def add_group_norm(
     *,
     shift: Tensor | None = None,
     carry: Tensor | None = None,
+    skip: Tensor | None = None,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The residual sum before a GroupNorm, and that of it, without SiLU: (sum, normed), both [B, C, H,
-    W] in x's dtype.
+    """A sum and the GroupNorm of it, or of it and skip: (sum [B, C1, H, W], normed [B, C, H, W]) in x's
+    dtype.
 
-    sum = x + residual + shift, added in float32 and rounded once; normed is its `group_norm_silu`. The
-    sum that is returned has carry more: the bias of a product that will be added to it.
+    sum = x + residual + shift, added in float32 and rounded once; normed is the `group_norm_silu` of
+    [sum, skip]. The sum that is returned has carry more: the bias of a product that will be added to
+    it.
 
-    x, residual: [B, C, H, W] of one dtype. shift: [B, C], carry: [C], in that dtype, or None. weight,
-    bias, groups, eps, and the layout of results: see `group_norm_silu`.
+    x, residual: [B, C1, H, W] of one dtype. shift: [B, C1], carry: [C1], in that dtype. All but x may be
+    None. skip, weight, bias, groups, eps, silu, and the layout of results: see `group_norm_silu`.
 
     Raises ValueError or TypeError, naming the argument. Differentiable wherever gradients are on.
     """
-    _check(x, weight, bias, groups, None, shift)
+    _check(x, weight, bias, groups, skip, shift)
     expected = {
         "x": (x, x.shape, (x.dtype,)),
         "residual": (residual, x.shape, (x.dtype,)),
         "carry": (carry, x.shape[1:2], (x.dtype,)),
     }
     check_tensors(expected)
-    if fused(x):
-        return torch.ops.icd.add_group_norm(x, residual, weight, bias, groups, eps, shift, carry)
-    return add_group_norm_reference(x, residual, weight, bias, groups, eps, shift, carry)
+    given = (x, residual, weight, bias, groups, eps, shift, carry, skip, silu)
+    return torch.ops.icd.add_group_norm(*given) if fused(x) else add_group_norm_reference(*given)
 
 
 def _check(
@@ -110,8 +114,6 @@ def _check(
     channels = x.shape[1] + (0 if skip is None else skip.shape[1])
     if groups < 1 or channels < 1 or channels % groups:
         raise ValueError(f"groups must divide the {channels} channels, got {groups}")
-    if skip is not None and shift is not None:
-        raise ValueError("shift is not taken with a skip")
     parameters = (torch.float32, x.dtype)
     expected = {
         "x": (x, x.shape, (x.dtype,)),
@@ -155,16 +157,20 @@ def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
 @torch.library.custom_op("icd::add_group_norm", mutates_args=(), device_types="cpu")
 def _add(
     x: Tensor,
-    residual: Tensor,
+    residual: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     groups: int,
     eps: float,
     shift: Tensor | None = None,
     carry: Tensor | None = None,
+    skip: Tensor | None = None,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    both = add_group_norm_reference(x, residual, weight, bias, groups, eps, shift, carry)
-    total, normed = (own.contiguous(memory_format=torch.channels_last) for own in both)
+    given = (x, residual, weight, bias, groups, eps, shift, carry, skip, silu)
+    both = add_group_norm_reference(*given)
+    # A sum of x alone may be x, which an operator must not hand back
+    total, normed = (own.clone(memory_format=torch.channels_last) for own in both)
     return total, normed
 
 
@@ -176,6 +182,5 @@ def _add_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 @_add.register_fake
-def _add_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    made = [torch.empty_like(x, memory_format=torch.channels_last) for _ in range(2)]
-    return made[0], made[1]
+def _add_fake(x: Tensor, _: Any, weight: Tensor, *__: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.channels_last), _fake(x, weight)

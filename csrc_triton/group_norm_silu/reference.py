@@ -35,21 +35,25 @@ def group_norm_silu_reference(
 
 def add_group_norm_reference(
     x: Tensor,
-    residual: Tensor,
+    residual: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     groups: int,
     eps: float,
     shift: Tensor | None = None,
     carry: Tensor | None = None,
+    skip: Tensor | None = None,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(x + residual + shift, its GroupNorm), as `csrc_triton.group_norm_silu.add_group_norm`,
-    unchecked."""
-    total = x.float() + residual.float()
+    """(x + residual + shift, the GroupNorm of it and skip), as
+    `csrc_triton.group_norm_silu.add_group_norm`, unchecked."""
+    total = x.float()
+    if residual is not None:
+        total = total + residual.float()
     if shift is not None:
         total = total + shift.float()[:, :, None, None]
     total = total.to(x.dtype)
-    normed = group_norm_silu_reference(total, weight, bias, groups, eps, silu=False)
+    normed = group_norm_silu_reference(total, weight, bias, groups, eps, skip, silu)
     if carry is not None:
         total = total + carry[:, None, None]
     return total, normed

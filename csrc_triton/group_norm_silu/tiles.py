@@ -1,5 +1,5 @@
-"""What both kernels of group_norm_silu do with a tile of pixels x channels: load it, and take the
-moments of its groups."""
+"""What both kernels of group_norm_silu do with tiles of pixels x channels: load them, and take the
+moments of their groups."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 
@@ -12,10 +12,11 @@ import triton.language as tl
 @triton.jit
 def load_tile(
     x, skip, residual, more, pixel, channel, inside, width, x_y, x_x, skip_y, skip_x,
-    SPLIT: tl.constexpr,
+    SPLIT: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """The elements of [x, skip] at pixel [P, 1] and channel [1, C]; x and skip point at the first
-    pixel of a channel. With a residual, which lies as x does: x + residual + more, rounded.
+    pixel of a channel. With SUM those of x are x + residual + more, rounded; the residual, None or a
+    map, lies as x does.
 
     A map whose pixels are evenly spaced has None for its stride between lines.
     """
@@ -24,9 +25,12 @@ def load_tile(
     if skip is not None:  # chosen by address: each element is one load
         tile = tl.where(channel < SPLIT, tile, skip + _pixel_offset(pixel, width, skip_y, skip_x))
     value = tl.load(tile, mask=inside, other=0.0)
-    if residual is not None:
-        addend = tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
-        value = (value.to(tl.float32) + addend + more).to(value.dtype)
+    if SUM:
+        total = value.to(tl.float32)
+        if residual is not None:
+            own = inside if skip is None else inside & (channel < SPLIT)
+            total += tl.load(residual + offset, mask=own, other=0.0).to(tl.float32)
+        value = (total + more).to(value.dtype)
     return value
 
 
@@ -41,10 +45,27 @@ def of_channels(values, place, present, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def store_sum(total, place, tile, carried, inside):
-    """The tile and what is carried, rounded, where a sum is wanted."""
+def of_group(values, member):
+    """To each channel [1, C] what its group has of values [G, 1]."""
+    return tl.sum(tl.where(member, values, 0.0), axis=0, keep_dims=True)
+
+
+@triton.jit
+def scaled(tile, mean, gain, beta, SILU: tl.constexpr):
+    """The tile normed, in float32, and SiLU of it where that is wanted."""
+    y = (tile.to(tl.float32) - mean) * gain + beta
+    if SILU:
+        y = y / (1.0 + tl.exp(-y))
+    return y
+
+
+@triton.jit
+def store_sum(total, place, channel, tile, carried, inside, SPLIT: tl.constexpr):
+    """The tile's first SPLIT channels and what is carried, rounded, at these pixels of a sum [..., SPLIT]
+    where one is wanted."""
     if total is not None:
-        tl.store(total + place, (tile.to(tl.float32) + carried).to(tile.dtype), mask=inside)
+        value = (tile.to(tl.float32) + carried).to(tile.dtype)
+        tl.store(total + place * SPLIT + channel, value, mask=inside & (channel < SPLIT))
 
 
 @triton.jit
@@ -70,6 +91,39 @@ def moments_of_tile(tile, inside, more, pixels, member):
     total = tl.sum(deviation, axis=0, keep_dims=True)
     square = tl.sum(deviation * deviation, axis=0, keep_dims=True)
     return group_moments(shift + more, total, square, pixels * 1.0, member)
+
+
+@triton.jit
+def moments_of_tiles(
+    tile, x, skip, residual, more, first, stop, channel, present, member, width,
+    x_y, x_x, skip_y, skip_x, SPLIT: tl.constexpr, SUM: tl.constexpr, PIXELS: tl.constexpr,
+    TILES: tl.constexpr,
+):  # fmt: skip
+    """The same of a map's pixels from first to stop, in TILES tiles, of which the first is given; all
+    else as in `load_tile`."""
+    pixel = tl.arange(0, PIXELS)[:, None] + first
+    # Deviations are taken from the first tile's mean. Their squares exceed the chunk's own by its
+    # mean's distance from that, so with n tiles they cost at most a factor n of precision, however
+    # far from zero the mean lies, and none where tiles are alike.
+    shift = tile_mean(tile, (pixel < stop) & present, tl.minimum(stop - first, PIXELS) * 1.0)
+    total = tl.zeros(tile.shape, tl.float32)
+    square = tl.zeros(tile.shape, tl.float32)
+    for i in range(TILES):
+        inside = (pixel + i * PIXELS < stop) & present
+        later = pixel + (i + 1) * PIXELS
+        ahead = load_tile(
+            x, skip, residual, more, later, channel, (later < stop) & present, width, x_y, x_x,
+            skip_y, skip_x, SPLIT, SUM,
+        )  # fmt: skip
+        deviation = tl.where(inside, tile.to(tl.float32) - shift, 0.0)
+        total += deviation
+        square += deviation * deviation
+        tile = ahead
+    total = tl.sum(total, axis=0, keep_dims=True)
+    square = tl.sum(square, axis=0, keep_dims=True)
+    if not SUM:  # what is added moves a channel's mean, and no deviation from it
+        shift += more
+    return group_moments(shift, total, square, (stop - first) * 1.0, member)
 
 
 @triton.jit

@@ -25,6 +25,7 @@ from icd_engine.networks.blocks import (
     to_map,
     to_tokens,
 )
+from icd_engine.networks.sums import Map
 
 
 class PassState(NamedTuple):
@@ -250,23 +251,15 @@ class SpatialTransformer(nn.Module):
             nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
         )
 
-    def forward(self, x: Tensor, state: PassState, shares_self: bool, feeds_blend: bool) -> Tensor:
-        tokens = self._transformed(self.norm(x), state, shares_self, feeds_blend)
-        return x + to_map(project(self.proj_out, tokens), *x.shape[-2:])
-
-    def of_sum(
-        self,
-        parts: tuple[Tensor, Tensor, Tensor],
-        state: PassState,
-        shares_self: bool,
-        feeds_blend: bool,
-    ) -> Tensor:
-        """`forward` of a sum of two maps and [C], which the norm adds; and the last product adds into
-        it."""
+    def forward(self, x: Map, state: PassState, shares_self: bool, feeds_blend: bool) -> Tensor:
+        """[B, C, H, W] -> the same. A sum is taken by the norm, and the last product adds into it."""
+        how = (state, shares_self, feeds_blend)
         last = self.proj_out
-        x, normed = self.norm.of_sum(*parts, carry=last.bias)
-        tokens = self._transformed(normed, state, shares_self, feeds_blend)
-        total = add_product(to_tokens(x), tokens, last.weight.flatten(1))
+        if isinstance(x, Tensor):
+            tokens = self._transformed(self.norm(x), *how)
+            return x + to_map(project(last, tokens), *x.shape[-2:])
+        x, normed = self.norm.taking(x, carry=last.bias)
+        total = add_product(to_tokens(x), self._transformed(normed, *how), last.weight.flatten(1))
         return to_map(total, *x.shape[-2:])
 
     def _transformed(

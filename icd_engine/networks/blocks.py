@@ -14,6 +14,7 @@ from csrc_triton.add_product import add_product
 from csrc_triton.conv3x3 import conv3x3
 from csrc_triton.geglu import geglu
 from csrc_triton.group_norm_silu import add_group_norm, group_norm_silu
+from icd_engine.networks.sums import Map, Sum, convolution
 
 
 class GroupNorm(nn.GroupNorm):
@@ -35,19 +36,25 @@ class GroupNorm(nn.GroupNorm):
             shift=shift,
         )
 
-    def of_sum(
-        self, x: Tensor, residual: Tensor, shift: Tensor, carry: Tensor | None
+    def taking(
+        self, x: Map, skip: Tensor | None = None, carry: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x + residual + shift [C] (+ carry [C]), and the norm without SiLU of the sum without it."""
+        """(x, the norm of it and skip); where x is a sum the norm takes it, and adds carry [C] to what
+        comes back of it."""
+        if isinstance(x, Tensor):
+            assert carry is None
+            return x, self(x, skip)
         return add_group_norm(
-            x,
-            residual,
+            x.x,
+            x.residual,
             self.weight,
             self.bias,
             self.num_groups,
             self.eps,
-            shift=shift.expand(x.shape[0], -1),
+            shift=x.shift.expand(x.x.shape[0], -1),
             carry=carry,
+            skip=skip,
+            silu=self.silu,
         )
 
 
@@ -82,29 +89,26 @@ class ResidualBlock(nn.Module):
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
         self.has_shortcut = in_channels != out_channels
 
-    def forward(self, x: Tensor, skip: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """`skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is what
-        `time_shift` gives.
+    def forward(
+        self, x: Map, skip: Tensor | None = None, shift: Tensor | None = None
+    ) -> tuple[Tensor, Map]:
+        """(x added up, the block of it), [B, C, H, W] and [B, C_out, H, W]. The block's own sum is left
+        to the norm after it where operations are fused.
 
-        The norm adds the shift, and with it conv1's bias: alone, either would be a pass over the map.
+        `skip` [B, C_in - C, H, W] counts as more channels of x; `shift` [B, C_out] is what
+        `time_shift` gives. The second norm adds it, and with it conv1's bias: alone, either would be a
+        pass over the map.
         """
-        return self.shortcut(x, skip) + self.conv2(self._middle(x, skip, shift))
-
-    def parts(
-        self, x: Tensor, skip: Tensor | None, shift: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Two maps and [C_out] whose sum `forward` is: for a norm that adds them by itself."""
-        assert self.conv2.bias is not None
-        h = convolved(self._middle(x, skip, shift), self.conv2.weight)
-        return self.shortcut(x, skip), h, self.conv2.bias
-
-    def _middle(self, x: Tensor, skip: Tensor | None, shift: Tensor | None) -> Tensor:
-        h = self.norm1(x, skip)
+        x, h = self.norm1.taking(x, skip)
         if shift is None and fused(x):
             assert self.conv1.bias is not None
             shift = self.conv1.bias.expand(x.shape[0], -1)
         h = self.conv1(h) if shift is None else convolved(h, self.conv1.weight)
-        return self.norm2(h, shift=shift)
+        h = self.norm2(h, shift=shift)
+        if not fused(x):
+            return x, self.shortcut(x, skip) + self.conv2(h)
+        assert self.conv2.bias is not None
+        return x, Sum(self.shortcut(x, skip), convolved(h, self.conv2.weight), self.conv2.bias)
 
     def time_shift(self, features: Tensor) -> Tensor:
         """What time features [B, C] and conv1's bias add before the second norm: [B, C_out]."""
@@ -132,8 +136,8 @@ class Downsample(nn.Module):
         self.symmetric = symmetric
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+    def forward(self, x: Tensor) -> Map:
+        return convolution(self.conv, x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -143,8 +147,8 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor) -> Map:
+        return convolution(self.conv, F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class GEGLU(nn.Module):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from csrc_triton import fused
 from icd_engine.networks.attention import PassState, SpatialTransformer
 from icd_engine.networks.blocks import ResidualBlock
+from icd_engine.networks.sums import Map, taken
 
 
 class UNetLevel(nn.Module):
@@ -34,45 +34,27 @@ class UNetLevel(nn.Module):
         self.shares_self = False
         self.feeds_blend = False
 
-    def layer(self, i: int, x: Tensor, skip: Tensor | None, state: PassState) -> Tensor:
-        if not hasattr(self, "attentions"):
-            return self.resnets[i](x, skip, state.shifts.pop())
-        how = (self.shares_self, self.feeds_blend)
-        return both(self.resnets[i], self.attentions[i], x, skip, state, *how)
-
-
-def both(
-    residual: nn.Module,
-    transformer: nn.Module,
-    x: Tensor,
-    skip: Tensor | None,
-    state: PassState,
-    shares_self: bool,
-    feeds_blend: bool,
-) -> Tensor:
-    """A residual block, then a transformer; where operations are fused, its norm adds the block's
-    two branches."""
-    assert isinstance(residual, ResidualBlock)
-    assert isinstance(transformer, SpatialTransformer)
-    if not fused(x):
-        x = residual(x, skip, state.shifts.pop())
-        return transformer(x, state, shares_self, feeds_blend)
-    parts = residual.parts(x, skip, state.shifts.pop())
-    return transformer.of_sum(parts, state, shares_self, feeds_blend)
+    def layer(self, i: int, x: Map, skip: Tensor | None, state: PassState) -> tuple[Tensor, Map]:
+        """x added up, and what a residual block and its transformer make of it."""
+        entered, made = self.resnets[i](x, skip, state.shifts.pop())
+        if hasattr(self, "attentions"):
+            made = self.attentions[i](made, state, self.shares_self, self.feeds_blend)
+        return entered, made
 
 
 class DownLevel(UNetLevel):
-    """A level of the way down; keeps every output for the way up."""
+    """A level of the way down; keeps what enters its parts, each the output of one before, for the way
+    up: there sums are taken."""
 
     downsamplers: nn.ModuleList  # not on the lowest level
 
-    def forward(self, x: Tensor, state: PassState, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Map, state: PassState, skips: list[Tensor]) -> Map:
         for i in range(len(self.resnets)):
-            x = self.layer(i, x, None, state)
-            skips.append(x)
+            entered, x = self.layer(i, x, None, state)
+            skips.append(entered)
         if hasattr(self, "downsamplers"):
-            x = self.downsamplers[0](x)
-            skips.append(x)
+            skips.append(taken(x))
+            x = self.downsamplers[0](skips[-1])
         return x
 
 
@@ -81,14 +63,14 @@ class UpLevel(UNetLevel):
 
     upsamplers: nn.ModuleList  # not on the highest level
 
-    def forward(self, x: Tensor, state: PassState, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Map, state: PassState, skips: list[Tensor]) -> Map:
         for i in range(len(self.resnets)):
-            x = self.layer(i, x, skips.pop(), state)
-        return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
+            _, x = self.layer(i, x, skips.pop(), state)
+        return self.upsamplers[0](taken(x)) if hasattr(self, "upsamplers") else x
 
 
 class MidLevel(nn.Module):
-    """Residual block, transformer, residual block at the smallest size."""
+    """Residual block, transformer, residual block at the smallest size; keeps what enters, too."""
 
     def __init__(
         self, channels: int, *, transformer: dict, time_channels: int, groups: int, eps: float
@@ -103,9 +85,11 @@ class MidLevel(nn.Module):
         )
         self.shares_self = False
 
-    def forward(self, x: Tensor, state: PassState) -> Tensor:
-        x = both(self.resnets[0], self.attentions[0], x, None, state, self.shares_self, False)
-        return self.resnets[1](x, None, state.shifts.pop())
+    def forward(self, x: Map, state: PassState, skips: list[Tensor]) -> Map:
+        entered, x = self.resnets[0](x, None, state.shifts.pop())
+        skips.append(entered)
+        x = self.attentions[0](x, state, self.shares_self, False)
+        return self.resnets[1](x, None, state.shifts.pop())[1]
 
 
 def per_level(value: int | list, levels: int) -> list:

@@ -34,6 +34,7 @@ from icd_engine.networks.levels import (
     per_level,
     up_channels,
 )
+from icd_engine.networks.sums import convolution
 
 
 class UNetOutput(NamedTuple):
@@ -244,14 +245,15 @@ class UNet(nn.Module):
             kept=[] if keep else None,
             maps=[],
         )
-        x = self.conv_in(latents)
-        skips = [x]
+        x = convolution(self.conv_in, latents)
+        skips: list[Tensor] = []
         for block in self.down_blocks:
             x = block(x, state, skips)
-        x = self.mid_block(x, state)
+        x = self.mid_block(x, state, skips)
         for block in self.up_blocks:
             x = block(x, state, skips)
-        eps = self.conv_out(self.conv_norm_out(x))
+        _, x = self.conv_norm_out.taking(x)
+        eps = self.conv_out(x)
         state.check_taken()
         return UNetOutput(
             eps, torch.stack(state.maps).mean(dim=0) if state.maps else None, state.kept

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csrc_triton import fused
+from csrc_triton.add_product import add_product
 from icd_engine.networks.blocks import (
     Downsample,
     GroupNorm,
@@ -23,6 +24,7 @@ from icd_engine.networks.blocks import (
     to_map,
     to_tokens,
 )
+from icd_engine.networks.sums import Map, convolution, taken
 
 EPS = 1e-6
 MOST_POSITIONS = 4096  # whose attention map is kept, 67 MB in float32: a picture of 512x512
@@ -39,15 +41,23 @@ class SpatialAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = to_tokens(self.group_norm(x))
+    def forward(self, x: Map) -> Tensor:
+        last = self.to_out[0]
+        assert isinstance(last, nn.Linear)
+        if isinstance(x, Tensor):
+            out = self._attended(self.group_norm(x))
+            return x + to_map(last(out), *x.shape[-2:])
+        x, normed = self.group_norm.taking(x, carry=last.bias)
+        total = add_product(to_tokens(x), self._attended(normed), last.weight)
+        return to_map(total, *x.shape[-2:])
+
+    def _attended(self, x: Tensor) -> Tensor:
+        tokens = to_tokens(x)
         q, k, v = (project(tokens) for project in (self.to_q, self.to_k, self.to_v))
         if fused(x) and tokens.shape[1] <= MOST_POSITIONS:
-            out = attend_by_products(q, k, v)
-        else:
-            q, k, v = (split_heads(own, 1) for own in (q, k, v))
-            out = merge_heads(F.scaled_dot_product_attention(q, k, v))
-        return x + to_map(self.to_out[0](out), *x.shape[-2:])
+            return attend_by_products(q, k, v)
+        q, k, v = (split_heads(own, 1) for own in (q, k, v))
+        return merge_heads(F.scaled_dot_product_attention(q, k, v))
 
 
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -129,11 +139,11 @@ class MidBlock(nn.Module):
         )
         self.attentions = nn.ModuleList([SpatialAttention(channels, groups)] if attention else [])
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
+    def forward(self, x: Map) -> Map:
+        _, x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
-        return self.resnets[1](x)
+        return self.resnets[1](x)[1]
 
 
 class VAELevel(nn.Module):
@@ -151,10 +161,10 @@ class VAELevel(nn.Module):
             self.add_module(name, nn.ModuleList([module]))
         self.resize = next(iter(resize), None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Map) -> Map:
         for block in self.resnets:
-            x = block(x)
-        return getattr(self, self.resize)[0](x) if self.resize else x
+            _, x = block(x)
+        return getattr(self, self.resize)[0](taken(x)) if self.resize else x
 
 
 class Encoder(nn.Module):
@@ -182,10 +192,11 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], 2 * latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+        summed = convolution(self.conv_in, x)
         for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(self.conv_norm_out(self.mid_block(x)))
+            summed = block(summed)
+        _, normed = self.conv_norm_out.taking(self.mid_block(summed))
+        return self.conv_out(normed)
 
 
 class Decoder(nn.Module):
@@ -212,10 +223,11 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], colours, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
+        summed = self.mid_block(convolution(self.conv_in, x))
         for block in self.up_blocks:
-            x = block(x)
-        return self.conv_out(self.conv_norm_out(x))
+            summed = block(summed)
+        _, normed = self.conv_norm_out.taking(summed)
+        return self.conv_out(normed)
 
 
 class VAE(nn.Module):

@@ -38,7 +38,11 @@ def filled(rows: int) -> list[int]:
 def take(tensor: Tensor, rows: Sequence[int]) -> Tensor:
     """tensor[rows], or the tensor itself where those are all its rows: an index would travel to the
     device."""
-    return tensor if list(rows) == list(range(len(tensor))) else tensor[list(rows)]
+    return tensor if _all(rows, tensor) else tensor[list(rows)]
+
+
+def _all(rows: Sequence[int], tensor: Tensor) -> bool:
+    return list(rows) == list(range(tensor.shape[0]))
 
 
 def take_prompts(prompts: Prompts, rows: Sequence[int]) -> Prompts:
@@ -133,4 +137,6 @@ def _anchor(anchor: Anchor, sources: Sequence[int]) -> Anchor:
 
 def _take_fields(whole: Fields, rows: Sequence[int]) -> Fields:
     """These rows of every field; `filled_inputs` has left none out."""
+    if _all(rows, whole.source_row):
+        return whole
     return type(whole)(*(take(tensor, rows) for tensor in whole if tensor is not None))

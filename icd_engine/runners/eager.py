@@ -5,7 +5,7 @@ It defines what every other runner must answer; they wrap its stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
@@ -125,7 +125,7 @@ class EagerRunner:
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         keys = tuple(tuple(row) for row in ids)
         tokens, pooled = zip(*(self._features(key, False) for key in keys), strict=True)
-        return Prompts(keys, torch.cat(tokens), None if pooled[0] is None else torch.cat(pooled))
+        return Prompts(keys, _rows(tokens), None if pooled[0] is None else _rows(pooled))
 
     @torch.no_grad()
     def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -144,7 +144,7 @@ class EagerRunner:
         self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
     ) -> list[Tensor]:
         network = self.encode_network
-        values = torch.cat([self._values(network, ids) for ids in prompts.ids])
+        values = _rows(self._values(network, ids) for ids in prompts.ids)
         unguided = [0.0] * len(prompts)
         shifts = [self._row_shifts(network, hop.t, unguided, prompts.ids) for hop in hops]
         latents = latents.to(self.device, torch.float32)
@@ -169,7 +169,7 @@ class EagerRunner:
         targets = inputs.targets(len(hops))
         sources = inputs.sources
         values = [
-            torch.cat([self._values(network, ids) for ids in prompts.ids])
+            _rows(self._values(network, ids) for ids in prompts.ids)
             for prompts in inputs.hop_prompts or [inputs.prompts]
         ]
         if inputs.parents is not None:
@@ -228,7 +228,7 @@ class EagerRunner:
     ) -> Tensor:
         """UNet.time_shifts of rows at t with these guidance scales and prompts, [rows, D]."""
         prompts = ids if network.addition_channels else [None] * len(ids)
-        return torch.cat([self._shifts(network, t, *row) for row in zip(w, prompts, strict=True)])
+        return _rows(self._shifts(network, t, *row) for row in zip(w, prompts, strict=True))
 
     def _time_shifts(self, network: UNet, t: int, w: float, ids: tuple[int, ...] | None) -> Tensor:
         """UNet.time_shifts of one row [1, D]; ids: the prompt's, where the network takes its pooled
@@ -266,3 +266,9 @@ class EagerRunner:
             return eps, torch.tensor(guidance, device=self.device)
 
         return second
+
+
+def _rows(rows: Iterable[Tensor]) -> Tensor:
+    """What is kept for each row as one tensor; for a single row itself, which nobody writes into."""
+    first, *others = rows
+    return torch.cat([first, *others]) if others else first

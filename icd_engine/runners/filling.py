@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from icd_engine.editing.plan import EditStep
 from icd_engine.runners.contract import Blend, DecodeInputs, Tensor
@@ -22,9 +23,11 @@ def filled_inputs(inputs: DecodeInputs, full: Full) -> DecodeInputs:
         return inputs
     edits = [_with_words(edit, full) for edit in inputs.edits]
     blend = inputs.blend or [None] * len(edits)
-    height_width = tuple(inputs.latents.shape[2:])
+    size = tuple(inputs.latents.shape[2:])
+    # One for all hops with as many rows
+    everywhere = cache(lambda rows: full((rows, *size), 1.0))
     filled = [
-        _with_mask(of_hop, edit.source_row, height_width, full)
+        _with_mask(of_hop, edit.source_row, everywhere)
         for of_hop, edit in zip(blend, edits, strict=False)
     ]
     return replace(inputs, edits=edits, blend=filled)
@@ -41,10 +44,13 @@ def _with_words(edit: EditStep, full: Full) -> EditStep:
     return edit._replace(source_words=source, target_words=target)
 
 
-def _with_mask(blend: Blend | None, source_row: Tensor, size: tuple[int, ...], full: Full) -> Blend:
-    """Blending, if of nothing: rows without words and masks come back as they are. size: (h, w)."""
-    nowhere = source_row < 0  # row numbers are not: False for every target
-    blend = blend or Blend(source_row, nowhere)
+def _with_mask(
+    blend: Blend | None, source_row: Tensor, everywhere: Callable[[int], Tensor]
+) -> Blend:
+    """Blending, if of nothing: rows without words and masks come back as they are. everywhere(T): the
+    mask [T, h, w] that lets all change."""
+    if blend is None:
+        blend = Blend(source_row, source_row < 0)  # row numbers are not: False for every target
     if blend.user_mask is not None:
         return blend
-    return blend._replace(user_mask=full((len(source_row), *size), 1.0))
+    return blend._replace(user_mask=everywhere(source_row.shape[0]))

@@ -84,7 +84,7 @@ class Graphs:
         caller.wait_stream(self._stream)
         for result in results:
             result.record_stream(caller)  # made on our stream, used and freed on the caller's
-        return captured.outputs.read(results)
+        return captured.outputs.read(results, later=True)
 
     def _captured(
         self, key: Hashable, function: Callable[..., Any], arguments: tuple[Any, ...]

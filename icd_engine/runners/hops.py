@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from csrc_triton import fused
 from csrc_triton.boundary_step import boundary_step
 from csrc_triton.local_blend import local_blend
 from icd_engine.editing.plan import EditStep
@@ -126,8 +127,10 @@ def _predicted(
 
 
 def _called(predict: Predict, x: Tensor, shifts: Tensor, *others: object) -> UNetOutput:
-    """One call of the network, in the dtype of its tables: latents stay float32 between calls."""
-    return predict(x.to(shifts.dtype), shifts, *others)
+    """One call of the network, in the dtype of its tables: latents stay float32 between calls. Where
+    convolutions want channels last, the copy has them so."""
+    order = torch.channels_last if fused(x) else torch.preserve_format
+    return predict(x.to(shifts.dtype, memory_format=order), shifts, *others)
 
 
 # --- anchored decoding ----------------------------------------------------------------------------

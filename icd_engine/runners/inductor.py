@@ -1,5 +1,5 @@
-"""All that the engine uses of torch.compile's private parts, and the releases it is known to be right
-in.
+"""All that the engine uses of torch's private parts, torch.compile's mostly, and the releases it is
+known to be right in.
 
 Elsewhere compiled code is only slower: the shortcut that leans on how dynamo keeps programs is left
 off (guards that are not asked), and settings that a release does not have are not made.
@@ -14,6 +14,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.compiler import skip_guard_on_all_nn_modules_unsafe, skip_guard_on_globals_unsafe
 
 from icd_engine.runners import captures
@@ -151,3 +152,9 @@ def on_arguments(guards: Sequence[Any]) -> list[bool]:
     """
     filters = (skip_guard_on_all_nn_modules_unsafe, skip_guard_on_globals_unsafe)
     return [all(kept) for kept in zip(*(asked(guards) for asked in filters), strict=True)]
+
+
+def copy_each(into: list[Tensor], tensors: list[Tensor]) -> None:
+    """Each tensor into the one at its place; on CUDA in a launch or a few where all have one dtype and
+    each pair has one memory order. Optimizers do so; it has no public name."""
+    torch._foreach_copy_(into, tensors)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from icd_engine.errors import ImageError
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.memory import in_tiles
-from icd_engine.runners.stages import PictureStages, Stages, pixels_of
+from icd_engine.runners.stages import PictureStages, Stages, pixels_of, with_finite
 
 AUTO_TILING = 4.0  # tiles are used for more than so many times the pixels of one tile
 # Inside, the network is on the device
@@ -54,34 +54,37 @@ class PictureCoder:
 
     # --- whole or in tiles, in float32 where it must be -------------------------------------------
 
-    def _moments(self, stages: Stages | PictureStages, pixels: Tensor) -> Tensor:
+    def _moments(self, stages: Stages | PictureStages, pixels: Tensor) -> tuple[Tensor, Tensor]:
         def encode(channels_first: Tensor) -> Tensor:
-            return stages.to_moments(channels_first.movedim(1, -1).contiguous())
+            return stages.to_moments(channels_first.movedim(1, -1).contiguous())[0]
 
-        scale = (1, self.vae.downscale)
-        return self._by_tiles(encode, pixels.movedim(-1, 1), self.vae.sample_size, scale)
-
-    def _image(self, stages: Stages | PictureStages, latents: Tensor) -> Tensor:
-        tile = self.vae.sample_size // self.vae.downscale
-        return self._by_tiles(stages.to_image, latents, tile, (self.vae.downscale, 1))
-
-    def _by_tiles(
-        self, stage: Callable[[Tensor], Tensor], x: Tensor, tile: int, scale: tuple[int, int]
-    ) -> Tensor:
+        tile = self.vae.sample_size
+        channels_first = pixels.movedim(-1, 1)
         with self._resident(self.vae):
-            return in_tiles(stage, x, tile, scale) if self._wants_tiles(x, tile) else stage(x)
+            if not self._wants_tiles(channels_first, tile):
+                return stages.to_moments(pixels)
+            return with_finite(in_tiles(encode, channels_first, tile, (1, self.vae.downscale)))
+
+    def _image(self, stages: Stages | PictureStages, latents: Tensor) -> tuple[Tensor, Tensor]:
+        tile = self.vae.sample_size // self.vae.downscale
+        with self._resident(self.vae):
+            if self._wants_tiles(latents, tile):
+                image = in_tiles(stages.to_image, latents, tile, (self.vae.downscale, 1))
+            else:
+                image = stages.to_image(latents)
+        return with_finite(image)
 
     def _wants_tiles(self, x: Tensor, tile: int) -> bool:
         return wants_tiles(x.shape[-2:], tile, self._tiling)
 
-    def _finite(self, compute: Callable[..., Tensor], x: Tensor) -> Tensor:
+    def _finite(self, compute: Callable[..., tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         """compute(stages, x), by the VAE in float32 where the half-precision one gave NaN or
-        infinity.
+        infinity; it says whether all values are finite.
 
         ImageError if both do.
         """
-        result = compute(self._stages, x)
-        finite = bool(result.isfinite().all())  # waits for the device, once
+        result, known = compute(self._stages, x)
+        finite = bool(known)  # waits for the device, once
         if self.vae.dtype != torch.float32 and not finite:
             with self._lock:
                 self.retries += 1
@@ -92,8 +95,7 @@ class PictureCoder:
                     exact = copy.deepcopy(self.vae).to(x.device, torch.float32)
                     exact.join_weights()
                     self._exact = PictureStages(exact)
-            result = compute(self._exact, x)
-            finite = bool(result.isfinite().all())
+            result, finite = compute(self._exact, x)
         return checked(result, finite)
 
 

@@ -53,8 +53,8 @@ class PictureStages:
     def __init__(self, vae: VAE):
         self.vae = vae
 
-    def to_moments(self, pixels: Tensor) -> Tensor:
-        return self.vae.moments(from_pixels(pixels, self.vae.dtype)).float()
+    def to_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return with_finite(self.vae.moments(from_pixels(pixels, self.vae.dtype)).float())
 
     def to_image(self, latents: Tensor) -> Tensor:
         return self.vae.to_image(latents.to(self.vae.dtype)).float()
@@ -68,11 +68,17 @@ def pixels_of(pictures: Tensor) -> tuple[Tensor, Tensor]:
     return to_pixels(pictures), pictures.isfinite().all()
 
 
+def with_finite(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The values, and whether all are finite."""
+    return values, values.isfinite().all()
+
+
 class Stages(NamedTuple):
     """All that a runner computes on its device."""
 
     prompt_features: Callable[[Tensor], PromptFeatures]  # token ids [1, n]
-    to_moments: Callable[[Tensor], Tensor]  # [B, H, W, 3] uint8 -> [B, 8, h, w] float32
+    # [B, H, W, 3] uint8 -> [B, 8, h, w] float32, and whether all values are finite
+    to_moments: Callable[[Tensor], tuple[Tensor, Tensor]]
     to_image: Callable[[Tensor], Tensor]  # scaled latents -> [B, 3, H, W] float32
     to_pixels: Callable[[Tensor], tuple[Tensor, Tensor]]  # as `pixels_of`
     encode_pass: Predict  # one call of a network

@@ -105,12 +105,13 @@ def group_norm(
     dense=True,
     shift=False,
     residual=False,
+    sums=False,
 ) -> Build:
     """One row of channels-last maps, their strides constants as in `norm`; not dense: x has gaps
-    between its lines."""
+    between its lines. sums: as `add_group_norm`."""
     pixels, depth, second = side * side, (channels + skip) // groups, f"*{dtype}" if skip else "-"
     size = (4 if dtype == "fp32" else 2) * (1 + residual)
-    p = group_norm_plan(1, channels + skip, groups, pixels, size, bool(skip or residual))
+    p = group_norm_plan(1, channels + skip, groups, pixels, size, bool(skip or sums))
     constants = (
         {"x_row": pixels * channels, "x_channel": 1, "x_y": None, "x_x": channels} if dense else {}
     )
@@ -134,16 +135,18 @@ def group_norm(
     strides = f"{'4x-' if dense else '4xi32'} 5x-"
     third, moved = (f"*{dtype}" if given else "-" for given in (residual, shift))
     maps = f"*{dtype} {second} {third} {moved}"
+    summed = f"*{dtype}" if sums else "-"
+    constants |= {"SUM": sums}
     if kernel == "statistics":
-        types = f"{maps} 2x*fp32 2xi32 {strides} 8x-"
+        types = f"{maps} 2x*fp32 2xi32 {strides} 9x-"
         constants |= {"TILES": p.chunk}
     else:
         chunks = triton.cdiv(pixels, p.chunk * p.tile) if p.chunk else 1
         moments = "2x*fp32" if p.chunk else "2x-"
-        types = f"{maps} {third} 2x*{dtype} {moments} {third} *{dtype} 3xi32 fp32 {strides} 10x-"
+        types = f"{maps} {third} 2x*{dtype} {moments} {summed} *{dtype} 3xi32 fp32 {strides} 11x-"
         constants |= {"TILES": p.share, "CHUNKS": triton.next_power_of_2(chunks), "SILU": silu}
         constants |= {} if p.chunk else {"means": None, "squares": None}
-        constants |= {} if residual else {"carry": None, "total_out": None}
+        constants |= ({} if residual else {"carry": None}) | ({} if sums else {"total_out": None})
     kernel = f"group_norm_silu.kernel:{kernel}_kernel"
     # Up to 64 elements a thread lie in registers: another order of a release's instructions, and a
     # few do not
@@ -198,14 +201,34 @@ BUILDS = {  # a line per specialisation that runs in an edit
     "group_norm-bf16-16x16x1280+1280": group_norm("norm", "bf16", 16, 1280, 1280),
     "group_norm-bf16-16x16x1280+640-one-launch": group_norm("norm", "bf16", 16, 1280, 640),
     "add_group_norm-statistics-bf16-64x64x320": group_norm(
-        "statistics", "bf16", 64, 320, shift=True, residual=True
+        "statistics", "bf16", 64, 320, shift=True, residual=True, sums=True
+    ),
+    "add_group_norm-statistics-bf16-64x64x640+320": group_norm(
+        "statistics", "bf16", 64, 640, 320, shift=True, sums=True
+    ),
+    "add_group_norm-statistics-bf16-512x512x128": group_norm(
+        "statistics", "bf16", 512, 128, shift=True, residual=True, sums=True
     ),
     **{
         f"add_group_norm-bf16-{side}x{side}x{channels}": group_norm(
-            "norm", "bf16", side, channels, silu=False, shift=True, residual=True
+            "norm", "bf16", side, channels, silu=False, shift=True, residual=True, sums=True
         )
-        for side, channels in ((64, 320), (32, 640), (16, 1280), (8, 1280))
+        for side, channels in ((64, 320), (32, 640), (16, 1280), (8, 1280), (512, 128))
     },
+    **{  # a convolution's bias, before residual blocks
+        f"add_group_norm-bf16-{side}x{side}x{channels}+{skip}": group_norm(
+            "norm", "bf16", side, channels, skip, shift=True, sums=True
+        )
+        for side, channels, skip in (
+            *((64, 320, 0), (32, 320, 0), (16, 640, 0), (8, 1280, 0)),
+            *((64, 640, 320), (32, 1280, 640), (16, 1280, 1280)),
+        )
+    },
+    "add_group_norm-bf16-8x8x1280+1280-residual": group_norm(
+        "norm", "bf16", 8, 1280, 1280, shift=True, residual=True, sums=True
+    ),
+    "group_norm-bf16-32x32x640+640-alone": group_norm("norm", "bf16", 32, 640, 640),
+    "group_norm-bf16-32x32x640+320-alone": group_norm("norm", "bf16", 32, 640, 320),
     "group_norm-bf16-32x32x640-one-launch": group_norm("norm", "bf16", 32, 640),
     "group_norm-bf16-32x32x640-shift-one-launch": group_norm("norm", "bf16", 32, 640, shift=True),
     "group_norm-fp16-8x8x1280-one-launch-gaps": group_norm("norm", "fp16", 8, 1280, dense=False),

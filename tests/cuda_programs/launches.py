@@ -79,9 +79,10 @@ def launches(name: str, arguments: tuple[Any, ...]) -> int:
         planned = plan(len(x), len(weight), groups, pixels, x.element_size(), skip is not None)
         return 2 if planned.chunk else 1
     if name == "add_group_norm":
-        x, _, weight, _, groups = arguments[:5]
+        x, residual, weight, _, groups = arguments[:5]
         pixels = x.shape[2] * x.shape[3]
-        planned = plan(len(x), len(weight), groups, pixels, 2 * x.element_size(), True)
+        size = x.element_size() * (1 if residual is None else 2)
+        planned = plan(len(x), len(weight), groups, pixels, size, True)
         return 2 if planned.chunk else 1
     if name == "edited_attention":
         return 2 if len(arguments) > 8 and arguments[8] is not None else 1
@@ -129,7 +130,8 @@ def unet_pass(rows: int, edit: EditStep | None) -> tuple[Callable[..., Any], tup
     network = on_device(lambda: UNet(config, blend_downscale=4, share_downscale=2))
     shifts = network.time_shifts(empty(rows, dtype=torch.float32), empty(rows, 512))
     prompt = network.prompt_values(empty(rows, TOKENS, 768))
-    return network.predict, (empty(rows, 4, 64, 64), shifts, prompt, edit, None, edit is not None)
+    latents = empty(rows, 4, 64, 64).contiguous(memory_format=torch.channels_last)
+    return network.predict, (latents, shifts, prompt, edit, None, edit is not None)
 
 
 def unet_decode() -> tuple[Callable[..., Any], tuple[Any, ...]]:

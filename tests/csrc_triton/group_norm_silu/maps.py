@@ -8,7 +8,7 @@ from torch import Tensor
 
 # B, channels of x, channels of skip, H, W, groups. Groups of 10, 30 and 80 channels as Stable
 # Diffusion's, which fill no power of 2; odd sizes; borders of x and skip inside a group; the last
-# ones are too large for one launch.
+# ones are too large for one launch, or for one reading.
 SHAPES = {
     "10-deep": (2, 40, 0, 5, 7, 4),
     "10-deep-straddling": (1, 36, 24, 9, 13, 6),
@@ -19,8 +19,9 @@ SHAPES = {
     "one-pixel": (2, 20, 12, 1, 1, 4),
     "one-line": (1, 8, 4, 1, 33, 3),
     "one-column": (1, 8, 4, 33, 1, 3),
-    "two-launches": (1, 600, 0, 5, 7, 2),
-    "two-launches-straddling": (1, 400, 200, 5, 7, 2),
+    "two-launches": (1, 600, 0, 5, 17, 1),
+    "two-launches-straddling": (1, 400, 200, 5, 17, 1),
+    "read-twice-straddling": (1, 400, 200, 5, 7, 2),
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csrc_triton.group_norm_silu.plan import MOST_CHUNKS, SMS, plan
+from csrc_triton.group_norm_silu.plan import ALONE, MOST_CHUNKS, SMS, plan
 
 # Rows, channels, groups, side and bytes: Stable Diffusion's UNet, SDXL's, their autoencoders, the
 # embedded model.
@@ -37,7 +37,8 @@ def test_plans_cover_maps_and_fill_the_chip(sizes, joined):
     assert {p.block & (p.block - 1), p.tile & (p.tile - 1), p.warps & (p.warps - 1)} == {0}
     blocks = -(-channels // p.width)
     if not p.chunk:
-        assert p.tile >= pixels and p.share == 1
+        assert p.tile * p.share >= pixels
+        assert p.share == 1 or p.width * pixels * itemsize <= ALONE
         return
     chunks, shares = (-(-pixels // (tiles * p.tile)) for tiles in (p.chunk, p.share))
     assert chunks <= MOST_CHUNKS

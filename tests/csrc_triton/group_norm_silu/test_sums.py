@@ -81,13 +81,31 @@ def test_a_residual_is_added_first_and_comes_back(
     assert_within_rounding(same, [x + residual, *others, None, False], roundoff, kernel=kernel)
 
 
-def test_programs_of_several_tiles_add_in_each(interpret):
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("added", ["shift", "residual", "both"])
+def test_a_sum_is_normed_beside_a_skip(add_norm, kernel, roundoff, dtype, added, silu):  # noqa: F811
+    x, residual, shift, *others = make("10-deep", dtype)
+    skip = x.flip(2)[:, ::2]
+    weight, bias = (torch.cat([own, own[::2]]) for own in others[:2])
+    others = [weight, bias, others[2] * 3 // 2, others[3]]
+    given = {"shift": None if added == "residual" else shift}
+    residual = None if added == "shift" else residual
+    whole = x + (0 if residual is None else residual)
+    whole = whole + (0 if given["shift"] is None else shift[:, :, None, None])
+    total, normed = add_norm(x, residual, *others, skip=skip, silu=silu, carry=shift[1], **given)
+    assert torch.equal(total, whole + shift[1][:, None, None])
+    assert_within_rounding(normed, [whole, *others, skip, silu], roundoff, kernel=kernel)
+
+
+@pytest.mark.parametrize("chunk", [2, 0], ids=["two-launches", "alone"])
+def test_programs_of_several_tiles_add_in_each(interpret, chunk):
     x, residual, shift, *others = make("10-deep", torch.float32)
     pytest.importorskip("triton")
     from csrc_triton.group_norm_silu.kernel import launch
 
-    plan = Plan(width=40, block=64, tile=16, chunk=2, share=3, warps=4)
-    added = {"shift": shift, "residual": residual, "carry": shift[0]}
+    plan = Plan(width=40, block=64, tile=16, chunk=chunk, share=3, warps=4)
+    added = {"shift": shift, "residual": residual, "carry": shift[0], "sums": True}
     total, normed = interpret(launch, x, *others, silu=False, planned=plan, **added)
     whole = x + residual + shift[:, :, None, None]
     assert torch.equal(total, whole + shift[0][:, None, None])

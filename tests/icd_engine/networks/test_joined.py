@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from icd_engine.editing.plan import EditStep
-from icd_engine.networks import attention, blocks, levels, vae
+from icd_engine.networks import attention, blocks, sums, vae
 from icd_engine.networks.difference import share_weights
 from icd_engine.networks.unet import UNet, UNetOutput
 from tests.conftest import UNET, VAE
@@ -74,7 +74,7 @@ def test_joined_networks_answer_alike(pair):
 @pytest.fixture
 def on_cuda(monkeypatch) -> None:
     """Networks take the way they take there; operations are their references."""
-    for module in (attention, blocks, levels, vae):
+    for module in (attention, blocks, sums, vae):
         monkeypatch.setattr(module, "fused", lambda x: True)
 
 
@@ -86,6 +86,21 @@ def test_fused_networks_answer_alike(pair, on_cuda, monkeypatch):
     assert_close(ours.eps, theirs.eps)
     assert_close(ours.word_maps, theirs.word_maps)
     assert_close(again.eps, theirs.eps[2:])
+
+
+@pytest.mark.parametrize("bare", [0, 1], ids=["highest", "lowest"])
+def test_levels_without_attention_answer_alike(on_cuda, monkeypatch, bare):
+    """Their sums go to norms beside skips, to changes of size and to the last norm."""
+    down = ["CrossAttnDownBlock2D"] * 2
+    up = ["CrossAttnUpBlock2D"] * 2
+    down[bare], up[1 - bare] = "DownBlock2D", "UpBlock2D"
+    config = UNET | {"down_block_types": down, "up_block_types": up, "layers_per_block": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet(config).eval().requires_grad_(False)
+    ours = edit(network).eps
+    monkeypatch.undo()
+    assert_close(ours, edit(network).eps)
 
 
 def test_a_fused_vae_answers_alike(on_cuda, monkeypatch):

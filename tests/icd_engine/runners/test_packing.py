@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from icd_engine.runners.nested import leaves
-from icd_engine.runners.packing import ALIGNED, Packing
+from icd_engine.runners.packing import ALIGNED, Later, Packing
 
 
 def nesting(seed: int) -> dict:
@@ -57,3 +57,26 @@ def test_a_copy_outlives_the_next_write():
     (first,) = packing.read([flat.clone() for flat in packing.flats])
     packing.write([torch.zeros(4)])
     assert first.tolist() == [1.0] * 4
+
+
+def test_lists_are_read_when_they_are_looked_at():
+    value = (torch.ones(2), [torch.zeros(3), [torch.ones(4)]])
+    packing = Packing(value)
+    packing.write(value)
+    first, later = packing.read(packing.flats, later=True)
+    assert isinstance(later, Later)
+    for ours, theirs in zip(leaves((first, later)), leaves(value), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_lists_are_made_when_they_are_looked_at_and_once():
+    made = []
+
+    def make() -> list[torch.Tensor]:
+        made.append(torch.zeros(2))
+        return made
+
+    later = Later(make)
+    assert not made
+    assert len(later) == 1 and later[-1] is made[0] and list(later) == made
+    assert len(made) == 1
