@@ -157,8 +157,10 @@ async function edit() {
  * @param {import("./icd.js").Settings} found
  */
 function take(found) {
+  /** @type {Record<string, any>} */
+  const whole = { ...found, detail: found.detail ?? found.anchor };
   for (const slider of sliders) {
-    const value = /** @type {Record<string, any>} */ (found)[String(slider.dataset.setting)];
+    const value = whole[String(slider.dataset.setting)];
     if (typeof value === "number") slider.value = String(value);
     label(slider);
   }
