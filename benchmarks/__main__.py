@@ -120,7 +120,7 @@ def _published(options: argparse.Namespace) -> Results:
     from benchmarks import published
 
     options.architecture = options.architecture or "sd15"
-    names = ("architecture", "size", "runner", "device", "dtype")
+    names = ("architecture", "size", "runner", "device", "dtype", "only")
     return published.measure_published(**{name: getattr(options, name) for name in names})
 
 

@@ -43,7 +43,9 @@ def parser(benchmarks: Sequence[str]) -> argparse.ArgumentParser:
         help="batch sizes that throughput measures (default: 1,2,4,8,16)",
     )
     only.add_argument(
-        "--only", metavar="NAME", help="one operation (ops), table (backends) or stage (distil)"
+        "--only",
+        metavar="NAME",
+        help="one operation (ops), table (backends), stage (distil) or memory mode (published)",
     )
     only.add_argument(
         "--quick",

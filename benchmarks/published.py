@@ -54,11 +54,15 @@ def measure_published(
     runner: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    only: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Seconds and peak memory of converting, and of loading and one edit in each memory mode.
+    """Seconds and peak memory of converting, and of loading and one edit in each memory mode, or in
+    `only` one of MODES.
 
     The picture is `size` pixels wide and high. Refused, IcdError.
     """
+    if only is not None and only not in MODES:
+        raise Refused(f"only must be one of {', '.join(MODES)}, not {only!r}")
     if architecture not in ARCHITECTURES:
         raise Refused(
             f"architecture must be one of {', '.join(ARCHITECTURES)}, not {architecture!r}"
@@ -74,6 +78,8 @@ def measure_published(
         disk = {part: _mib(folder / part) for part in ("base", TEACHER, *LORAS.values(), "bundle")}
         yield about | {"mode": "convert"} | converted | {"disk_mib": disk}
         for mode, options in MODES.items():
+            if only not in (None, mode):
+                continue
             if "offload" in options and choose_device(device).type == "cpu":
                 continue  # it would change nothing
             yield (

@@ -1,9 +1,11 @@
 """Published-format files of a small architecture are written, converted and edited with, in every
 memory mode."""
 
+import pytest
 import torch
 
 from benchmarks import published
+from benchmarks.checks import Refused
 
 
 def test_every_step_is_measured(tmp_path, monkeypatch):
@@ -17,3 +19,8 @@ def test_every_step_is_measured(tmp_path, monkeypatch):
     for result in results[1:]:
         assert result["calls"] == 8 and result["size"] == [64, 64] and result["peak_memory_mib"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_memory_mode_is_refused():
+    with pytest.raises(Refused, match=r"only must be one of two networks, weights switch, .*'all'"):
+        next(published.measure_published(architecture="small-xl", only="all"))
