@@ -110,8 +110,6 @@ GAINS = {
     "cond_proj": 6.0,
     "encoder.conv_out": 20.0,
     "conv_out": 2.0,
-    "token_embedding": 0.02,  # CLIP's own
-    "position_embedding": 0.02,
 }
 
 
@@ -130,9 +128,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def write_small_bundle(out: Path, *, seed: int = 0, guidance_embedded: bool = True) -> Path:
     """A whole bundle in stock diffusers layout, 64x64 pictures, 8x8 latents; a second or two."""
     import torch
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     from icd_engine.bundles.bundle import write_bundle
-    from icd_engine.networks.text_encoder import TextEncoder
     from icd_engine.networks.unet import UNet as UNetModule
     from icd_engine.networks.vae import VAE as VAEModule
 
@@ -145,7 +143,9 @@ def write_small_bundle(out: Path, *, seed: int = 0, guidance_embedded: bool = Tr
             "tokenizer/tokenizer.json": TOKENIZER / "tokenizer.json",
             "tokenizer/tokenizer_config.json": TOKENIZER / "tokenizer_config.json",
             "text_encoder/config.json": TEXT_ENCODER,
-            "text_encoder/model.safetensors": _weights(TextEncoder(TEXT_ENCODER)),
+            "text_encoder/model.safetensors": _weights(
+                CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER))
+            ),
             "vae/config.json": VAE,
             "vae/diffusion_pytorch_model.safetensors": _weights(VAEModule(VAE)),
         }

@@ -96,7 +96,7 @@ def null_text_inversion(model: Diffusion, task: EditTask) -> Outcome:
     x = track[-1]
     wanted = track[-2::-1]
     for k, (t, s) in enumerate(down(levels())):
-        null = null._replace(tokens=null.tokens.detach().requires_grad_(True))
+        null = null._replace(tokens=null.tokens.detach().clone().requires_grad_(True))
         optimizer = torch.optim.Adam([null.tokens], lr=1e-2 * (1 - k / 100))
         conditional = model.eps(x, t, prompt).detach()
         with torch.enable_grad():

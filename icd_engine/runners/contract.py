@@ -160,8 +160,8 @@ class Runner(Protocol):
         ...
 
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
-        """Token ids of each prompt (of every text encoder, one after the other) -> text
-        features."""
+        """Token ids of each prompt (of every text encoder, one after the other) -> text features.
+        They may be what the runner keeps: for reading alone."""
         ...
 
     def to_latents(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
