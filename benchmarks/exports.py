@@ -16,15 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.architectures import architecture_bundle, cache_folder
+from benchmarks.architectures import cache_folder
 from benchmarks.checks import EXACT, ROUNDED, Refused, require_equal
 from benchmarks.record import note
-from benchmarks.subject import final_latents, open_subject
+from benchmarks.subject import final_latents, measured_bundle, open_subject
 from benchmarks.timing import default_warmup, interleave, peak_memory_mib
 from benchmarks.workload import make_cases
 from icd_engine import Engine
-from icd_engine.bundles.bundle import Bundle, read_bundle
-from icd_engine.bundles.pull import located
+from icd_engine.bundles.bundle import Bundle
 from icd_engine.editing.plan import edit_steps, make_plan
 from icd_engine.errors import RunnerError
 from icd_engine.loading import choose_dtype
@@ -91,8 +90,7 @@ def measure_export(**options: Any) -> dict[str, Any]:
     export needs.
     """
     model, architecture, size = (options.pop(name) for name in ("model", "architecture", "size"))
-    named = architecture is None
-    bundle = read_bundle(located(model)) if named else architecture_bundle(architecture, size)
+    bundle, _ = measured_bundle(model, architecture, size)
     dtype = choose_dtype(options["dtype"], options["device"])
     hops = {"encode_hop": _encode_hop, "decode_hop": _decode_hop}
     with exported(bundle, dtype, options["device"]) as other:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import psutil
 import torch
 
 from benchmarks import program
-from benchmarks.architectures import architecture_bundle
 from benchmarks.checks import Refused
 from benchmarks.record import note
+from benchmarks.subject import measured_bundle
 from benchmarks.timing import quantile
 from benchmarks.workload import make_cases
-from icd_engine.bundles.bundle import read_bundle
-from icd_engine.bundles.pull import located
 from icd_engine.loading import choose_device
 
 BETWEEN = 0.02  # seconds from one look at the memory to the next
@@ -42,21 +39,18 @@ def measure_first(
     `once_s`. The others, which are `first_s`, find what it kept and files in the page cache. Refused
     where an edit fails, IcdError for a model that cannot be loaded.
     """
-    named = architecture is None
-    bundle = read_bundle(located(model)) if named else architecture_bundle(architecture, size)
+    bundle, name = measured_bundle(model, architecture, size)
     side = (size, size) if size else bundle.size
     options = {"model": bundle.path, "runner": runner, "device": device, "dtype": dtype}
-    home = Path(mkdtemp(prefix="icd-first-"))
-    try:
+    with TemporaryDirectory(prefix="icd-first-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
         command = _command(home, side, options)
         once_s = _run(command, home).s
         note(f"the first process took {once_s:.1f} s")
         runs = [_run(command, home) for _ in range(repeats)]
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
     seconds = [run.s for run in runs]
     return {
-        "model": model if named else f"{architecture} (random weights)",
+        "model": name,
         "size": list(side),
         "runner": runner,
         "device_type": choose_device(device).type,

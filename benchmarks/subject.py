@@ -12,6 +12,8 @@ from torch import Tensor
 
 from benchmarks.architectures import architecture_bundle
 from benchmarks.workload import Case
+from icd_engine.bundles.bundle import Bundle, read_bundle
+from icd_engine.bundles.pull import located
 from icd_engine.engine import Engine
 from icd_engine.loading import choose_device, choose_dtype
 from icd_engine.results import EditResult
@@ -88,6 +90,16 @@ def fastest(runner: str, device: str, dtype: str) -> tuple[str, str]:
         if dtype == "auto" and runner == "compiled" and known.get("amx_bf16"):
             dtype = "bfloat16"
     return runner, dtype
+
+
+def measured_bundle(model: str, architecture: str | None, size: int | None) -> tuple[Bundle, str]:
+    """A model's bundle, or that of an architecture with random weights, and its name in results.
+
+    IcdError for what cannot be read or had.
+    """
+    if architecture is None:
+        return read_bundle(located(model)), model
+    return architecture_bundle(architecture, size), f"{architecture} (random weights)"
 
 
 def open_subject(

@@ -67,7 +67,7 @@ def load_converted_runner(bundle: Bundle, placement: Placement) -> ConvertedRunn
     check_whole(placement)
     precision = _precision(placement)
     folder = converted_folder(bundle, precision)
-    if not is_converted(bundle, precision):
+    if not (folder / RECORD).is_file():
         _convert(bundle, folder, precision)
     graphs = read_bundle(folder)
     assert graphs.exported is not None

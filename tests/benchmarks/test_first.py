@@ -1,6 +1,6 @@
 """The first edit of a process is measured from the process's start, in a home of its own."""
 
-from pathlib import Path
+import tempfile
 
 import pytest
 
@@ -9,18 +9,12 @@ from benchmarks.checks import Refused
 
 
 def test_processes_are_measured_and_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(first, "mkdtemp", lambda prefix: str(made(tmp_path)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = first.measure_first(model="tiny", runner="eager", device="cpu", repeats=2)
     assert 0 < result["first_s"] <= result["first_longest_s"]
     assert result["once_s"] > 0 and result["peak_memory_mib"] > result["own_memory_mib"] > 100
     assert result["size"] == [128, 128] and result["repeats"] == 2
     assert list(tmp_path.iterdir()) == []
-
-
-def made(folder: Path) -> Path:
-    home = folder / "home"
-    home.mkdir()
-    return home
 
 
 def test_an_edit_that_fails_is_refused(tmp_path):
