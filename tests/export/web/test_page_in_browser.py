@@ -107,7 +107,7 @@ def test_an_edit_by_keyboard_alone_follows_its_sliders(page, python):
     assert scale == 15 and np.abs(shown(page) - np.asarray(own.image).astype(int)).max() <= 1
     focus(page, "#painting summary")
     page.keyboard.press("Enter")
-    page.focus("#mask")
+    focus(page, "#mask")
     page.keyboard.press("ArrowLeft")
     after(page, lambda: page.keyboard.press("Space"))
     given = np.asarray(Image.open(io.BytesIO(png(64, 64)))).astype(int)
