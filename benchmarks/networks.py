@@ -19,6 +19,7 @@ from benchmarks.record import note
 from benchmarks.roofline import peak
 from benchmarks.timing import measure, peak_memory_mib, reset_peak_memory
 from icd_engine.loading import choose_device, choose_dtype, placed
+from icd_engine.networks.resizing import keep_filters
 from icd_engine.networks.unet import AddedConditions, UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.inductor import LEVELS
@@ -199,8 +200,9 @@ def _made(network: Callable[[], nn.Module], device: torch.device, dtype: torch.d
     """A network with its plain initialisation, in the layout the engine gives it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(0)
-        made = network()
-    return placed(made, device, dtype)
+        made = placed(network(), device, dtype)
+    keep_filters(made)
+    return made
 
 
 def _unet_pieces(

@@ -16,6 +16,7 @@ from icd_engine.bundles.files import check_finite, read_weights
 from icd_engine.editing.words import PromptTokenizer
 from icd_engine.errors import BundleError, IcdError, RunnerError
 from icd_engine.networks.difference import share_weights
+from icd_engine.networks.resizing import keep_filters
 from icd_engine.networks.text_encoder import (
     DualTextEncoder,
     PenultimateTextEncoder,
@@ -62,6 +63,8 @@ def load_runner(bundle: Bundle, placement: Placement = PLAIN) -> Runner:
         encode = load_encode_network_by_difference(bundle, make_unet, decode)
     else:
         encode = load_network(bundle, "unet_forward", make_unet, device, precision)
+    for network in (vae, decode, encode):
+        keep_filters(network)
     name = placement.runner
     if name == "auto":
         name = _best_runner(device, bundle.guidance_embedded, placement.offload)
@@ -144,7 +147,7 @@ def placed(network: Network, place: torch.device, precision: torch.dtype) -> Net
     if place.type != "cpu":
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     network.to(place, precision).eval().requires_grad_(False)
-    if place.type == "cuda" and isinstance(network, UNet | VAE):
+    if place.type == "cuda" and isinstance(network, UNet):
         network.join_weights()
     return network
 

@@ -14,7 +14,7 @@ from csrc_triton.add_product import add_product
 from csrc_triton.conv3x3 import conv3x3
 from csrc_triton.geglu import geglu
 from csrc_triton.group_norm_silu import add_group_norm, group_norm_silu
-from icd_engine.networks.sums import Map, Sum, convolution
+from icd_engine.networks.sums import Map, Sum
 
 
 class GroupNorm(nn.GroupNorm):
@@ -125,30 +125,6 @@ class ResidualBlock(nn.Module):
             first = F.linear(theirs, kept.flatten(1), self.conv_shortcut.bias)
             return to_map(add_product(first, mine, own.flatten(1)), *x.shape[2:])
         return F.conv2d(x, own, self.conv_shortcut.bias) + F.conv2d(skip, kept)
-
-
-class Downsample(nn.Module):
-    """Stride-2 convolution. `symmetric=False` pads right and bottom only, as the VAE's encoder
-    does."""
-
-    def __init__(self, channels: int, *, symmetric: bool):
-        super().__init__()
-        self.symmetric = symmetric
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
-
-    def forward(self, x: Tensor) -> Map:
-        return convolution(self.conv, x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Map:
-        return convolution(self.conv, F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class GEGLU(nn.Module):

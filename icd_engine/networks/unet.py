@@ -19,10 +19,8 @@ from icd_engine.networks.attention import (
     word_columns,
 )
 from icd_engine.networks.blocks import (
-    Downsample,
     GroupNormSiLU,
     ResidualBlock,
-    Upsample,
     join_weights,
     sinusoid,
 )
@@ -34,6 +32,7 @@ from icd_engine.networks.levels import (
     per_level,
     up_channels,
 )
+from icd_engine.networks.resizing import Downsample, Upsample
 from icd_engine.networks.sums import convolution
 
 

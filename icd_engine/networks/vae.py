@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from csrc_triton import fused
 from csrc_triton.add_product import add_product
 from icd_engine.networks.blocks import (
-    Downsample,
     GroupNorm,
     GroupNormSiLU,
     ResidualBlock,
-    Upsample,
     merge_heads,
     split_heads,
     to_map,
     to_tokens,
 )
+from icd_engine.networks.resizing import Downsample, Upsample
 from icd_engine.networks.sums import Map, convolution, taken
 
 EPS = 1e-6
@@ -68,65 +67,6 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     else:
         scores = torch.bmm(q, k.transpose(1, 2))
     return torch.bmm((scores * q.shape[-1] ** -0.5).softmax(dim=-1).to(v.dtype), v)
-
-
-class PhaseUpsample(Upsample):
-    """Nearest-neighbour doubling, then a 3x3 convolution, as one 2x2 convolution of the small map.
-
-    An output pixel sees 2x2 different inputs only; which, and with which sums of the 3x3 weights,
-    depends on whether its row and column are even. So four sets of filters do 4/9 of the
-    multiplications, exact up to the rounding of those sums. Worth it on large maps; on small ones
-    with many channels the sums cost more.
-    """
-
-    filters: Tensor | None
-    bias: Tensor | None
-
-    def __init__(self, channels: int):
-        super().__init__(channels)
-        # Of the four sets together, where they are made once
-        self.register_buffer("filters", None, persistent=False)
-        self.register_buffer("bias", None, persistent=False)
-
-    def join_weights(self) -> None:
-        """Makes the filters now, and not in every pass."""
-        assert self.conv.bias is not None
-        joined = phase_filters(self.conv.weight.detach())
-        self.filters = joined.to(memory_format=torch.channels_last) if joined.is_cuda else joined
-        self.bias = self.conv.bias.detach().repeat(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        filters = phase_filters(self.conv.weight) if self.filters is None else self.filters
-        bias = self.bias
-        if bias is None and self.conv.bias is not None:
-            bias = self.conv.bias.repeat(4)
-        phases = F.conv2d(x, filters, bias, padding=1).unflatten(1, (2, 2, -1))
-        # Interleaved with channels last, one write in memory's order: reading phases of
-        # channels-first maps pixel by pixel took half of a compiled decode's time on the CPU.
-        rows = []
-        for i in (0, 1):
-            cut = (
-                phases[:, i, j, :, i : i + height, j : j + width].permute(0, 2, 3, 1)
-                for j in (0, 1)
-            )
-            rows.append(torch.stack(tuple(cut), dim=3))  # [B, H, W, 2, C]
-        doubled = torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-        # Eager maps keep the layout they came in: norms on the CPU would copy them there and back.
-        keep = x.is_contiguous() and not torch.compiler.is_compiling()
-        return doubled.contiguous() if keep else doubled
-
-
-def phase_filters(weight: Tensor) -> Tensor:
-    """[O, I, 3, 3] -> [4 O, I, 2, 2]: filters of even and odd rows, in each of even and odd
-    columns, in each all O."""
-    summed = weight.float()
-    for dim in (3, 2):
-        first, middle, last = summed.split(1, dim)
-        even = torch.cat([first, middle + last], dim)
-        odd = torch.cat([first + middle, last], dim)
-        summed = torch.cat([even, odd])
-    return summed.to(weight.dtype)
 
 
 class MidBlock(nn.Module):
@@ -217,7 +157,7 @@ class Decoder(nn.Module):
         self.mid_block = MidBlock(widths[0], groups, attention)
         self.up_blocks = nn.ModuleList()
         for i, (a, b) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            resize = {"upsamplers": PhaseUpsample(b)} if i + 1 < len(widths) else {}
+            resize = {"upsamplers": Upsample(b)} if i + 1 < len(widths) else {}
             self.up_blocks.append(VAELevel(a, b, layers + 1, groups, **resize))
         self.conv_norm_out = GroupNormSiLU(groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], colours, 3, padding=1)
@@ -256,12 +196,6 @@ class VAE(nn.Module):
             if config.get("use_post_quant_conv", True)
             else nn.Identity()
         )
-
-    def join_weights(self) -> None:
-        """What passes would make of the weights each time, made once: see `UNet.join_weights`."""
-        for module in self.modules():
-            if isinstance(module, PhaseUpsample):
-                module.join_weights()
 
     @property
     def dtype(self) -> torch.dtype:

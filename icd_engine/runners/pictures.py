@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from icd_engine.errors import ImageError
+from icd_engine.networks.resizing import keep_filters
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.memory import in_tiles
 from icd_engine.runners.stages import PictureStages, Stages, pixels_of, with_finite
@@ -93,7 +94,7 @@ class PictureCoder:
                         "the VAE overflowed in half precision: repeated in float32", stacklevel=5
                     )
                     exact = copy.deepcopy(self.vae).to(x.device, torch.float32)
-                    exact.join_weights()
+                    keep_filters(exact)
                     self._exact = PictureStages(exact)
             result, finite = compute(self._exact, x)
         return checked(result, finite)

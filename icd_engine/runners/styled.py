@@ -19,6 +19,7 @@ from icd_engine.bundles.files import check_finite, open_weights
 from icd_engine.bundles.lora import Updates, factors, fused
 from icd_engine.bundles.styles import UNET, UsedStyle, bare
 from icd_engine.networks.difference import LowRankUpdate
+from icd_engine.networks.resizing import keep_filters
 from icd_engine.networks.text_encoder import DualTextEncoder, TextEncoder
 from icd_engine.runners.stages import TorchNetworks
 
@@ -48,6 +49,8 @@ def restyled(
     else:
         _write(decode, bundle, UNET, before, after)
         _write(encode, bundle, "unet_forward", _on_both(before), _on_both(after))
+    for network in (decode, encode):
+        keep_filters(network)
     parts = [part for part in bundle.configs if part.startswith("text_encoder")]
     for part, encoder in zip(parts, _encoders(networks.text_encoder), strict=True):
         _write(encoder, bundle, part, _on_both(before), _on_both(after))

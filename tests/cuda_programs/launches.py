@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.architectures import ARCHITECTURES
 from csrc_triton.group_norm_silu.plan import plan
 from icd_engine.editing.plan import EditStep
+from icd_engine.networks.resizing import keep_filters
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.stages import PictureStages
@@ -116,8 +117,9 @@ def on_device(make: Callable[[], nn.Module]) -> Any:
             if weight.ndim == 4:
                 last = weight.detach().contiguous(memory_format=torch.channels_last)
                 setattr(module, name, nn.Parameter(last, requires_grad=False))
-    if isinstance(network, UNet | VAE):
+    if isinstance(network, UNet):
         network.join_weights()
+    keep_filters(network)
     return network
 
 

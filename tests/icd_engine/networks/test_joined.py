@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from icd_engine.editing.plan import EditStep
-from icd_engine.networks import attention, blocks, sums, vae
+from icd_engine.networks import attention, blocks, resizing, sums, vae
 from icd_engine.networks.difference import share_weights
+from icd_engine.networks.resizing import keep_filters
 from icd_engine.networks.unet import UNet, UNetOutput
 from tests.conftest import UNET, VAE
 
@@ -30,6 +31,7 @@ def pair() -> tuple[UNet, UNet]:
         plain = UNet(UNET, blend_downscale=1, share_downscale=1).eval().requires_grad_(False)
     joined = copy.deepcopy(plain)
     joined.join_weights()
+    keep_filters(joined)
     return plain, joined
 
 
@@ -74,7 +76,7 @@ def test_joined_networks_answer_alike(pair):
 @pytest.fixture
 def on_cuda(monkeypatch) -> None:
     """Networks take the way they take there; operations are their references."""
-    for module in (attention, blocks, sums, vae):
+    for module in (attention, blocks, resizing, sums, vae):
         monkeypatch.setattr(module, "fused", lambda x: True)
 
 
@@ -108,7 +110,7 @@ def test_a_fused_vae_answers_alike(on_cuda, monkeypatch):
         torch.manual_seed(0)
         plain = vae.VAE(VAE).eval().requires_grad_(False)
     made = copy.deepcopy(plain)
-    made.join_weights()
+    keep_filters(made)
     pictures = draw(2, 3, 64, 48)
     moments = made.moments(pictures)
     image = made.to_image(moments[:, :4])

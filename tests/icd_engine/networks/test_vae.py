@@ -1,7 +1,5 @@
 """The VAE equals diffusers' AutoencoderKL on its own weights."""
 
-import copy
-
 import pytest
 import torch
 
@@ -9,8 +7,7 @@ pytest.importorskip("diffusers")
 
 from diffusers import AutoencoderKL
 
-from icd_engine.networks.blocks import Upsample
-from icd_engine.networks.vae import VAE, PhaseUpsample, attend_by_products
+from icd_engine.networks.vae import VAE, attend_by_products
 
 SD = {
     "block_out_channels": [8, 16, 16, 16],
@@ -50,27 +47,6 @@ def test_equals_diffusers(name):
     expected_sample = posterior.mean + posterior.std * noise
     assert (sampled / scale - expected_sample).abs().max() <= 1e-5 * expected_sample.abs().max()
     assert (decoded - expected).abs().max() <= 1e-5 * expected.abs().max()
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 3), (8, 16)], ids=str)
-def test_phases_equal_doubling_and_convolving(size):
-    """In float64: the sums of weights are the same numbers in another order."""
-    torch.manual_seed(0)
-    plain, phases = Upsample(6).double(), PhaseUpsample(6).double()
-    phases.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 6, *size, dtype=torch.float64)
-    torch.testing.assert_close(phases(x), plain(x), rtol=0, atol=1e-6)  # sums are taken in float32
-
-
-def test_filters_made_once_are_those_of_every_pass():
-    torch.manual_seed(0)
-    plain = VAE(CONFIGS["sd15"] | {"in_channels": 3, "out_channels": 3}).eval()
-    made = copy.deepcopy(plain)
-    made.join_weights()
-    assert list(made.state_dict()) == list(plain.state_dict())
-    latents = torch.randn(1, 4, 8, 6)
-    with torch.no_grad():
-        assert torch.equal(made.to_image(latents), plain.to_image(latents))
 
 
 def test_attention_by_products_is_attention():
