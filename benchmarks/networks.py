@@ -92,9 +92,7 @@ def _measure(
     exact = dtype == torch.float32 and device.type == "cpu"
     if not (exact and runner == "eager"):
         with exact_float32():
-            expected = piece.call(
-                copy.deepcopy(piece.network).float(), [x.float() for x in piece.inputs]
-            )
+            expected = piece.call(_in_float32(piece.network), [x.float() for x in piece.inputs])
         require_equal(
             f"{piece.name} by {runner}", got, expected, EXACT if exact else ROUNDED[dtype]
         )
@@ -151,7 +149,7 @@ def _by_openvino(piece: Piece, theirs: bool) -> Callable[[], Tensor]:
     from benchmarks.in_openvino import InOpenVino
 
     dtype = piece.inputs[0].dtype
-    network = copy.deepcopy(piece.network).float()
+    network: Any = _in_float32(piece.network)
     call = piece.call
     if theirs:
         weights = network.state_dict()
@@ -163,6 +161,13 @@ def _by_openvino(piece: Piece, theirs: bool) -> Callable[[], Tensor]:
     inputs = [x.float() for x in piece.inputs]
     run(*inputs)
     return lambda: run(*inputs)
+
+
+def _in_float32(network: nn.Module) -> nn.Module:
+    """A copy that computes with the very weights, but does not round their sums."""
+    made = copy.deepcopy(network).float()
+    keep_filters(made)
+    return made
 
 
 def _diffusers(kind: str, config: dict[str, Any]) -> Any:

@@ -20,6 +20,7 @@ UNET_MODULES = (
     "down_blocks.0.attentions.0.proj_in",
     "mid_block.attentions.0.transformer_blocks.0.attn2.to_v",
     "mid_block.resnets.0.conv1",
+    "up_blocks.0.upsamplers.0.conv",
     "up_blocks.1.resnets.0.time_emb_proj",
 )
 # All of a layer's attention: without `out_proj`, diffusers takes older names for newer ones
