@@ -31,15 +31,15 @@ class Upsample(nn.Module):
     multiplications, exact up to the rounding of those sums.
     """
 
-    filters: Tensor | None
-    bias: Tensor | None
+    phase_weight: Tensor | None
+    phase_bias: Tensor | None
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         # Of the four sets together, once `keep_filters` has made them
-        self.register_buffer("filters", None, persistent=False)
-        self.register_buffer("bias", None, persistent=False)
+        self.register_buffer("phase_weight", None, persistent=False)
+        self.register_buffer("phase_bias", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         phases = F.conv2d(x, *self._filters(), padding=1).unflatten(1, (2, 2, -1))
@@ -55,18 +55,16 @@ class Upsample(nn.Module):
         return phase_filters(self.conv.weight), self.conv.bias.repeat(4)
 
     def _filters(self) -> tuple[Tensor, Tensor]:
-        if self.filters is None or self.bias is None or type(self.conv) is not nn.Conv2d:
+        if self.phase_weight is None or self.phase_bias is None or type(self.conv) is not nn.Conv2d:
             return self.made_filters()  # also where something is added to the weights
-        return self.filters, self.bias
+        return self.phase_weight, self.phase_bias
 
 
 def _stacked(phases: Tensor) -> Tensor:
     """[B, 2, 2, O, H + 1, W + 1] -> [B, O, 2 H, 2 W], channels last: inductor writes that with one
     kernel, and a copy that is cut with two."""
-    within = (
-        slice(1, None),
-        slice(None, -1),
-    )  # of odd rows and columns, which come first, and of even
+    # Of odd rows and columns, which come first, and of even ones
+    within = (slice(1, None), slice(None, -1))
     rows = []
     for i in (1, 0):
         cut = (phases[:, i, j, :, within[i], within[j]].permute(0, 2, 3, 1) for j in (1, 0))
@@ -93,10 +91,12 @@ def keep_filters(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, Upsample) and type(module.conv) is nn.Conv2d:
             filters, bias = module.made_filters()
-            if module.filters is not None and module.bias is not None:
-                module.filters.copy_(filters)
-                module.bias.copy_(bias)
+            if module.phase_weight is not None and module.phase_bias is not None:
+                module.phase_weight.copy_(filters)
+                module.phase_bias.copy_(bias)
                 continue
             on_cuda = filters.is_cuda
-            module.filters = filters.to(memory_format=torch.channels_last) if on_cuda else filters
-            module.bias = bias
+            module.phase_weight = (
+                filters.to(memory_format=torch.channels_last) if on_cuda else filters
+            )
+            module.phase_bias = bias

@@ -34,7 +34,7 @@ def test_phases_equal_doubling_and_convolving(size, kept):
     module = made()
     if kept:
         keep_filters(module)
-        assert module.filters is not None
+        assert module.phase_weight is not None
     x = torch.randn(2, 6, *size, dtype=torch.float64)
     expected = definition(module, x)
     torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-6)  # sums are taken in float32
@@ -64,13 +64,13 @@ def test_filters_made_again_lie_where_they_lay_and_are_of_the_new_weights():
     """CUDA graphs read them there."""
     module = made(torch.float32)
     keep_filters(module)
-    place = module.filters.data_ptr()
+    place = module.phase_weight.data_ptr()
     x = torch.randn(1, 6, 4, 4)
     before = module(x)
     module.conv.weight.neg_()
     module.conv.bias.neg_()
     keep_filters(module)
-    assert module.filters.data_ptr() == place
+    assert module.phase_weight.data_ptr() == place
     assert torch.equal(module(x), -before)
 
 
