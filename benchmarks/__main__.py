@@ -150,7 +150,7 @@ def _networks(options: argparse.Namespace) -> Results:
     from benchmarks import networks
 
     options.architecture = options.architecture or "sd15"
-    return networks.measure_networks(options.what, **_shared(options))
+    return networks.measure_networks(options.what, baseline=options.baseline, **_shared(options))
 
 
 def _ops(options: argparse.Namespace) -> Results:

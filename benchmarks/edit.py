@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.baselines import WAYS, DiffusersEdit
-from benchmarks.checks import EXACT, ROUNDED, exact_float32, require_equal
+from benchmarks.checks import EXACT, ROUNDED, Refused, exact_float32, require_equal
 from benchmarks.counting import edit_work, flops, reference_work
 from benchmarks.record import note
 from benchmarks.roofline import peak
@@ -50,6 +50,8 @@ def measure_edit(
     float32 runner. Raises Refused where they differ, IcdError for what cannot be loaded. Without
     diffusers the baseline is left out.
     """
+    if baseline not in (None, *WAYS):
+        raise Refused(f"the baseline of an edit is one of {', '.join(WAYS)}, not {baseline}")
     runner, dtype = fastest(runner, device, dtype)
     subject = open_subject(
         model, architecture, size, device=device, dtype=dtype, runner=runner, compile=compile

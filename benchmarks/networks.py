@@ -1,5 +1,6 @@
 """One UNet call and the halves of the VAE, alone: eager and compiled and, on CUDA, each replayed
-from a graph; on the CPU by OpenVINO too, ours and diffusers' own of the same weights."""
+from a graph; on the CPU by OpenVINO too, ours and diffusers' own of the same weights, and by
+stable-diffusion.cpp."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import in_stable_diffusion_cpp as ggml
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.checks import EXACT, ROUNDED, Refused, exact_float32, require_equal
 from benchmarks.counting import Work, flops, unet_work, vae_decoder_work, vae_encoder_work
 from benchmarks.record import note
 from benchmarks.roofline import peak
-from benchmarks.timing import measure, peak_memory_mib, reset_peak_memory
+from benchmarks.timing import Times, default_warmup, measure, peak_memory_mib, reset_peak_memory
 from icd_engine.loading import choose_device, choose_dtype, placed
 from icd_engine.networks.resizing import keep_filters
 from icd_engine.networks.unet import AddedConditions, UNet
@@ -53,6 +55,7 @@ def measure_networks(
     runner: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    baseline: str | None = None,
     repeats: int = 10,
     warmup: int | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -60,7 +63,9 @@ def measure_networks(
     "vae".
 
     runner: one of RUNNERS, or "auto" for all of the device's; here they are plain torch.compile,
-    plain CUDA graphs and plain OpenVINO. Raises Refused where a result differs from the eager network's in float32.
+    plain CUDA graphs and plain OpenVINO. baseline: "stable-diffusion.cpp", on the CPU, after them;
+    left out where it is not installed. Raises Refused where a result differs from the eager
+    network's in float32.
     """
     place = choose_device(device)
     precision = choose_dtype(dtype, device)
@@ -69,17 +74,27 @@ def measure_networks(
         raise Refused(
             f"architecture must be one of {', '.join(ARCHITECTURES)}, runner auto, {', '.join(known)}"
         )
+    if baseline is not None and (baseline, place.type) != (ggml.NAME, "cpu"):
+        raise Refused(f"the baseline of {part} is {ggml.NAME}, on the CPU")
+    warmup = default_warmup(place) if warmup is None else warmup
+    model = {"model": f"{architecture} (random weights)"}
     pieces = (_unet_pieces if part == "unet" else _vae_pieces)(architecture, size, place, precision)
     for name in known if runner == "auto" else (runner,):
-        for piece in pieces:
-            result = _measure(piece, name, place, repeats, warmup)
-            if result is not None:
-                yield {"model": f"{architecture} (random weights)", **result}
+        for result in filter(None, (_measure(p, name, place, repeats, warmup) for p in pieces)):
+            yield model | result
+    if baseline is not None:
+        works = {piece.name: piece.work for piece in pieces}
+        pieces.clear()  # it loads networks of its own
+        side = size or ARCHITECTURES[architecture]["size"]
+        timed = ggml.measure_pieces(part, architecture, side, precision, repeats, warmup)
+        for name, times in timed:
+            about = {"piece": name, "runner": ggml.NAME, "note": ggml.NOTES[name]}
+            yield model | about | _figures(works[name], times, place, precision)
 
 
 @torch.inference_mode()
 def _measure(
-    piece: Piece, runner: str, device: torch.device, repeats: int, warmup: int | None
+    piece: Piece, runner: str, device: torch.device, repeats: int, warmup: int
 ) -> dict[str, Any] | None:
     dtype = piece.inputs[0].dtype
     reset_peak_memory(device)
@@ -98,21 +113,25 @@ def _measure(
         )
         del expected
     times = measure(lambda i: call(), device, repeats, warmup)
-    most = peak(device, dtype)
-    floor = most.floor_ms(piece.work, dtype.itemsize)
+    return {"piece": piece.name, "runner": runner, **_figures(piece.work, times, device, dtype)}
+
+
+def _figures(
+    work: list[Work], times: Times, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """What a result says of a piece beside its name and runner."""
+    floor = peak(device, dtype).floor_ms(work, dtype.itemsize)
     took = times.as_dict("call")
     return {
-        "piece": piece.name,
-        "runner": runner,
         "device_type": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **took,
-        "tflop": round(flops(piece.work) / 1e12, 4),
+        "tflop": round(flops(work) / 1e12, 4),
         "floor_ms": round(floor, 4),
         "roofline_share": round(floor / (took["call_device_ms"] or times.p50), 4),
         "peak_memory_mib": peak_memory_mib(device),
-        "repeats": repeats,
+        "repeats": len(times.wall),
     }
 
 

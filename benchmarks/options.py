@@ -32,8 +32,9 @@ def parser(benchmarks: Sequence[str]) -> argparse.ArgumentParser:
     only = parser.add_argument_group("options of single benchmarks")
     only.add_argument(
         "--baseline",
-        choices=("reference", "lean", "compiled", "openvino"),
-        help="diffusers' modules that edit measures beside the engine, in the same run",
+        choices=("reference", "lean", "compiled", "openvino", "stable-diffusion.cpp"),
+        help="what is measured beside the engine, in the same run: diffusers' modules of edit, or "
+        "stable-diffusion.cpp of unet and vae",
     )
     only.add_argument(
         "--batches",

@@ -27,6 +27,7 @@ PACKAGES = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "stable-diffusion-cpp-python",
 )
 CLOCKS = (
     "clocks.sm",
