@@ -40,6 +40,7 @@ class Upsample(nn.Module):
         # Of the four sets together, once `keep_filters` has made them
         self.register_buffer("phase_weight", None, persistent=False)
         self.register_buffer("phase_bias", None, persistent=False)
+        self.register_load_state_dict_post_hook(_keep_again)
 
     def forward(self, x: Tensor) -> Tensor:
         phases = F.conv2d(x, *self._filters(), padding=1).unflatten(1, (2, 2, -1))
@@ -49,15 +50,37 @@ class Upsample(nn.Module):
         wide = phases.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
         return wide[..., 1:-1, 1:-1]
 
-    def made_filters(self) -> tuple[Tensor, Tensor]:
+    def _filters(self) -> tuple[Tensor, Tensor]:
+        if self.phase_weight is None or self.phase_bias is None or type(self.conv) is not nn.Conv2d:
+            return self._made()  # also where something is added to the weights
+        return self.phase_weight, self.phase_bias
+
+    def _made(self) -> tuple[Tensor, Tensor]:
         """Filters and bias of the four sets, of what the weights are now."""
         assert self.conv.bias is not None
         return phase_filters(self.conv.weight), self.conv.bias.repeat(4)
 
-    def _filters(self) -> tuple[Tensor, Tensor]:
-        if self.phase_weight is None or self.phase_bias is None or type(self.conv) is not nn.Conv2d:
-            return self.made_filters()  # also where something is added to the weights
-        return self.phase_weight, self.phase_bias
+    @torch.no_grad()
+    def keep_filters(self) -> None:
+        """As the function below, here alone."""
+        if type(self.conv) is not nn.Conv2d:
+            return
+        weight, bias = self._made()
+        if self.phase_weight is not None and self.phase_bias is not None:
+            self.phase_weight.copy_(weight)
+            self.phase_bias.copy_(bias)
+            return
+        self.phase_weight = (
+            weight.to(memory_format=torch.channels_last) if weight.is_cuda else weight
+        )
+        self.phase_bias = bias
+
+
+def _keep_again(module: nn.Module, *_: object) -> None:
+    """After other weights were loaded."""
+    assert isinstance(module, Upsample)
+    if module.phase_weight is not None:
+        module.keep_filters()
 
 
 def _stacked(phases: Tensor) -> Tensor:
@@ -84,19 +107,9 @@ def phase_filters(weight: Tensor) -> Tensor:
     return summed.to(weight.dtype)
 
 
-@torch.no_grad()
 def keep_filters(network: nn.Module) -> None:
     """Makes the filters of every `Upsample` now and not in each pass. To be called again once its
     weights were written into; then filters stay where they are."""
     for module in network.modules():
-        if isinstance(module, Upsample) and type(module.conv) is nn.Conv2d:
-            filters, bias = module.made_filters()
-            if module.phase_weight is not None and module.phase_bias is not None:
-                module.phase_weight.copy_(filters)
-                module.phase_bias.copy_(bias)
-                continue
-            on_cuda = filters.is_cuda
-            module.phase_weight = (
-                filters.to(memory_format=torch.channels_last) if on_cuda else filters
-            )
-            module.phase_bias = bias
+        if isinstance(module, Upsample):
+            module.keep_filters()

@@ -74,6 +74,15 @@ def test_filters_made_again_lie_where_they_lay_and_are_of_the_new_weights():
     assert torch.equal(module(x), -before)
 
 
+def test_filters_follow_weights_that_are_loaded():
+    module, other = made(torch.float32), made(torch.float32)
+    keep_filters(module)
+    other.conv.weight.neg_()
+    module.load_state_dict(other.state_dict())
+    x = torch.randn(1, 6, 4, 4)
+    assert torch.equal(module(x), other(x))
+
+
 def test_an_update_of_a_layer_counts():
     """Weights "switch", and styles of one network: the kept filters are not of those weights."""
     torch.manual_seed(0)
