@@ -4,6 +4,7 @@ it is left out where it is not installed. A fake stands for the library; the lon
 import ctypes
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -28,11 +29,11 @@ class Fake(ModuleType):
         ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
     )
 
-    def __init__(self, picture: Image.Image, loads: bool = True):
+    def __init__(self, picture: Image.Image):
         super().__init__("stable_diffusion_cpp")
         self.__spec__ = ModuleSpec(self.__name__, None)
         self.picture = picture
-        self.model = object() if loads else None
+        self.model: object | None = object()
         self.opened: dict = {}
         self.keys: dict[str, set[str]] = {}
         self.requests: list[dict] = []
@@ -44,9 +45,8 @@ class Fake(ModuleType):
 
     def StableDiffusion(self, **options) -> "Fake":
         self.opened = options
-        for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-            for file in ggml.Path(options["model_path"], part).glob("*.safetensors"):
-                self.keys[part] = set(read_shapes(file))
+        files = [*Path(options["model_path"]).glob("*/*.safetensors"), options["clip_g_path"]]
+        self.keys = {Path(file).parent.name: set(read_shapes(Path(file))) for file in files if file}
         self.listener(3, b"ggml.c:1 - no such tensor\n", None)
         return self
 
