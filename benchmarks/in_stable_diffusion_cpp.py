@@ -188,7 +188,9 @@ def opened(folder: Path, dtype: torch.dtype) -> Iterator[Painter]:
         with closing(model):
             yield Painter(model, log, schedule.sigma(STEP) / schedule.a(STEP))
     finally:
-        library.sd_set_log_callback(None, None)  # it would call what is gone
+        # Else loading another would call what is gone
+        library.sd_set_log_callback(None, None)
+        library.sd_set_progress_callback(None, None)
 
 
 @contextmanager

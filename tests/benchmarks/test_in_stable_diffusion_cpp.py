@@ -39,9 +39,13 @@ class Fake(ModuleType):
         self.requests: list[dict] = []
         self.closed = False
         self.listener = None
+        self.watcher = None
 
     def sd_set_log_callback(self, callback, data) -> None:
         self.listener = callback
+
+    def sd_set_progress_callback(self, callback, data) -> None:
+        self.watcher = callback
 
     def StableDiffusion(self, **options) -> "Fake":
         self.opened = options
@@ -52,6 +56,7 @@ class Fake(ModuleType):
 
     def generate_image(self, progress_callback, **request) -> list[Image.Image]:
         self.requests.append(request)
+        self.watcher = progress_callback
         steps = request["sigmas"].count(",")
         for step in range(steps + 1 if steps else 0):
             progress_callback(step, steps, 0.5)
@@ -128,7 +133,7 @@ def test_halves_of_the_vae(library, architecture):
     assert found == {"VAE encoder": 1500.0, "VAE decoder": 2250.0}
     for request in library.requests[1:]:
         assert request["sigmas"] == "0.0" and request["width"] == 128  # no step: the VAE alone
-    assert library.closed and library.listener is None
+    assert library.closed and library.listener is None and library.watcher is None
 
 
 def test_it_is_given_the_bundle_in_keys_that_it_knows(library, architecture):
