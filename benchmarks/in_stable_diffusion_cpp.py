@@ -32,6 +32,7 @@ from benchmarks.timing import Times
 from benchmarks.workload import make_cases
 from icd_engine.bundles.bundle import Bundle
 from icd_engine.bundles.files import read_weights
+from icd_engine.images import to_model_range
 from icd_engine.loading import load_network, load_text_encoder
 from icd_engine.networks.text_encoder import PREFIX, DualTextEncoder
 from icd_engine.networks.unet import AddedConditions, UNet
@@ -45,11 +46,9 @@ PRECISIONS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"
 # Piece -> its guidance scale: but for 1, a step is a pass with the prompt and one without it
 UNET_PIECES = {"UNet, 1 row": 1.0, "UNet, 2 rows": 2.0}
 VAE_PIECES = {"VAE encoder": "encode", "VAE decoder": "decode"}
-NOTES = {
-    "UNet, 1 row": "convolutions in float16",
-    "UNet, 2 rows": "two passes of one row, one after the other; convolutions in float16",
-    "VAE encoder": "convolutions in float16",
-    "VAE decoder": "convolutions in float16",
+HALF = "convolutions in float16"
+NOTES = dict.fromkeys((*UNET_PIECES, *VAE_PIECES), HALF) | {
+    "UNet, 2 rows": f"two passes of one row, one after the other; {HALF}"
 }
 VAE_TOOK = re.compile(r"computing vae (encode|decode) graph completed, taking ([\d.]+)s")
 BEGIN, END = 49406, 49407  # CLIP's own tokens: it has no other tokenizer
@@ -145,10 +144,10 @@ class Painter:
             # Always: it keeps a pointer to the one of the call before, which may be gone
             progress_callback=lambda *told: marks.append(time.perf_counter()),
         )
-        pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32))
+        picture = to_model_range(image.convert("RGB"), image.size)[0]
         took = (match for line in self.log if (match := VAE_TOOK.search(line)))
         return Painted(
-            (pixels / 127.5 - 1).permute(2, 0, 1),
+            torch.from_numpy(picture),
             [1000 * float(ms) for ms in np.diff(marks)],
             {match[1]: 1000 * float(match[2]) for match in took},
         )

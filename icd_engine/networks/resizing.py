@@ -52,35 +52,20 @@ class Upsample(nn.Module):
 
     def _filters(self) -> tuple[Tensor, Tensor]:
         if self.phase_weight is None or self.phase_bias is None or type(self.conv) is not nn.Conv2d:
-            return self._made()  # also where something is added to the weights
+            return self.made_filters()  # also where something is added to the weights
         return self.phase_weight, self.phase_bias
 
-    def _made(self) -> tuple[Tensor, Tensor]:
+    def made_filters(self) -> tuple[Tensor, Tensor]:
         """Filters and bias of the four sets, of what the weights are now."""
         assert self.conv.bias is not None
         return phase_filters(self.conv.weight), self.conv.bias.repeat(4)
-
-    @torch.no_grad()
-    def keep_filters(self) -> None:
-        """As the function below, here alone."""
-        if type(self.conv) is not nn.Conv2d:
-            return
-        weight, bias = self._made()
-        if self.phase_weight is not None and self.phase_bias is not None:
-            self.phase_weight.copy_(weight)
-            self.phase_bias.copy_(bias)
-            return
-        self.phase_weight = (
-            weight.to(memory_format=torch.channels_last) if weight.is_cuda else weight
-        )
-        self.phase_bias = bias
 
 
 def _keep_again(module: nn.Module, *_: object) -> None:
     """After other weights were loaded."""
     assert isinstance(module, Upsample)
     if module.phase_weight is not None:
-        module.keep_filters()
+        keep_filters(module)
 
 
 def _stacked(phases: Tensor) -> Tensor:
@@ -107,9 +92,18 @@ def phase_filters(weight: Tensor) -> Tensor:
     return summed.to(weight.dtype)
 
 
+@torch.no_grad()
 def keep_filters(network: nn.Module) -> None:
     """Makes the filters of every `Upsample` now and not in each pass. To be called again once its
     weights were written into; then filters stay where they are."""
     for module in network.modules():
-        if isinstance(module, Upsample):
-            module.keep_filters()
+        if not isinstance(module, Upsample) or type(module.conv) is not nn.Conv2d:
+            continue
+        weight, bias = module.made_filters()
+        if module.phase_weight is not None and module.phase_bias is not None:
+            module.phase_weight.copy_(weight)
+            module.phase_bias.copy_(bias)
+            continue
+        layout = torch.channels_last if weight.is_cuda else torch.preserve_format
+        module.phase_weight = weight.to(memory_format=layout)
+        module.phase_bias = bias

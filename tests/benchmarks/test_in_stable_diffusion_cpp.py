@@ -17,6 +17,7 @@ from benchmarks.checks import Refused
 from benchmarks.edit import measure_edit
 from benchmarks.networks import measure_networks
 from icd_engine.bundles.files import read_shapes
+from icd_engine.images import to_pil
 
 ASKED = {"architecture": "small", "device": "cpu", "runner": "eager", "repeats": 2, "warmup": 1}
 SECONDS = {"encode": 1.5, "decode": 2.25}  # of the fake's VAE, by its log
@@ -86,8 +87,7 @@ def architecture(request, tmp_path, monkeypatch) -> str:
 def library(architecture, monkeypatch) -> Fake:
     """It makes the picture that our networks make, in eight bits."""
     expected = ggml.expected_picture(architecture_bundle(architecture))
-    pixels = ((expected + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
-    fake = Fake(Image.fromarray(pixels.numpy()))
+    fake = Fake(to_pil(expected))
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     return fake
 
