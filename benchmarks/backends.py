@@ -27,12 +27,13 @@ from csrc_triton.measured import PATH, shape_key
 from icd_engine.loading import choose_device, choose_dtype
 from icd_engine.runners.inductor import cudnn_searches
 
-# Side, channels in and out of SD1.5's 3x3 convolutions below 64x64: what a library that does not
-# split K leaves most of a large device idle at.
+# Side of the result, channels in and out, and stride of SD1.5's 3x3 convolutions below 64x64: what a
+# library that does not split K leaves most of a large device idle at.
 CONVOLUTIONS = (
-    *((8, 1280, 1280), (8, 2560, 1280)),
-    *((16, 640, 1280), (16, 1280, 1280), (16, 1920, 1280), (16, 2560, 1280)),
-    *((32, 320, 640), (32, 640, 640), (32, 960, 640), (32, 1280, 640), (32, 1920, 640)),
+    *((8, 1280, 1280, 1), (8, 2560, 1280, 1), (8, 1280, 1280, 2)),
+    *((16, 640, 1280, 1), (16, 1280, 1280, 1), (16, 1920, 1280, 1), (16, 2560, 1280, 1)),
+    *((16, 640, 640, 2), (32, 320, 320, 2), (32, 320, 640, 1), (32, 640, 640, 1)),
+    *((32, 960, 640, 1), (32, 1280, 640, 1), (32, 1920, 640, 1)),
 )
 # Heads, positions and channels of a head: SD1.5's four levels at 512x512, SDXL's two at 1024x1024,
 # the VAE's middle
@@ -94,51 +95,52 @@ def measure_backends(
 def _convolutions(shapes: Shapes, repeats: int) -> Iterator[dict[str, Any]]:
     """cuDNN by its heuristics and by its search, and a product of gathered columns: with the
     gathering, and alone."""
-    for side, inner, outer in CONVOLUTIONS:
+    for side, inner, outer, stride in CONVOLUTIONS:
         if shapes.quick:
             inner, outer = inner // 8, outer // 8
         for rows in ROWS:
-            x = shapes.map(rows, inner, side)
+            x = shapes.map(rows, inner, side * stride)
             weight = shapes.normal(outer, inner, 3, 3) * (9 * inner) ** -0.5
             weight = weight.contiguous(memory_format=torch.channels_last)
             matrix = weight.permute(0, 2, 3, 1).reshape(outer, -1).contiguous()
-            columns = _columns(x)
+            columns = _columns(x, stride)
             ways: dict[str, tuple[Way, list[Tensor]]] = {
-                "cudnn": (_convolution, [x, weight]),
-                "searched": (_searched, [x, weight]),
-                "im2col": (lambda x, matrix: F.linear(_columns(x), matrix), [x, matrix]),
+                "cudnn": (partial(_convolution, stride), [x, weight]),
+                "searched": (partial(_searched, stride), [x, weight]),
+                "im2col": (lambda x, m, by=stride: F.linear(_columns(x, by), m), [x, matrix]),
                 "product": (F.linear, [columns, matrix]),
             }
             for tiling in _tilings("conv3x3", shapes):
-                ways[_named(tiling)] = (partial(_ours, tiling), [x, weight])
+                ways[_named(tiling)] = (partial(_ours, stride, tiling), [x, weight])
             h = shapes.side(side)
-            shape = f"{rows}x{inner}x{h}x{h} to {outer}"
-            row = _row(shape, ways, conv(rows, h, h, inner, outer), shapes, repeats)
-            key = shape_key(shapes.dtype, *x.shape, outer)
+            shape = f"{rows}x{inner}x{x.shape[-1]}x{x.shape[-1]} to {outer}x{h}x{h}"
+            work = conv(rows, h, h, inner, outer, stride=stride)
+            row = _row(shape, ways, work, shapes, repeats)
+            key = shape_key(shapes.dtype, *x.shape, outer, stride)
             yield row | _choice("conv3x3", key, row, ("cudnn", "searched"))
 
 
-def _convolution(x: Tensor, weight: Tensor) -> Tensor:
+def _convolution(stride: int, x: Tensor, weight: Tensor) -> Tensor:
     """As rows of pixels, which is how products give it."""
-    return F.conv2d(x, weight, padding=1).permute(0, 2, 3, 1).flatten(0, 2)
+    return F.conv2d(x, weight, None, stride, padding=1).permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _searched(x: Tensor, weight: Tensor) -> Tensor:
+def _searched(stride: int, x: Tensor, weight: Tensor) -> Tensor:
     with cudnn_searches(True):
-        return _convolution(x, weight)
+        return _convolution(stride, x, weight)
 
 
-def _ours(tiling: tuple[int, ...], x: Tensor, weight: Tensor) -> Tensor:
+def _ours(stride: int, tiling: tuple[int, ...], x: Tensor, weight: Tensor) -> Tensor:
     """Without the norm and the additions, which the kernel has in addition."""
-    y = torch.ops.icd.conv3x3(x, weight, None, None, None, None, None, list(tiling))
+    y = torch.ops.icd.conv3x3(x, weight, *[None] * 5, stride, list(tiling))
     return y.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _columns(x: Tensor) -> Tensor:
-    """[B H W, 9 C]: the 3x3 neighbours of every pixel."""
+def _columns(x: Tensor, stride: int) -> Tensor:
+    """[B h w, 9 C]: the 3x3 neighbours of every pixel of the result."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    windows = padded.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)
-    return windows.reshape(x.shape[0] * x.shape[2] * x.shape[3], -1)
+    windows = padded.unfold(1, 3, stride).unfold(2, 3, stride).permute(0, 1, 2, 4, 5, 3)
+    return windows.reshape(-1, 9 * x.shape[1])
 
 
 # --- attention ------------------------------------------------------------------------------------

@@ -205,18 +205,20 @@ def edited_attention(shapes: Shapes, side: int, size: int, words: bool = False) 
     return Call(call, reference, arguments, flops, eager)
 
 
-def conv3x3(shapes: Shapes, channels: int, side: int, outer: int, tiling: int) -> Call:
+def conv3x3(
+    shapes: Shapes, channels: int, side: int, outer: int, tiling: int, stride: int = 1
+) -> Call:
     """What of a residual block is around its second convolution: by the kernel, whether or not a
     device has been shown to be faster by it."""
     (reference,) = parts("conv3x3", "conv3x3_reference")
     channels, outer = (count // 8 if shapes.quick else count for count in (channels, outer))
-    x, residual = (shapes.map(ROWS, count, side) for count in (channels, outer))
+    x, residual = shapes.map(ROWS, channels, side), shapes.map(ROWS, outer, side // stride)
     weight = shapes.normal(outer, channels, 3, 3) * (9 * channels) ** -0.5
     weight = weight.contiguous(memory_format=torch.channels_last)
     norm = [shapes.normal(ROWS, channels, dtype=torch.float32) for _ in range(2)]
-    arguments = [x, weight, shapes.normal(outer), *norm, shapes.normal(ROWS, outer), residual]
-    flops = 2 * 9 * ROWS * x.shape[-1] ** 2 * channels * outer
-    return Call(_tiled("conv3x3", tiling), reference, arguments, flops)
+    added = [shapes.normal(outer), *norm, shapes.normal(ROWS, outer), residual]
+    flops = 2 * 9 * channels * residual.numel()
+    return Call(_tiled("conv3x3", tiling), reference, [x, weight, *added, stride], flops)
 
 
 def self_attention(shapes: Shapes, side: int, size: int, tiling: int) -> Call:
@@ -270,9 +272,10 @@ CASES = [
         "256x77, 8 heads of 160, words",
         lambda s: edited_attention(s, 16, 160, words=True),
     ),
-    OpCase("conv3x3", "2x1280x8x8 to 1280", lambda s: conv3x3(s, 1280, 8, 1280, 0)),
-    OpCase("conv3x3", "2x1280x16x16 to 1280", lambda s: conv3x3(s, 1280, 16, 1280, 1)),
-    OpCase("conv3x3", "2x1920x32x32 to 640", lambda s: conv3x3(s, 1920, 32, 640, 5)),
+    OpCase("conv3x3", "2x1280x8x8 to 1280", lambda s: conv3x3(s, 1280, 8, 1280, 2)),
+    OpCase("conv3x3", "2x1280x16x16 to 1280", lambda s: conv3x3(s, 1280, 16, 1280, 6)),
+    OpCase("conv3x3", "2x1920x32x32 to 640", lambda s: conv3x3(s, 1920, 32, 640, -1)),
+    OpCase("conv3x3", "2x1280x16x16 halved", lambda s: conv3x3(s, 1280, 16, 1280, 3, stride=2)),
     OpCase("self_attention", "2x8x4096x40", lambda s: self_attention(s, 64, 40, 4)),
     OpCase("self_attention", "2x8x1024x80", lambda s: self_attention(s, 32, 80, 1)),
     OpCase("pixels", "from 1x512x512x3", from_pixels),

@@ -19,8 +19,11 @@ TILINGS = [
     (64, 64, 32, 12, 8, 5),
     (64, 64, 32, 4, 8, 5),
     (64, 128, 64, 12, 8, 4),
+    (64, 128, 64, 8, 8, 4),
     (64, 128, 64, 4, 8, 4),
+    (128, 128, 64, 8, 8, 3),
     (128, 128, 64, 4, 8, 3),
+    (128, 128, 64, 2, 8, 3),
     (128, 128, 64, 1, 8, 3),
 ]
 
@@ -34,8 +37,9 @@ def conv3x3(
     offset: Tensor | None = None,
     shift: Tensor | None = None,
     residual: Tensor | None = None,
+    stride: int = 1,
 ) -> Tensor:
-    """The convolution of SiLU(x gain + offset), or of x, with its padding of one zero: [B, O, H, W].
+    """The convolution of SiLU(x gain + offset), or of x, with its padding of one zero: [B, O, h, w].
 
     y = weight * a + bias + shift + residual, where a is what of x the norm has made. A library's
     kernel leaves most of a large device idle at 8x8 to 32x32 pixels, where K = 9 C is long and
@@ -43,17 +47,18 @@ def conv3x3(
 
     x: [B, C, H, W]. weight: [O, C, 3, 3]. bias: [O] or None. gain, offset: [B, C] float32, both or
     neither: GroupNorm with its statistics known is gain = weight rsqrt(var + eps), offset = bias -
-    mean gain. shift: [B, O], that of a time step, or None. residual: [B, O, H, W] or None. All but
-    gain and offset have one dtype of float32, float16 and bfloat16. The result is channels-last
-    where the kernel runs, else as F.conv2d has it.
+    mean gain. shift: [B, O], that of a time step, or None. residual: [B, O, h, w] or None. All but
+    gain and offset have one dtype of float32, float16 and bfloat16. stride: 1 or 2, of both axes; h, w
+    are H, W over it, rounded up. The result is channels-last where the kernel runs, else as F.conv2d
+    has it.
 
     The kernel runs on CUDA with gradients off, where `measured.json` has a tiling for the shape:
     elsewhere this is plain PyTorch. Raises ValueError or TypeError, naming the argument.
     """
-    _check(x, weight, bias, gain, offset, shift, residual)
-    given = (x, weight, bias, gain, offset, shift, residual)
+    _check(x, weight, bias, gain, offset, shift, residual, stride)
+    given = (x, weight, bias, gain, offset, shift, residual, stride)
     if fused(x):
-        key = shape_key(x.dtype, *x.shape, weight.shape[0])
+        key = shape_key(x.dtype, *x.shape, weight.shape[0], stride)
         tiling = measured_tiling("conv3x3", x.device.index, key)
         if tiling is not None:
             return torch.ops.icd.conv3x3(*given, list(tiling))
@@ -68,6 +73,7 @@ def _check(
     offset: Tensor | None,
     shift: Tensor | None,
     residual: Tensor | None,
+    stride: int,
 ) -> None:
     if x.ndim != 4:
         raise ValueError(f"x must be [B, C, H, W], got {list(x.shape)}")
@@ -77,7 +83,10 @@ def _check(
         raise ValueError(f"weight must be [O, C, 3, 3], got {list(weight.shape)}")
     if (gain is None) != (offset is None):
         raise ValueError("gain and offset must both be given, or neither")
-    rows, channels, *pixels = x.shape
+    if stride not in (1, 2):
+        raise ValueError(f"stride must be 1 or 2, got {stride}")
+    rows, channels, *size = x.shape
+    pixels = [-(-own // stride) for own in size]
     outer = weight.shape[0]
     own = (x.dtype,)
     expected = {
@@ -101,21 +110,22 @@ def _op(
     offset: Tensor | None,
     shift: Tensor | None,
     residual: Tensor | None,
+    stride: int,
     tiling: list[int],
 ) -> Tensor:
-    y = conv3x3_reference(x, weight, bias, gain, offset, shift, residual)
+    y = conv3x3_reference(x, weight, bias, gain, offset, shift, residual, stride)
     # The operator has one memory format on every device
     return y.contiguous(memory_format=torch.channels_last)
 
 
 @_op.register_kernel("cuda")
-def _cuda(x, weight, bias, gain, offset, shift, residual, tiling) -> Tensor:
+def _cuda(x, weight, bias, gain, offset, shift, residual, stride, tiling) -> Tensor:
     from csrc_triton.conv3x3.kernel import launch  # Triton exists on GPU builds only
 
-    return launch(x, weight, bias, gain, offset, shift, residual, tiling)
+    return launch(x, weight, bias, gain, offset, shift, residual, stride, tiling)
 
 
 @_op.register_fake
-def _fake(x, weight, *_) -> Tensor:
-    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+def _fake(x, weight, bias, gain, offset, shift, residual, stride, tiling) -> Tensor:
+    shape = (x.shape[0], weight.shape[0], *(-(-size // stride) for size in x.shape[2:]))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -1,9 +1,11 @@
 """conv3x3 as a product that gathers its own columns: [B H W, 9 C] @ [9 C, O] in Triton, K in parts.
 
-Counted: 18 B H W C O FLOPs; weights (18 C O bytes in half precision), x, residual and result once,
-and 8 B H W O bytes for every part of K, which stay in the L2: 0.65 MB a part at 8x8x1280 and 2
-rows, 5 MB a part at 32x32x640. The norm is applied nine times to every element, once for each tap
-that reads it, and again for every tile of channels: an exponential for 2 x 64 FLOPs at least.
+Counted, with H W pixels of the result: 18 B H W C O FLOPs; weights (18 C O bytes in half precision),
+x, residual and result once, and 8 B H W O bytes for every part of K, which stay in the L2: 1.3 MB a
+part at 8x8x1280 and 2 rows, 10 MB a part at 32x32x640. Without a norm a tile of pixels goes over the
+rows, and 8x8 maps of two rows share their weights' way from the L2. The norm is applied nine times to
+every element, once for each tap that reads it, and again for every tile of channels: an exponential for
+2 x 64 FLOPs at least.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
@@ -27,28 +29,32 @@ ADDED = 1024  # numbers of a program that adds parts up
 
 
 # x [rows, height, width, channels] and weight [outer, 9, channels] are contiguous, gain and offset
-# [rows, channels]; bias, shift and residual are [outer], [rows, outer] and [rows, pixels, outer].
-# out is [rows, pixels, outer], of parts [split, rows, pixels, outer] in float32: then the additions
-# are `add_parts_kernel`'s. EVEN: whether INNER divides the channels.
+# [rows, channels]; bias, shift and residual are [outer], [rows, outer] and [pixels, outer], with the
+# pixels of the result, of all rows. out is [pixels, outer], or parts [split, pixels, outer] in
+# float32: then the additions are `add_parts_kernel`'s. EVEN: whether INNER divides the channels.
 @triton.jit
 def conv3x3_kernel(
     x, weight, bias, gain, offset, shift, residual, out,
-    height, width, channels, outer,
-    PIXELS: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr, EVEN: tl.constexpr,
-    STEPS: tl.constexpr, PARTS: tl.constexpr,
+    rows, height, width, channels, outer,
+    STRIDE: tl.constexpr, PIXELS: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+    EVEN: tl.constexpr, STEPS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Program (tile, part): PIXELS pixels of a row by OUTER channels, over STEPS steps of INNER
-    channels of one tap each; tiles of pixels, of rows too, are the fast axis."""
-    pixels = height * width
-    beside = tl.cdiv(pixels, PIXELS)
-    rows = tl.num_programs(0) // tl.cdiv(outer, OUTER) // beside
-    tile = tl.program_id(0) % (beside * rows)
-    row = (tile // beside).to(tl.int64)
-    pixel = tile % beside * PIXELS + tl.arange(0, PIXELS)
-    into = tl.program_id(0) // (beside * rows) * OUTER + tl.arange(0, OUTER)
-    y = pixel // width
-    x_ = pixel % width
-    x += row * pixels * channels
+    """Program (tile, part): PIXELS pixels by OUTER channels, over STEPS steps of INNER channels of one
+    tap each; tiles of pixels are the fast axis."""
+    across = tl.cdiv(width, STRIDE)
+    of_row = tl.cdiv(height, STRIDE) * across
+    # A tile has pixels of all rows, and with a norm of one, as gain and offset are
+    together = rows * of_row if gain is None else of_row
+    of_norm = tl.cdiv(together, PIXELS)
+    beside = rows * of_row // together * of_norm
+    norm = tl.program_id(0) % beside // of_norm
+    pixel = tl.program_id(0) % of_norm * PIXELS + tl.arange(0, PIXELS)
+    known = pixel < together
+    pixel += norm * together
+    into = tl.program_id(0) // beside * OUTER + tl.arange(0, OUTER)
+    row = pixel // of_row
+    y = pixel % of_row // across * STRIDE
+    x_ = pixel % across * STRIDE
     blocks = tl.cdiv(channels, INNER)
 
     total = tl.zeros([PIXELS, OUTER], tl.float32)
@@ -61,34 +67,32 @@ def conv3x3_kernel(
         at_y = y + tap // 3 - 1
         at_x = x_ + tap % 3 - 1
         lines = tl.where(tap < 9, height, 0)
-        inside = (pixel < pixels) & (at_y >= 0) & (at_y < lines) & (at_x >= 0) & (at_x < width)
-        read = inside[:, None]
-        known = (into < tl.where(tap < 9, outer, 0))[:, None]
+        read = (known & (at_y >= 0) & (at_y < lines) & (at_x >= 0) & (at_x < width))[:, None]
+        weighed = (into < tl.where(tap < 9, outer, 0))[:, None]
         if not EVEN:
             read = read & (channel < channels)[None, :]
-            known = known & (channel < channels)[None, :]
-        place = (at_y * width + at_x)[:, None] * channels + channel[None, :]
+            weighed = weighed & (channel < channels)[None, :]
+        place = ((row * height + at_y) * width + at_x)[:, None] * channels + channel[None, :]
         taken = tl.load(x + place, mask=read, other=0.0)
         if gain is not None:
-            within = row * channels
-            taken = normed(taken, read, gain + within, offset + within, channel, channels)
+            own = norm * channels
+            taken = normed(taken, read, gain + own, offset + own, channel, channels)
         place = (into[:, None] * 9 + tap) * channels + channel[None, :]
-        factors = tl.load(weight + place, mask=known, other=0.0)
+        factors = tl.load(weight + place, mask=weighed, other=0.0)
         if INTERPRETED and taken.dtype == tl.bfloat16:
             taken = taken.to(tl.float32)
             factors = factors.to(tl.float32)
         total = tl.dot(taken, tl.trans(factors), total, input_precision="ieee")
 
-    written = (pixel < pixels)[:, None] & (into < outer)[None, :]
-    within = pixel[:, None] * outer + into[None, :]
+    written = known[:, None] & (into < outer)[None, :]
+    place = pixel[:, None] * outer + into[None, :]
     if PARTS:
-        out += (tl.program_id(1) * rows + row) * pixels * outer
+        out += tl.program_id(1).to(tl.int64) * rows * of_row * outer
     else:
         total = with_additions(
-            total, bias, shift, residual, row, within, into[None, :], pixels, outer, written
+            total, bias, shift, residual, row[:, None], into[None, :], place, outer, written
         )
-        out += row * pixels * outer
-    tl.store(out + within, total.to(out.dtype.element_ty), mask=written)
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=written)
 
 
 @triton.jit
@@ -101,36 +105,34 @@ def normed(taken, read, gain, offset, channel, channels):
 
 
 @triton.jit
-def with_additions(total, bias, shift, residual, row, within, into, pixels, outer, written):
-    """total, at `within` of a row and of channels `into`, and what is added to it."""
+def with_additions(total, bias, shift, residual, row, into, place, outer, written):
+    """total, of these rows and channels and at these places of the result, and what is added to it."""
     if bias is not None:
         total += tl.load(bias + into, mask=into < outer, other=0.0).to(tl.float32)
     if shift is not None:
-        total += tl.load(shift + row * outer + into, mask=into < outer, other=0.0).to(tl.float32)
+        total += tl.load(shift + row * outer + into, mask=written, other=0.0).to(tl.float32)
     if residual is not None:
-        residual += row * pixels * outer
-        total += tl.load(residual + within, mask=written, other=0.0).to(tl.float32)
+        total += tl.load(residual + place, mask=written, other=0.0).to(tl.float32)
     return total
 
 
 @triton.jit
 def add_parts_kernel(
-    parts, bias, shift, residual, out, pixels, outer, SPLIT: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Program (block, row) adds up BLOCK numbers of a row, part after part, and what is added."""
-    row = tl.program_id(1).to(tl.int64)
-    whole = tl.num_programs(1).to(tl.int64) * pixels * outer
-    within = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    written = within < pixels * outer
-    parts += row * pixels * outer + within
+    parts, bias, shift, residual, out, numbers, of_row, outer,
+    SPLIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Program `block` adds up BLOCK of the result's numbers, `of_row` in a row, part after part, and
+    what is added."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    written = place < numbers
     total = tl.zeros([BLOCK], tl.float32)
-    for part in range(SPLIT):
-        total += tl.load(parts + part * whole, mask=written, other=0.0)
+    for _ in range(SPLIT):
+        total += tl.load(parts + place, mask=written, other=0.0)
+        parts += numbers
     total = with_additions(
-        total, bias, shift, residual, row, within, within % outer, pixels, outer, written
+        total, bias, shift, residual, place // of_row, place % outer, place, outer, written
     )
-    out += row * pixels * outer
-    tl.store(out + within, total.to(out.dtype.element_ty), mask=written)
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=written)
 
 
 def launch(
@@ -141,19 +143,19 @@ def launch(
     offset: Tensor | None,
     shift: Tensor | None,
     residual: Tensor | None,
+    stride: int,
     tiling: Sequence[int],
 ) -> Tensor:
     """Run the kernels; arguments as `conv3x3`, already checked, and a tiling as in its TILINGS. CPU
     tensors need Triton's interpreter."""
     rows, channels, height, width = x.shape
     outer = weight.shape[0]
-    pixels = height * width
-    shape = (rows, outer, height, width)
+    shape = (rows, outer, *(-(-size // stride) for size in (height, width)))
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if not out.numel():
         return out
-    if max(pixels * max(channels, outer), 9 * channels * outer) >= 2**31:
-        raise ValueError("x or weight has over 2^31 elements: offsets inside a row are 32-bit")
+    if max(x.numel(), weight.numel(), out.numel()) >= 2**31:
+        raise ValueError("x, weight or the result has over 2^31 elements: offsets are 32-bit")
     block, outers, inner, split, num_warps, num_stages = tiling
     whole = 9 * triton.cdiv(channels, inner)
     steps = max(triton.cdiv(whole, split), 1)
@@ -165,20 +167,24 @@ def launch(
     )
     parts = out
     if split > 1:
-        parts = torch.empty((split, *shape), dtype=torch.float32, device=x.device)
-    tiles = rows * triton.cdiv(pixels, block) * triton.cdiv(outer, outers)
+        parts = torch.empty((split, out.numel()), dtype=torch.float32, device=x.device)
+    pixels = shape[2] * shape[3]
+    beside = (
+        triton.cdiv(rows * pixels, block) if gain is None else rows * triton.cdiv(pixels, block)
+    )
+    tiles = beside * triton.cdiv(outer, outers)
     with torch.cuda.device_of(x):  # Triton launches on the current device
         conv3x3_kernel[tiles, split](
             x, weight, bias, gain, offset, shift, residual, parts,
-            height, width, channels, outer,
-            PIXELS=block, OUTER=outers, INNER=inner, EVEN=channels % inner == 0,
+            rows, height, width, channels, outer,
+            STRIDE=stride, PIXELS=block, OUTER=outers, INNER=inner, EVEN=channels % inner == 0,
             STEPS=steps, PARTS=split > 1,
             num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True,
         )  # fmt: skip
         if split > 1:
-            add_parts_kernel[triton.cdiv(pixels * outer, ADDED), rows](
-                parts, bias, shift, residual, out, pixels, outer, SPLIT=split, BLOCK=ADDED,
-                num_warps=4, enable_fp_fusion=True,
+            add_parts_kernel[(triton.cdiv(out.numel(), ADDED),)](
+                parts, bias, shift, residual, out, out.numel(), pixels * outer, outer,
+                SPLIT=split, BLOCK=ADDED, num_warps=4, enable_fp_fusion=True,
             )  # fmt: skip
     return out
 

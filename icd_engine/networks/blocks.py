@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from csrc_triton import fused
 from csrc_triton.add_product import add_product
-from csrc_triton.conv3x3 import conv3x3
 from csrc_triton.geglu import geglu
 from csrc_triton.group_norm_silu import add_group_norm, group_norm_silu
-from icd_engine.networks.sums import Map, Sum
+from icd_engine.networks.sums import Map, Sum, convolved
 
 
 class GroupNorm(nn.GroupNorm):
@@ -161,11 +160,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
-
-
-def convolved(x: Tensor, weight: Tensor) -> Tensor:
-    """The 3x3 convolution without its bias; ours where it was measured to be faster."""
-    return conv3x3(x, weight) if fused(x) else F.conv2d(x, weight, padding=1)
 
 
 def join_weights(layers: Sequence[nn.Linear]) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csrc_triton import fused
+from csrc_triton.conv3x3 import conv3x3
 
 
 class Sum(NamedTuple):
@@ -34,4 +35,13 @@ def convolution(conv: nn.Conv2d, x: Tensor) -> Map:
     """conv(x), its bias not added yet: cuDNN's convolutions have none."""
     if conv.bias is None or not fused(x):
         return conv(x)
+    if conv.padding == (1, 1):
+        return Sum(convolved(x, conv.weight, conv.stride[0]), None, conv.bias)
     return Sum(F.conv2d(x, conv.weight, None, conv.stride, conv.padding), None, conv.bias)
+
+
+def convolved(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """The 3x3 convolution without its bias; ours where it was measured to be faster."""
+    if fused(x):
+        return conv3x3(x, weight, stride=stride)
+    return F.conv2d(x, weight, None, stride, padding=1)

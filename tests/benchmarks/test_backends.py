@@ -82,10 +82,18 @@ def test_what_is_chosen_is_what_the_operation_looks_up(tmp_path, monkeypatch):
     assert [op for op, *_ in asked] == ["conv3x3", "self_attention"]
 
 
+def test_every_way_of_a_strided_convolution_is_that_convolution(monkeypatch):
+    strided = [case for case in backends.CONVOLUTIONS if case[-1] == 2]
+    assert strided
+    monkeypatch.setattr(backends, "CONVOLUTIONS", strided[-1:])
+    for row in backends.measure_backends(only="convolution", device="cpu", quick=True, repeats=1):
+        assert "wrong" not in row and row["cudnn_ms"] > 0
+
+
 def test_searching_ends_with_the_call():
     x = torch.ones(1, 2, 4, 4)
     assert not torch.backends.cudnn.benchmark
-    backends._searched(x, torch.ones(2, 2, 3, 3))
+    backends._searched(1, x, torch.ones(2, 2, 3, 3))
     assert not torch.backends.cudnn.benchmark
 
 

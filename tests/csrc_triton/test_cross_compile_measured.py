@@ -19,6 +19,7 @@ def convolution(
     channels: int = 1280,
     norm: bool = True,
     parts: bool = True,
+    stride: int = 1,
 ) -> Build:
     """Channels are constants here: that they are multiples of 16 is what launching tells the
     compiler. In parts nothing is added, as that is another kernel's."""
@@ -26,9 +27,9 @@ def convolution(
     added = "-" if parts else f"*{dtype}"
     moments = "2x*fp32" if norm else "2x-"
     types = (
-        f"2x*{dtype} {added} {moments} {added} {added} {'*fp32' if parts else added} 2xi32 2x- 6x-"
+        f"2x*{dtype} {added} {moments} {added} {added} {'*fp32' if parts else added} 3xi32 2x- 7x-"
     )
-    constants = {"PIXELS": pixels, "OUTER": outer, "INNER": inner, "PARTS": parts}
+    constants = {"STRIDE": stride, "PIXELS": pixels, "OUTER": outer, "INNER": inner, "PARTS": parts}
     constants["STEPS"] = -(-9 * -(-channels // inner) // (split if parts else 1))
     constants |= {"channels": channels, "outer": 1280, "EVEN": channels % inner == 0}
     constants |= {"bias": None, "shift": None, "residual": None} if parts else {}
@@ -38,7 +39,7 @@ def convolution(
 
 
 def parts_added(dtype: str) -> Build:
-    types = f"*fp32 4x*{dtype} 2xi32 2x-"
+    types = f"*fp32 4x*{dtype} 3xi32 2x-"
     return Build("conv3x3.kernel:add_parts_kernel", types, {"BLOCK": 1024, "SPLIT": 12})
 
 
@@ -59,6 +60,7 @@ BUILDS = {
     **{f"conv3x3-{named(t)}-norm": convolution(t) for t in CONVOLUTIONS},
     **{f"conv3x3-{named(t)}-norm-whole": convolution(t, parts=False) for t in CONVOLUTIONS},
     **{f"conv3x3-{named(t)}": convolution(t, norm=False) for t in CONVOLUTIONS},
+    "conv3x3-halved": convolution(CONVOLUTIONS[2], norm=False, stride=2),
     "conv3x3-ragged": convolution(CONVOLUTIONS[0], channels=80, parts=False),
     "conv3x3-fp16": convolution(CONVOLUTIONS[-1], "fp16", parts=False),
     "conv3x3-added-bf16": parts_added("bf16"),
