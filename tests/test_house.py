@@ -22,7 +22,7 @@ PACKED = 0.03  # share of assignments that are `a, b = x, y`
 LONGEST_FUNCTION = 60  # lines; of a command, those behind its signature, which is its options
 LONGEST_FILE = 300
 # Of ours, to follow one edit outside of networks and operations; five files read the picture.
-MOST_FILES, MOST_CLASSES = 27, 26
+MOST_FILES, MOST_CLASSES = 27, 27
 # The one file for what torch calls private.
 PRIVATE_ALLOWED = {"icd_engine/runners/inductor.py"}
 # Of the standard library, and public there for all the underscore.

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import lru_cache
-from typing import Any
+from itertools import starmap
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ from icd_engine.placement import PLAIN, Placement
 from icd_engine.runners import captures
 from icd_engine.runners.contract import TIME_IDS, Decoded, DecodeInputs, Prompts, StepCallback
 from icd_engine.runners.hops import DecodeTensors, Opening, SecondPrediction
-from icd_engine.runners.memory import Kept, Residence
+from icd_engine.runners.memory import Residence
 from icd_engine.runners.pictures import PictureCoder
-from icd_engine.runners.stages import Stages, TorchNetworks, plain_stages
+from icd_engine.runners.stages import Kept, Stages, TorchNetworks, plain_stages
 from icd_engine.sampling.guidance import guidance_embedding
 from icd_engine.sampling.schedule import Hop
 
@@ -43,6 +42,7 @@ class EagerRunner:
     gives_torch = True
     warms_up = False
     reference = True
+    prompts_a_pass = 1  # of the text encoder, always: fewer are filled up
 
     def __init__(self, networks: TorchNetworks, placement: Placement = PLAIN):
         self.networks = networks
@@ -53,16 +53,14 @@ class EagerRunner:
         self._resident = residence.of if residence else lambda network: nullcontext()
         self.stages = self._make_stages(networks)
         self.pictures = PictureCoder(self.vae, self.stages, placement.vae_tiling, self._resident)
-        # One prompt, one (network, t, w) at a time: what is kept cannot depend on the batch it
-        # first came in.
-        self._features = self._kept(KEPT_PROMPTS, self._prompt_features)
+        # One (network, prompt or t and w) at a time, and as many prompts as ever: what is kept cannot
+        # depend on the batch it first came in.
+        self._features = Kept(KEPT_PROMPTS, self._prompt_features, self.device)
         self._values = self._kept(KEPT_PROMPT_VALUES, self._prompt_values)
         self._shifts = self._kept(KEPT_TIME_SHIFTS, self._time_shifts)
 
-    def _kept(self, most: int, compute: Callable[..., Any]) -> Any:
-        if self.device.type == "cuda":
-            return Kept(most, compute, self.device)
-        return lru_cache(most)(compute)
+    def _kept(self, most: int, compute: Callable[..., Tensor]) -> Kept:
+        return Kept(most, lambda keys: list(starmap(compute, keys)), self.device)
 
     def _make_stages(self, networks: TorchNetworks) -> Stages:
         """What other runners wrap."""
@@ -117,14 +115,15 @@ class EagerRunner:
 
     def free_memory(self) -> None:
         for kept in (self._features, self._values, self._shifts):
-            kept.cache_clear()
+            kept.clear()
         if self.device.type == "cuda":
             captures.hand_back_memory()
 
     @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         keys = tuple(tuple(row) for row in ids)
-        tokens, pooled = zip(*(self._features(key, False) for key in keys), strict=True)
+        features = self._features.each([(key, False) for key in keys])
+        tokens, pooled = zip(*features, strict=True)
         return Prompts(keys, _rows(tokens), None if pooled[0] is None else _rows(pooled))
 
     @torch.no_grad()
@@ -144,7 +143,7 @@ class EagerRunner:
         self, latents: Tensor, prompts: Prompts, hops: Sequence[Hop], callback: StepCallback | None
     ) -> list[Tensor]:
         network = self.encode_network
-        values = _rows(self._values(network, ids) for ids in prompts.ids)
+        values = _rows(self._values((network, ids)) for ids in prompts.ids)
         unguided = [0.0] * len(prompts)
         shifts = [self._row_shifts(network, hop.t, unguided, prompts.ids) for hop in hops]
         latents = latents.to(self.device, torch.float32)
@@ -169,7 +168,7 @@ class EagerRunner:
         targets = inputs.targets(len(hops))
         sources = inputs.sources
         values = [
-            _rows(self._values(network, ids) for ids in prompts.ids)
+            _rows(self._values((network, ids)) for ids in prompts.ids)
             for prompts in inputs.hop_prompts or [inputs.prompts]
         ]
         if inputs.parents is not None:
@@ -210,15 +209,29 @@ class EagerRunner:
         shifts.append(self._row_shifts(network, hops[0].t, guidance, ids[sources:]))
         return Opening(start, shifts, tuple(hops))
 
-    def _prompt_features(self, ids: tuple[int, ...], decode: bool) -> PromptFeatures:
-        """decode: by the decode network's own text encoder."""
-        stage = self.stages.decode_features if decode else self.stages.prompt_features
-        with self._resident(self._encoders):
-            return stage(self.tensor(np.array([ids], dtype=np.int64)))
+    def _prompt_features(
+        self, keys: Sequence[tuple[tuple[int, ...], bool]]
+    ) -> list[PromptFeatures]:
+        """Of prompts, by the decode network's own text encoder where a key says so."""
+        made: dict[tuple[tuple[int, ...], bool], PromptFeatures] = {}
+        for decode in (False, True):
+            own = [key for key in keys if key[1] == decode]
+            stage = self.stages.decode_features if decode else self.stages.prompt_features
+            for first in range(0, len(own), self.prompts_a_pass):
+                together = own[first : first + self.prompts_a_pass]
+                filled = together + together[:1] * (self.prompts_a_pass - len(together))
+                with self._resident(self._encoders):
+                    tokens, pooled = stage(
+                        self.tensor(np.array([ids for ids, _ in filled], dtype=np.int64))
+                    )
+                for i, key in enumerate(together):
+                    row = slice(i, i + 1)
+                    made[key] = PromptFeatures(tokens[row], None if pooled is None else pooled[row])
+        return [made[key] for key in keys]
 
     def _features_for(self, network: UNet, ids: tuple[int, ...]) -> PromptFeatures:
         own = self.networks.decode_text_encoder is not None and network is self.decode_network
-        return self._features(ids, own)
+        return self._features((ids, own))
 
     def _prompt_values(self, network: UNet, ids: tuple[int, ...]) -> Tensor:
         return network.prompt_values(self._features_for(network, ids).tokens)
@@ -228,7 +241,7 @@ class EagerRunner:
     ) -> Tensor:
         """UNet.time_shifts of rows at t with these guidance scales and prompts, [rows, D]."""
         prompts = ids if network.addition_channels else [None] * len(ids)
-        return _rows(self._shifts(network, t, *row) for row in zip(w, prompts, strict=True))
+        return _rows(self._shifts((network, t, *row)) for row in zip(w, prompts, strict=True))
 
     def _time_shifts(self, network: UNet, t: int, w: float, ids: tuple[int, ...] | None) -> Tensor:
         """UNet.time_shifts of one row [1, D]; ids: the prompt's, where the network takes its pooled
@@ -259,7 +272,7 @@ class EagerRunner:
                     "a network that is not guidance-distilled needs the empty prompt for guided rows"
                 )
             ids = empty.ids[0]
-            prompt = self._values(network, ids).expand(len(rows), -1, -1)
+            prompt = self._values((network, ids)).expand(len(rows), -1, -1)
             shifts = self._row_shifts(network, hop.t, [0.0] * len(rows), [ids] * len(rows))
             eps = torch.zeros_like(x)
             eps[rows] = self.stages.decode_pass(x[rows].to(self.dtype), shifts, prompt).eps.float()

@@ -187,6 +187,7 @@ class GraphRunner(CompiledRunner):
     """
 
     name = "graph"
+    prompts_a_pass = 2  # an edit's: what a pass takes is launches, for one as for two
 
     def __init__(self, networks: TorchNetworks, placement: Placement = PLAIN):
         device = networks.device
@@ -211,7 +212,7 @@ class GraphRunner(CompiledRunner):
         prompts = super().encode_prompts(ids)
         with torch.no_grad():
             for own in prompts.ids:
-                self._values(self.decode_network, own)
+                self._values((self.decode_network, own))
         return prompts
 
     def free_memory(self) -> None:

@@ -1,20 +1,16 @@
-"""What a runner does to need less memory, networks that wait on the host and pictures decoded tile by
-tile; and what it keeps for callers on other streams."""
+"""What a runner does to need less memory: networks that wait on the host and pictures decoded tile by
+tile."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import product
 from threading import Lock
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from icd_engine.runners.nested import leaves
 
 OVERLAP = 4  # tiles share this part of their side, 1 / OVERLAP
 
@@ -46,35 +42,6 @@ class Residence:
                 self._users[id(network)] -= 1
                 if not self._users[id(network)]:
                     network.to("cpu")
-
-
-class Kept:
-    """compute(*key) of the last `most` keys, for callers on any CUDA stream of the device.
-
-    What one stream is still computing, another waits for; what it reads, it holds on to.
-    """
-
-    def __init__(self, most: int, compute: Callable[..., Any], device: torch.device):
-        self._device = device
-        self._compute = compute
-        self._table = lru_cache(most)(self._made)
-        self.cache_clear = self._table.cache_clear
-        self.cache_info = self._table.cache_info
-
-    def _made(self, *key: Any) -> tuple[Any, Any, Any]:
-        value = self._compute(*key)
-        stream = torch.cuda.current_stream(self._device)
-        return value, stream, stream.record_event()
-
-    def __call__(self, *key: Any) -> Any:
-        value, made_on, made = self._table(*key)
-        caller = torch.cuda.current_stream(self._device)
-        if caller != made_on:
-            caller.wait_event(made)
-            for tensor in leaves(value):
-                if isinstance(tensor, Tensor):
-                    tensor.record_stream(caller)
-        return value
 
 
 def in_tiles(

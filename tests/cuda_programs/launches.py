@@ -1,6 +1,6 @@
 """`python -m tests.cuda_programs.launches unet_encode`: the launches of one pass of SD1.5 at 512 in
-bfloat16, by kind, as JSON. Stages: unet_encode (1 row), unet_decode (2 rows of a first edit),
-vae_encode, vae_decode.
+bfloat16, by kind, as JSON. Stages: text (both prompts; not compiled), unet_encode (1 row), unet_decode (2
+rows of a first edit), vae_encode, vae_decode.
 
 Counted are inductor's kernels, calls of libraries, and operations of ours by what they launch. Needs a
 CUDA build of torch and no GPU.
@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from benchmarks.architectures import ARCHITECTURES
 from csrc_triton.group_norm_silu.plan import plan
 from icd_engine.editing.plan import EditStep
 from icd_engine.networks.resizing import keep_filters
+from icd_engine.networks.text_encoder import TextEncoder
 from icd_engine.networks.unet import UNet
 from icd_engine.networks.vae import VAE
 from icd_engine.runners.stages import PictureStages
@@ -32,6 +33,10 @@ from tests.cuda_programs.pretended import pretend
 
 DTYPE = torch.bfloat16
 TOKENS = 77
+VIEWS = {
+    *("view", "_unsafe_view", "as_strided", "alias", "expand", "permute", "slice", "split", "t"),
+    *("transpose", "unsqueeze", "detach"),
+}
 CALLS = re.compile(r"(triton_\w+\.run|extern_kernels\.\w+|torch\.ops\.[\w.]+|\.copy_)\(")
 
 
@@ -58,16 +63,34 @@ def program(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
     return found[0]
 
 
-class OwnLaunches(TorchDispatchMode):
-    """Launches of operations of ours, by name."""
+class Operation(NamedTuple):
+    """A call that reached the dispatcher."""
+
+    namespace: str
+    name: str
+    arguments: tuple[Any, ...]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of its tensors."""
+        return [tuple(given.shape) for given in self.arguments if isinstance(given, Tensor)]
+
+    @property
+    def launches(self) -> int:
+        if self.namespace == "icd":
+            return launches(self.name, self.arguments)
+        return 1 if self.namespace == "aten" and self.name not in VIEWS else 0
+
+
+class Operations(TorchDispatchMode):
+    """All calls, in their order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Counter[str] = Counter()
+        self.found: list[Operation] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "icd":
-            self.found[func.overloadpacket.__name__] += launches(func.overloadpacket.__name__, args)
+        self.found.append(Operation(func.namespace, func.overloadpacket.__name__, args))
         return func(*args, **(kwargs or {}))
 
 
@@ -90,20 +113,30 @@ def launches(name: str, arguments: tuple[Any, ...]) -> int:
     return 1
 
 
+def called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Operation]:
+    with Operations() as operations:
+        function(*arguments)
+    return operations.found
+
+
 def counted(stage: str) -> dict[str, int]:
     """Launches by kind."""
     pretend()
     with FakeTensorMode(), torch.no_grad():
         function, arguments = STAGES[stage]()
-        own = OwnLaunches()
-        with own:
-            function(*arguments)
+        found = called(function, arguments)
+        if stage == "text":
+            return Counter(own.name for own in found if own.launches)
         text = program(function, arguments)
-    found = Counter(
+    kinds = Counter(
         "triton" if name.startswith("triton_") else name.removesuffix(".default").rpartition(".")[2]
         for name in CALLS.findall(text[text.rindex("def call(") :])
     )
-    return {**found, **own.found}
+    ours = Counter[str]()
+    for own in found:
+        if own.namespace == "icd":
+            ours[own.name] += own.launches
+    return {**kinds, **ours}  # which are calls there, too
 
 
 def on_device(make: Callable[[], nn.Module]) -> Any:
@@ -151,7 +184,13 @@ def vae_stage(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return stages.to_pixels, (empty(1, 4, 64, 64, dtype=torch.float32),)
 
 
+def text() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    encoder = on_device(lambda: TextEncoder(ARCHITECTURES["sd15"]["text_encoder"]))
+    return encoder, (empty(2, TOKENS, dtype=torch.int64),)
+
+
 STAGES = {
+    "text": text,
     "unet_encode": lambda: unet_pass(1, None),
     "unet_decode": unet_decode,
     "vae_encode": lambda: vae_stage("to_moments"),

@@ -98,7 +98,9 @@ def pretend() -> None:
     driver.set_active(Driver())
     # Which kernel takes an attention is asked of the device too: one launch, whichever
     torch.nn.functional.scaled_dot_product_attention = (  # pyright: ignore[reportAttributeAccessIssue]
-        lambda q, k, v: torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+        lambda q, k, v, is_causal=False: torch.ops.aten._scaled_dot_product_flash_attention(
+            q, k, v, 0.0, is_causal
+        )[0]
     )
     # cuDNN would be asked, and takes channels-last maps
     whole = torch._C._conv_determine_backend_memory_format

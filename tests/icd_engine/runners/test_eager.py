@@ -193,21 +193,39 @@ def test_target_rows_alone_answer_as_with_their_source(runner, words, share):
 def test_what_is_kept_for_a_prompt_does_not_depend_on_its_batch(runner):
     ids = torch.randint(0, 500, (3, TOKENS)).tolist()
     together = runner.encode_prompts(ids).features
-    runner._features.cache_clear()
+    runner._features.clear()
     assert torch.equal(runner.encode_prompts(ids[2:]).features, together[2:])
+
+
+def test_prompts_are_encoded_as_many_at_once_as_ever(runner, monkeypatch):
+    """Two a pass here: of three, the last is by itself and twice. What is kept is not made again."""
+    ids = torch.randint(0, 500, (3, TOKENS)).tolist()
+    alone = runner.encode_prompts(ids).features
+    runner._features.clear()
+    monkeypatch.setattr(runner, "prompts_a_pass", 2)
+    seen = []
+
+    def stage(given: torch.Tensor) -> object:
+        seen.append(given.tolist())
+        return whole(given)
+
+    whole = runner.stages.prompt_features
+    monkeypatch.setattr(runner, "stages", runner.stages._replace(prompt_features=stage))
+    assert close(runner.encode_prompts(ids).features, alone)
+    assert seen == [ids[:2], [ids[2], ids[2]]]
+    assert close(runner.encode_prompts(ids[::-1]).features, alone.flip(0))
+    assert len(seen) == 2
 
 
 def test_tables_are_computed_once(runner):
     """A second decoding with the same prompts and guidance looks everything up."""
     inputs = edit_inputs(runner, 1)
     runner.decode(inputs, HOPS, None)
-    before = [
-        table.cache_info().misses for table in (runner._features, runner._values, runner._shifts)
-    ]
+    tables = (runner._features, runner._values, runner._shifts)
+    before = [table.made for table in tables]
+    assert min(before) > 0
     runner.decode(inputs, HOPS, None)
-    assert [
-        table.cache_info().misses for table in (runner._features, runner._values, runner._shifts)
-    ] == before
+    assert [table.made for table in tables] == before
 
 
 def test_pictures_and_latents(runner):

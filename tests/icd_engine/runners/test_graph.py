@@ -10,7 +10,7 @@ import torch
 
 from icd_engine.runners import captures
 from icd_engine.runners.graph import Graphs
-from icd_engine.runners.memory import Kept
+from icd_engine.runners.stages import Kept
 from icd_engine.stopwatch import Stopwatch
 from tests.icd_engine.runners.fake_cuda import FakeCuda, FakeStream
 
@@ -120,7 +120,7 @@ def test_cleared_graphs_are_captured_into_a_new_pool(cuda):
 
 def test_what_one_stream_computes_another_waits_for(cuda):
     made = []
-    kept = Kept(2, lambda key: made.append(key) or (torch.ones(1), None), DEVICE)
+    kept = Kept(2, lambda keys: made.extend(keys) or [(torch.ones(1), None)], DEVICE)
     kept("a")
     kept("a")
     assert not cuda.waits
@@ -132,6 +132,6 @@ def test_what_one_stream_computes_another_waits_for(cuda):
     assert event.stream is first
     assert cuda.read_on == [cuda.current]
     assert made == ["a"]
-    kept.cache_clear()
+    kept.clear()
     kept("a")
     assert made == ["a", "a"]
