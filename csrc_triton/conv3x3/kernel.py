@@ -31,8 +31,9 @@ ADDED = 1024  # numbers of a program that adds parts up
 # x [rows, height, width, channels] and weight [outer, 9, channels] are contiguous, gain and offset
 # [rows, channels]; bias, shift and residual are [outer], [rows, outer] and [pixels, outer], with the
 # pixels of the result, of all rows. out is [pixels, outer], or parts [split, pixels, outer] in
-# float32: then the additions are `add_parts_kernel`'s. EVEN: whether INNER divides the channels.
-@triton.jit
+# float32: then the additions are `add_parts_kernel`'s. EVEN: whether INNER divides the channels. Maps of
+# all sizes and numbers share a program.
+@triton.jit(do_not_specialize=["rows", "height", "width"])
 def conv3x3_kernel(
     x, weight, bias, gain, offset, shift, residual, out,
     rows, height, width, channels, outer,
