@@ -153,7 +153,10 @@ class PenultimateTextEncoder(TextEncoder):
     """The same up to the hidden state before the last layer, as SDXL's first encoder is read."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.states(ids)[PENULTIMATE]
+        x = self.embeddings(ids)
+        for layer in self.encoder.layers[: PENULTIMATE + 1]:  # nobody reads what the last one makes
+            x = layer(x)
+        return x
 
 
 class PooledTextEncoder(TextEncoder):
