@@ -3,13 +3,14 @@ measured: SD1.5 at 512 in bfloat16, one target, four hops each way, from graphs.
 
 A kernel takes START, then the longer of what its tiles take in whole waves over the chip and of what its
 bytes take; GAP lies between two. The constants are of public measurements, shares of the peak a
-judgement. It is known of nobody whether cuDNN splits K: each edit is counted with a cuDNN that does not,
-with one that does, and with the kernels of `csrc_triton.measured` wherever they are counted as faster.
-Needs a CUDA build of torch and no GPU.
+judgement. Whether cuDNN splits K only a device tells: an edit is counted with a cuDNN that does not, with
+one that does, and with the kernels of `csrc_triton.measured` wherever they are counted as faster than
+the first. Needs a CUDA build of torch and no GPU.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -38,11 +39,11 @@ TILES = {
     **{(128, 256): 1.0, (256, 128): 1.0, (128, 128): 0.9},
     **{(64, 256): 0.8, (64, 128): 0.7, (128, 64): 0.7, (64, 64): 0.42},
 }
-OURS = 0.8  # of what a library's tile reaches, in Triton
+IN_TRITON = 0.8  # of what a library's tile reaches
 ATTENTION = 0.75  # share of the peak of an attention kernel
 K_STEP = 64
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
-WAYS = ("libraries", "libraries splitting K", "our kernels where faster")
+LIBRARIES, SPLITTING, OURS = "libraries", "libraries splitting K", "our kernels where faster"
 # Per edit, ms: nodes that only copy, and the device waiting for the host (tests/.../test_host.py)
 BESIDE = {"copies": 0.2, "host": 0.4}
 PASSES = {"text": 1, "vae_encode": 1, "unet_encode": 4, "unet_decode": 4, "vae_decode": 1}
@@ -87,21 +88,22 @@ def convolution(operation: Operation, way: str) -> float:
     h, w = ((own + 2 * padding - side) // stride + 1 for own in size)
     m, k = rows * h * w, channels * side**2
     read = 2 * (rows * channels * size[0] * size[1] + outer * k + m * outer)
-    theirs = product(m, outer, k, SPLITS if way == WAYS[1] else (1,), read)
-    if way != WAYS[2] or side != 3 or padding != 1 or max(h, w) > 32:
+    theirs = product(m, outer, k, SPLITS if way == SPLITTING else (1,), read)
+    if way != OURS or side != 3 or padding != 1 or max(h, w) > 32:
         return theirs
     tiles = [tile for tile in TILES if max(tile) <= 128]
-    return min(
-        theirs, *(ours(m, outer, k, read, tile, split) for tile in tiles for split in SPLITS)
-    )
+    ways = itertools.product(tiles, SPLITS)
+    return min(theirs, *(own_convolution(m, outer, k, read, *own) for own in ways))
 
 
-def ours(m: int, n: int, k: int, read: float, tile: tuple[int, int], split: int) -> float:
+def own_convolution(
+    m: int, n: int, k: int, read: float, tile: tuple[int, int], split: int
+) -> float:
     """Seconds of conv3x3: its programs gather their operands themselves, from the L2."""
     tiles = math.ceil(m / tile[0]) * math.ceil(n / tile[1]) * split
     operands = sum(tile) * part(k, split) * 2
     bound = (
-        waved(m, n, k, tile, split) / OURS,
+        waved(m, n, k, tile, split) / IN_TRITON,
         tiles * operands / CACHE,
         math.ceil(tiles / SMS) * operands / PORT,
         read / MEMORY,
@@ -112,7 +114,7 @@ def ours(m: int, n: int, k: int, read: float, tile: tuple[int, int], split: int)
 def attention(operation: Operation, way: str) -> float:
     """Libraries compute heads of 40 as 64, and of 80 as 128."""
     (rows, heads, queries, size), (_, _, keys, _) = operation.shapes[:2]
-    own = way == WAYS[2] and queries == keys
+    own = way == OURS and queries == keys
     width = {40: 48 if own else 64, 80: 80 if own else 128}.get(size, size)
     waves = math.ceil(math.ceil(queries / 128) * heads * rows / SMS)
     products = waves * 2 * 128 * keys * 2 * width / (PEAK * ATTENTION)
@@ -174,7 +176,9 @@ def stage_seconds(stage: str) -> dict[str, dict[str, float]]:
         function, arguments = STAGES[stage]()
         found = called(function, arguments)
         text = None if stage == "text" else program(function, arguments)
-    taken: dict[str, dict[str, float]] = {way: defaultdict(float) for way in WAYS}
+    taken: dict[str, dict[str, float]] = {
+        way: defaultdict(float) for way in (LIBRARIES, SPLITTING, OURS)
+    }
     for way, by_kind in taken.items():
         for own in found:
             if own.name in KINDS:
@@ -191,7 +195,7 @@ def counted() -> dict[str, dict[str, dict[str, float]]]:
     """Milliseconds by way, stage and kind, of all passes of an edit; "edit" and "all" are the sums."""
     pretend()
     config.profile_bandwidth = True  # programs note their kernels' bytes
-    edit: dict[str, dict[str, dict[str, float]]] = {way: {} for way in WAYS}
+    edit: dict[str, dict[str, dict[str, float]]] = {way: {} for way in (LIBRARIES, SPLITTING, OURS)}
     for stage, passes in PASSES.items():
         for way, by_kind in stage_seconds(stage).items():
             own = {kind: 1000 * passes * seconds for kind, seconds in by_kind.items()}
