@@ -4,7 +4,9 @@ them."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +125,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+# Fixtures that take minutes
+EXPORTS = ("exported", "small_site")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, all files of one export are one process's: others would wait for it, or
+    make it again."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesOfOneExport(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return _export_of(config.rootpath / file) or file
+
+    return FilesOfOneExport(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@cache
+def _export_of(file: Path) -> str | None:
+    """The first of EXPORTS that a function of the file takes."""
+    text = file.read_text(encoding="utf-8")
+    return next((one for one in EXPORTS if re.search(rf"def \w+\([^)]*\b{one}\b", text)), None)
 
 
 def write_small_bundle(out: Path, *, seed: int = 0, guidance_embedded: bool = True) -> Path:
