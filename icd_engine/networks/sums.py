@@ -36,8 +36,10 @@ def convolution(conv: nn.Conv2d, x: Tensor) -> Map:
     if conv.bias is None or not fused(x):
         return conv(x)
     if conv.padding == (1, 1):
-        return Sum(convolved(x, conv.weight, conv.stride[0]), None, conv.bias)
-    return Sum(F.conv2d(x, conv.weight, None, conv.stride, conv.padding), None, conv.bias)
+        y = convolved(x, conv.weight, conv.stride[0])
+    else:
+        y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+    return Sum(y, None, conv.bias)
 
 
 def convolved(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:

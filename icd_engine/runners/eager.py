@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import starmap
 
 import numpy as np
@@ -55,7 +56,10 @@ class EagerRunner:
         self.pictures = PictureCoder(self.vae, self.stages, placement.vae_tiling, self._resident)
         # One (network, prompt or t and w) at a time, and as many prompts as ever: what is kept cannot
         # depend on the batch it first came in.
-        self._features = Kept(KEPT_PROMPTS, self._prompt_features, self.device)
+        self._features, self._decode_features = (
+            Kept(KEPT_PROMPTS, partial(self._prompt_features, decode), self.device)
+            for decode in (False, True)
+        )
         self._values = self._kept(KEPT_PROMPT_VALUES, self._prompt_values)
         self._shifts = self._kept(KEPT_TIME_SHIFTS, self._time_shifts)
 
@@ -114,7 +118,7 @@ class EagerRunner:
         return values
 
     def free_memory(self) -> None:
-        for kept in (self._features, self._values, self._shifts):
+        for kept in (self._features, self._decode_features, self._values, self._shifts):
             kept.clear()
         if self.device.type == "cuda":
             captures.hand_back_memory()
@@ -122,8 +126,7 @@ class EagerRunner:
     @torch.no_grad()
     def encode_prompts(self, ids: Sequence[Sequence[int]]) -> Prompts:
         keys = tuple(tuple(row) for row in ids)
-        features = self._features.each([(key, False) for key in keys])
-        tokens, pooled = zip(*features, strict=True)
+        tokens, pooled = zip(*self._features.each(keys), strict=True)
         return Prompts(keys, _rows(tokens), None if pooled[0] is None else _rows(pooled))
 
     @torch.no_grad()
@@ -210,28 +213,24 @@ class EagerRunner:
         return Opening(start, shifts, tuple(hops))
 
     def _prompt_features(
-        self, keys: Sequence[tuple[tuple[int, ...], bool]]
+        self, decode: bool, prompts: Sequence[tuple[int, ...]]
     ) -> list[PromptFeatures]:
-        """Of prompts, by the decode network's own text encoder where a key says so."""
-        made: dict[tuple[tuple[int, ...], bool], PromptFeatures] = {}
-        for decode in (False, True):
-            own = [key for key in keys if key[1] == decode]
-            stage = self.stages.decode_features if decode else self.stages.prompt_features
-            for first in range(0, len(own), self.prompts_a_pass):
-                together = own[first : first + self.prompts_a_pass]
-                filled = together + together[:1] * (self.prompts_a_pass - len(together))
-                with self._resident(self._encoders):
-                    tokens, pooled = stage(
-                        self.tensor(np.array([ids for ids, _ in filled], dtype=np.int64))
-                    )
-                for i, key in enumerate(together):
-                    row = slice(i, i + 1)
-                    made[key] = PromptFeatures(tokens[row], None if pooled is None else pooled[row])
-        return [made[key] for key in keys]
+        """decode: by the decode network's own text encoder."""
+        stage = self.stages.decode_features if decode else self.stages.prompt_features
+        made = []
+        for first in range(0, len(prompts), self.prompts_a_pass):
+            own = list(prompts[first : first + self.prompts_a_pass])
+            filled = own + own[:1] * (self.prompts_a_pass - len(own))
+            with self._resident(self._encoders):
+                tokens, pooled = stage(self.tensor(np.array(filled, dtype=np.int64)))
+            for row in range(len(own)):
+                its = slice(row, row + 1)
+                made.append(PromptFeatures(tokens[its], None if pooled is None else pooled[its]))
+        return made
 
     def _features_for(self, network: UNet, ids: tuple[int, ...]) -> PromptFeatures:
         own = self.networks.decode_text_encoder is not None and network is self.decode_network
-        return self._features((ids, own))
+        return (self._decode_features if own else self._features)(ids)
 
     def _prompt_values(self, network: UNet, ids: tuple[int, ...]) -> Tensor:
         return network.prompt_values(self._features_for(network, ids).tokens)

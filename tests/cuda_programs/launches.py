@@ -184,13 +184,13 @@ def vae_stage(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return stages.to_pixels, (empty(1, 4, 64, 64, dtype=torch.float32),)
 
 
-def text() -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def text_pass() -> tuple[Callable[..., Any], tuple[Any, ...]]:
     encoder = on_device(lambda: TextEncoder(ARCHITECTURES["sd15"]["text_encoder"]))
     return encoder, (empty(2, TOKENS, dtype=torch.int64),)
 
 
 STAGES = {
-    "text": text,
+    "text": text_pass,
     "unet_encode": lambda: unet_pass(1, None),
     "unet_decode": unet_decode,
     "vae_encode": lambda: vae_stage("to_moments"),
